@@ -1,0 +1,29 @@
+# make demo | test | check | setup. Each sets up .venv by itself; set-up is skipped while .venv is up to date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check setup
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "alexnet_dist needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# make demo DATA=/path/to/folder runs it on your own images: train/ and val/, or one folder a class.
+demo: $(READY)
+	@$(BIN)/python -m alexnet_dist.demo $(if $(DATA),--data '$(DATA)')
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
