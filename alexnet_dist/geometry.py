@@ -1,0 +1,196 @@
+"""The geometry of the net as one frozen value: a row a layer, and the pure functions that follow from it.
+
+Everything that differs between the paper's net and a variant (widths, classes, image size, norm, pooling, links
+between the towers, initial weights) is a number in a row here, never a branch in the net.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+COLOURS = 3
+NAME = re.compile(r"(conv|fc)(\d+)")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of both towers.
+
+    channels: kernels or units over both towers, half of them in each; None in the last layer: the classes.
+    kernel: side of the square kernels; 0: fully connected.
+    reads: "own": the maps of the same tower (§3.2, conv2, conv4, conv5); "both": also the other tower's, over
+        the link (conv3, fc6, fc7, fc8). The first layer reads the image in both towers.
+    norm: local response normalisation after the activation (§3.3), within the tower.
+    pool: (kernel, stride) of max-pooling after it (§3.4).
+    dropout: probability to drop a unit of the output (§4.2).
+    init_std: standard deviation of the zero-mean Gaussian initial weights (§5); "he": sqrt(2 / fan-in).
+    init_bias: initial value of the biases (§5).
+    """
+
+    channels: int | None = None
+    kernel: int = 0
+    stride: int = 1
+    padding: int = 0
+    reads: Literal["own", "both"] = "own"
+    norm: bool = False
+    pool: tuple[int, int] | None = None
+    dropout: float = 0.0
+    init_std: float | Literal["he"] = 0.01
+    init_bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Constants of local response normalisation: x / (k + alpha * sum of squares over `size` maps) ** beta (§3.3)."""
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+
+
+# §3.5 and figure 2; initial weights and biases from §5; the source's 0.03 in conv3-5 is not in the text.
+PAPER_LAYERS: Mapping[str, Layer] = MappingProxyType(
+    {
+        "conv1": Layer(channels=96, kernel=11, stride=4, norm=True, pool=(3, 2)),
+        "conv2": Layer(channels=256, kernel=5, padding=2, norm=True, pool=(3, 2), init_bias=1.0),
+        "conv3": Layer(channels=384, kernel=3, padding=1, reads="both"),
+        "conv4": Layer(channels=384, kernel=3, padding=1, init_bias=1.0),
+        "conv5": Layer(channels=256, kernel=3, padding=1, pool=(3, 2), init_bias=1.0),
+        "fc6": Layer(channels=4096, reads="both", dropout=0.5, init_bias=1.0),
+        "fc7": Layer(channels=4096, reads="both", dropout=0.5, init_bias=1.0),
+        "fc8": Layer(reads="both"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The whole net: its layers by name, in order, and what they share. The default is the paper's net."""
+
+    layers: Mapping[str, Layer] = field(default_factory=lambda: PAPER_LAYERS)
+    classes: int = 1000
+    side: int = 224
+    activation: Literal["relu", "tanh"] = "relu"
+    norm: Norm = Norm()
+
+    def __post_init__(self) -> None:
+        """Order the layers, give the last one the classes, and refuse what cannot be built.
+
+        Raises ValueError naming the layer, what was found, what was expected.
+        """
+        object.__setattr__(self, "layers", MappingProxyType(_ordered(self.layers, self.classes)))
+        for shape in shapes(self):
+            if shape.side < 1:
+                raise ValueError(
+                    f"layers.{shape.name}: nothing of the {self.side}-pixel image is left after it (side {shape.side});"
+                    " expected at least 1: use a larger data.crop, smaller strides or fewer pools"
+                )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one layer reads and writes; sides are of square maps, channels are over both towers."""
+
+    name: str
+    fan_in: int  # inputs of one output unit or kernel position
+    overhang: int  # zeros to the right and below, beyond the padding
+    convolved_side: int  # before pooling
+    side: int  # after pooling
+    channels: int
+    weights: int
+    multiply_adds: int  # per image
+
+
+def _ordered(layers: Mapping[str, Layer], classes: int) -> dict[str, Layer]:
+    def position(name: str) -> tuple[bool, int]:
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"layers.{name}: a layer's name is conv or fc and a number, such as conv1 or fc6")
+        return match[1] == "fc", int(match[2])
+
+    names = sorted(layers, key=position)
+    if len(names) < 2 or names[0][:4] != "conv" or names[-1][:2] != "fc":
+        raise ValueError(f"layers: expected a convolution first and a fully connected layer last, got {names}")
+    rows = {name: layers[name] for name in names}
+    last = names[-1]
+    if rows[last].channels not in (None, classes):
+        raise ValueError(f"layers.{last}.channels: {rows[last].channels}; the last layer's are model.classes: null")
+    rows[last] = replace(rows[last], channels=classes)
+    for name, row in rows.items():
+        if (row.kernel > 0) != name.startswith("conv"):
+            raise ValueError(f"layers.{name}.kernel: {row.kernel}; a conv layer's is at least 1, an fc layer's is 0")
+        if name != last and (row.channels is None or row.channels < 2 or row.channels % 2):
+            raise ValueError(f"layers.{name}.channels: {row.channels}; expected an even number, half for each tower")
+    if rows[names[0]].reads != "own":
+        raise ValueError(f"layers.{names[0]}.reads: both; the first layer reads the image: own")
+    if rows[last].norm or rows[last].pool or rows[last].dropout:
+        raise ValueError(f"layers.{last}: the logits take no norm, pool or dropout")
+    return rows
+
+
+def covering(side: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    """Return (outputs a side, overhang) so that windows cover all of a padded side, as cuda-convnet counts them.
+
+    Outputs are 1 + ceil((2 * padding + side - kernel) / stride) (layer.py of the 2012 source): why 224 pixels
+    give 55, not 54. The last window may overhang the image, which then reads as zero.
+    """
+    outputs = 1 + math.ceil((2 * padding + side - kernel) / stride)
+    return outputs, (outputs - 1) * stride + kernel - 2 * padding - side
+
+
+def channel_span(channels: int, tower: int) -> tuple[int, int]:
+    """Return tower's [first, end) of a layer's channels; where they are odd, tower 0 has the smaller half."""
+    return (0, channels // 2) if tower == 0 else (channels // 2, channels)
+
+
+def shapes(geometry: Geometry) -> tuple[Shape, ...]:
+    """Return what each layer reads and writes, in order."""
+    rows: list[Shape] = []
+    side, own, other = geometry.side, COLOURS, 0
+    for name, layer in geometry.layers.items():
+        assert layer.channels is not None
+        inputs = own + (other if layer.reads == "both" else 0)
+        kernel = layer.kernel or side  # a fully connected layer is a kernel that covers the whole map
+        convolved, overhang = covering(side, kernel, layer.stride, layer.padding) if layer.kernel else (1, 0)
+        fan_in = inputs * kernel * kernel
+        side = covering(convolved, *layer.pool, 0)[0] if layer.pool else convolved
+        weights = layer.channels * fan_in
+        macs = weights * convolved * convolved
+        rows.append(Shape(name, fan_in, overhang, convolved, side, layer.channels, weights, macs))
+        own = other = layer.channels // 2
+    return tuple(rows)
+
+
+def stages(geometry: Geometry) -> tuple[tuple[str, ...], ...]:
+    """Return the names of the layers between two joins; every layer that reads both towers begins a stage."""
+    runs: list[list[str]] = [[]]
+    for name, layer in geometry.layers.items():
+        if layer.reads == "both":
+            runs.append([])
+        runs[-1].append(name)
+    return tuple(tuple(run) for run in runs)
+
+
+def parameter_count(geometry: Geometry) -> int:
+    """Return the number of weights and biases over both towers."""
+    return sum(shape.weights + shape.channels for shape in shapes(geometry))
+
+
+def multiply_adds(geometry: Geometry) -> int:
+    """Return the multiply-adds of one image's forward pass over both towers, biases not counted."""
+    return sum(shape.multiply_adds for shape in shapes(geometry))
+
+
+def training_flops(geometry: Geometry) -> int:
+    """Return the floating-point operations to train on one image: forward, and backward by inputs and by weights.
+
+    Backward costs each layer two more forwards, but the first layer only one: the image needs no gradient.
+    """
+    first = shapes(geometry)[0].multiply_adds
+    return 2 * (3 * multiply_adds(geometry) - first)

@@ -1,0 +1,93 @@
+"""What a rank asks of its operating system: memory thresholds, a death with its parent, and signals as a flag."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks instead of returning them to the kernel after each use.
+
+    Training on a CPU frees and allocates the same large blocks every step; with the stock thresholds each is mapped
+    and faulted in anew, which costs up to half of a step. Elsewhere than on glibc this does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 256 << 20)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent, whose process id is given, ends.
+
+    SIGKILL and not SIGTERM: a stopped process does not act on SIGTERM. A parent that died before the call is seen by
+    its process id, and ends this process at once.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def ignore(signals: Iterable[signal.Signals]) -> None:
+    """Ignore signals in this process: torchrun sends them to a rank's whole process group, its loaders included."""
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _arrived(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: the byte that the C-level handler writes into the socket is what counts."""
+
+
+class StopRequest:
+    """Whether somebody has asked this process to stop, watched by a thread and never by a Python signal handler.
+
+    Python runs its handlers between bytecodes of the main thread, so one that waits inside a collective would not act
+    for as long as the collective lasts. Until `arm` there is nothing to save, and the thread ends the process at once
+    with `128 + signal`; afterwards only when it has not ended by itself within `grace_s`, before torchrun kills it
+    after 30 s.
+    """
+
+    def __init__(self, signals: Iterable[signal.Signals], grace_s: float = 25.0) -> None:
+        """Install the watch; call from the main thread, once in a process."""
+        self._event = threading.Event()
+        self._armed = threading.Event()
+        self._grace_s = grace_s
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        for number in signals:
+            signal.signal(number, _arrived)
+        self._watched = frozenset(int(number) for number in signals)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            arrived = [number for number in self._read.recv(64) if number in self._watched]
+            if arrived:
+                self._event.set()
+                if self._armed.is_set():
+                    time.sleep(self._grace_s)
+                    print(f"not stopped {self._grace_s:.0f} s after signal {arrived[0]}: leaving", file=sys.stderr)
+                os._exit(128 + arrived[0])
+
+    def arm(self) -> None:
+        """Announce that from now on the process looks at this flag and ends by itself."""
+        self._armed.set()
+
+    def __bool__(self) -> bool:
+        """Return whether a signal has arrived."""
+        return self._event.is_set()
