@@ -1,0 +1,167 @@
+"""The only definition of AlexNet: `Tower`, one of the two; `AlexNet`, both in one process.
+
+The towers' other wiring, one process a tower, is `parallel.LinkedTower`. They differ only in how stages are joined.
+This module does not know that processes exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alexnet_dist import draws, geometry
+from alexnet_dist.geometry import Geometry, Layer, Shape, channel_span
+from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
+
+
+class Tower(nn.Module):
+    """One tower: half of the kernels and units of every layer, and the stages they form.
+
+    Parameters are named conv1.weight, conv1.bias, ...; a cross layer has own.weight, own.bias and other.weight.
+    """
+
+    def __init__(self, index: int, net: Geometry, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        """Build tower 0 or 1 and draw its initial weights by address (§5)."""
+        super().__init__()
+        self.index = index
+        self.net = net
+        self.stage_names = geometry.stages(net)
+        for shape in geometry.shapes(net):
+            self.add_module(shape.name, _module(index, net.layers[shape.name], shape))
+        with torch.no_grad():
+            for shape in geometry.shapes(net):
+                _draw(self.get_submodule(shape.name), f"tower{index}.{shape.name}", net.layers[shape.name], shape, seed)
+        self.to(dtype)
+
+    def stage(
+        self, stage: int, maps: Tensor, other_maps: Callable[[], Tensor] | None, address: Address | None
+    ) -> Tensor:
+        """Compute one stage from this tower's maps; `other_maps` is asked for the other's, in stages after the first.
+
+        Maps are (B, 3, 224, 224) -> (B, 128, 13, 13) -> (B, 128, 6, 6) -> (B, 2048) -> (B, 2048) -> (B, 500) for the
+        paper's net. Raises ValueError when a net with dropout trains without an address.
+        """
+        for name in self.stage_names[stage]:
+            layer, module = self.net.layers[name], self.get_submodule(name)
+            maps = module(maps, other_maps) if layer.reads == "both" else module(maps)
+            if name != self.stage_names[-1][-1]:
+                maps = self._after(name, layer, maps, address)
+        return maps
+
+    def _after(self, name: str, layer: Layer, maps: Tensor, address: Address | None) -> Tensor:
+        """Apply what follows a layer's sum: activation, norm, pool (§3.5's order), dropout."""
+        maps = ACTIVATIONS[self.net.activation](maps)
+        if layer.norm:
+            maps = local_response_norm(maps, self.net.norm)
+        if layer.pool:
+            maps = F.max_pool2d(maps, *layer.pool, ceil_mode=True)
+        if layer.dropout and not self.training:
+            return maps * (1 - layer.dropout)
+        if layer.dropout:
+            if address is None:
+                raise ValueError(f"{name} has dropout: training it needs its address (seed, step, slots)")
+            assert layer.channels is not None
+            return dropout(maps, layer.dropout, name, channel_span(layer.channels, self.index)[0], address)
+        return maps
+
+
+class AlexNet(nn.Module):
+    """Both towers in one process: for one device, and the oracle of the linked ones. Without arguments: the paper's."""
+
+    def __init__(self, net: Geometry | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        """Build both towers with the initial weights that linked towers of this seed have."""
+        super().__init__()
+        self.net = net or Geometry()
+        self.towers = nn.ModuleList([Tower(index, self.net, seed, dtype) for index in (0, 1)])
+        # Called with the gradient of each tower's stage-0 output once it is complete; set by parallel.Reducer.
+        self.on_boundary: Callable[[Tensor], None] | None = None
+
+    def forward(self, images: Tensor, address: Address | None = None) -> Tensor:
+        """Map mean-subtracted images (B, 3, 224, 224) on the 0-255 scale to logits (B, classes)."""
+        return torch.cat(self._run(images, address, len(geometry.stages(self.net))), 1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images to the activations of the last hidden layer, (B, 4096) for the paper's net (§6.1)."""
+        return torch.cat(self._run(images, None, len(geometry.stages(self.net)) - 1), 1).flatten(1)
+
+    def _run(self, images: Tensor, address: Address | None, stages: int) -> list[Tensor]:
+        maps = [images, images]
+        for stage in range(stages):
+            before = maps
+            maps = [
+                tower.stage(stage, before[t], partial(before.__getitem__, 1 - t), address)  # type: ignore[operator]
+                for t, tower in enumerate(self.towers)
+            ]
+            if stage == 0 and self.on_boundary is not None:
+                for own in maps:
+                    watch(own, self.on_boundary)
+        return maps
+
+
+def watch(maps: Tensor, on_gradient: Callable[[Tensor], None]) -> None:
+    """Have a function called with the gradient of `maps` once it is complete; without gradients, never."""
+    if maps.requires_grad:
+        maps.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+def _module(index: int, layer: Layer, shape: Shape) -> nn.Module:
+    first, end = channel_span(shape.channels, index)
+    parts: list[nn.Module] = []
+    for bias in (True, False) if layer.reads == "both" else (True,):
+        fan_in = shape.fan_in // 2 if layer.reads == "both" else shape.fan_in
+        if layer.kernel:
+            inputs = fan_in // layer.kernel**2
+            parts.append(
+                Convolution(inputs, end - first, layer.kernel, layer.stride, layer.padding, shape.overhang, bias)
+            )
+        else:
+            parts.append(Dense(fan_in, end - first, bias))
+    return Cross(*parts) if layer.reads == "both" else parts[0]
+
+
+def _draw(module: nn.Module, prefix: str, layer: Layer, shape: Shape, seed: int) -> None:
+    """Draw each weight from its own stream, keyed by its full name, so that it does not depend on the wiring."""
+    std = (2 / shape.fan_in) ** 0.5 if layer.init_std == "he" else layer.init_std
+    for name, parameter in module.named_parameters(prefix):
+        if name.endswith(".bias"):
+            parameter.fill_(layer.init_bias)
+        else:
+            generator = torch.Generator().manual_seed(draws.seed64(seed, "init", name) >> 1)
+            parameter.normal_(0.0, std, generator=generator)
+
+
+def joined(index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a tower's tensors with the two parts of each cross layer as one, inputs of tower 0 first.
+
+    tensors: anything under the names of the tower's parameters (weights, velocities); result: conv3.weight (192, 256,
+    3, 3) for the paper's conv3.own.weight and conv3.other.weight (192, 128, 3, 3).
+    """
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".own.weight"):
+            parts = [tensor, tensors[name.replace(".own.", ".other.")]]
+            whole[name.replace(".own.", ".")] = torch.cat(parts if index == 0 else parts[::-1], 1)
+        elif not name.endswith(".other.weight"):
+            whole[name.replace(".own.", ".")] = tensor
+    return whole
+
+
+def parted(index: int, net: Geometry, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `joined`."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in whole.items():
+        layer, kind = name.split(".")
+        if net.layers[layer].reads == "own":
+            tensors[name] = tensor
+        elif kind == "bias":
+            tensors[f"{layer}.own.bias"] = tensor
+        else:
+            halves = tensor.chunk(2, 1)
+            tensors[f"{layer}.own.weight"], tensors[f"{layer}.other.weight"] = halves if index == 0 else halves[::-1]
+    return tensors
