@@ -1,0 +1,198 @@
+"""One optimizer step and one validation, as pure computation on what the feed brings: no file, no print, no metric."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.parameter import Parameter
+
+from alexnet_dist import optim
+from alexnet_dist.feed import Batch
+from alexnet_dist.layers import Address
+from alexnet_dist.model import AlexNet, Tower
+from alexnet_dist.optim import Rule
+from alexnet_dist.parallel import LinkedTower, Reducer
+from alexnet_dist.programme import Task
+
+PHASES = ("data_wait", "forward", "link_wait", "backward", "allreduce_wait", "optimizer", "other")
+
+
+class Source(Protocol):
+    """Where a replica's batches come from; `feed.Feed` in a run."""
+
+    @property
+    def data_wait_s(self) -> float:
+        """Seconds waited for decoded samples so far."""
+
+    @property
+    def link_wait_s(self) -> float:
+        """Seconds waited for the other tower so far, in all joins."""
+
+    def take(self) -> Batch:
+        """Return the next batch."""
+
+    def send_ahead(self) -> None:
+        """Send this rank's rows of the next batch to the other tower, once."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One rank's net and what trains it.
+
+    weights, velocities: by tower index, then by the parameter's name in that tower.
+    compute: the dtype of the multiplications; weights stay float32 when it is bfloat16.
+    """
+
+    model: AlexNet | LinkedTower
+    reducer: Reducer
+    weights: Mapping[int, Mapping[str, Parameter]]
+    velocities: Mapping[int, Mapping[str, Tensor]]
+    rule: Rule
+    seed: int
+    global_batch: int
+    accumulate: int
+    compute: torch.dtype
+
+    def gradients(self, tower: int) -> dict[str, Tensor]:
+        """Return a tower's gradients, summed over the global batch once a step is done."""
+        return {name: weight.grad for name, weight in self.weights[tower].items() if weight.grad is not None}
+
+
+def engine(
+    model: AlexNet | LinkedTower,
+    reducer: Reducer,
+    rule: Rule,
+    seed: int,
+    global_batch: int,
+    accumulate: int,
+    compute: torch.dtype,
+) -> Engine:
+    """Return an engine at rest: velocities zero."""
+    towers = [tower for tower in model.modules() if isinstance(tower, Tower)]
+    weights = {tower.index: dict(tower.named_parameters()) for tower in towers}
+    velocities = {
+        index: {name: torch.zeros_like(weight) for name, weight in named.items()} for index, named in weights.items()
+    }
+    return Engine(model, reducer, weights, velocities, rule, seed, global_batch, accumulate, compute)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one step was on this rank.
+
+    loss: this replica's part of the global batch's mean loss; wrong: its rows whose top guess was wrong.
+    tasks: the micro-batches. phase_s: seconds by phase, which add up to step_s.
+    """
+
+    loss: float
+    wrong: float
+    tasks: tuple[Task, ...]
+    step_s: float
+    phase_s: Mapping[str, float]
+
+
+@dataclass
+class Stopwatch:
+    """Splits a step's time into phases; time spent waiting inside a phase is counted as that wait."""
+
+    feed: Source
+    reducer: Reducer
+    phase_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    def __post_init__(self) -> None:
+        """Start."""
+        self._last_s, self._last_waits = time.perf_counter(), self._waits()
+
+    def _waits(self) -> dict[str, float]:
+        return {
+            "data_wait": self.feed.data_wait_s,
+            "link_wait": self.feed.link_wait_s,
+            "allreduce_wait": self.reducer.wait_s,
+        }
+
+    def lap(self, phase: str) -> None:
+        """Credit the time since the last lap to a phase, less what was waited meanwhile."""
+        now_s, waits = time.perf_counter(), self._waits()
+        waited = {name: value - self._last_waits[name] for name, value in waits.items()}
+        for name, value in waited.items():
+            self.phase_s[name] += value
+        self.phase_s[phase] += now_s - self._last_s - sum(waited.values())
+        self._last_s, self._last_waits = now_s, waits
+
+
+def train_step(engine: Engine, feed: Source, step: int, rate: float) -> Report:
+    """Make step `step` (completed steps before it) into step + 1: forward, backward, sum over replicas, update.
+
+    The loss is a sum over slots divided by the global batch, and gradients are summed: the same for any number of
+    replicas, also when it does not divide the global batch.
+    """
+    engine.model.train()
+    watch = Stopwatch(feed, engine.reducer)
+    loss_sum = wrong = 0.0
+    tasks: list[Task] = []
+    for parameters in engine.weights.values():
+        for parameter in parameters.values():
+            parameter.grad = None
+    for index in range(engine.accumulate):
+        batch = feed.take()
+        tasks.append(batch.task)
+        watch.lap("other")
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=engine.compute == torch.bfloat16):
+            logits = engine.model(batch.images, Address(engine.seed, step, batch.slots))
+        logits = widened(logits)
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum") / engine.global_batch
+        watch.lap("forward")
+        if index == engine.accumulate - 1:
+            engine.reducer.arm(before_launch=feed.send_ahead)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        feed.send_ahead()
+        watch.lap("backward")
+        with torch.no_grad():
+            loss_sum += float(loss)
+            wrong += float((logits.argmax(1) != batch.labels).sum())
+    engine.reducer.finish()
+    watch.lap("backward")
+    for tower, weights in engine.weights.items():
+        optim.update(weights, engine.gradients(tower), engine.velocities[tower], rate, engine.rule)
+    watch.lap("optimizer")
+    return Report(loss_sum, wrong, tuple(tasks), sum(watch.phase_s.values()), watch.phase_s)
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Return logits in at least float32: the softmax of a thousand classes in bfloat16 loses the loss's digits."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def validate(engine: Engine, feed: Source, steps: int) -> Tensor:
+    """Return this replica's float64 sums over the validation set: (loss, top-1 wrong, top-5 wrong, images)."""
+    engine.model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    for _ in range(steps):
+        batch = feed.take()
+        with torch.no_grad():
+            logits = widened(engine.model(batch.images))
+            sums += score(logits, batch.labels)
+        feed.send_ahead()
+    return sums
+
+
+def score(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return float64 sums over rows: (loss, top-1 wrong, top-5 wrong, images); rows labelled -1 do not count.
+
+    logits: (n, classes); labels: (n,) int64. A row is right in the top k when fewer than k classes stand before its
+    label by score, and by index among equal scores; a row with a score that is not finite is wrong.
+    """
+    rows = labels >= 0
+    logits, labels = logits[rows].double(), labels[rows][:, None]
+    own = logits.gather(1, labels)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    before = ((logits > own) | ((logits == own) & (classes < labels))).sum(1)
+    before[~logits.isfinite().all(1)] = logits.shape[1]
+    loss = F.cross_entropy(logits, labels[:, 0], reduction="sum")
+    return torch.stack([loss, (before >= 1).sum(), (before >= 5).sum(), rows.sum()]).double().cpu()
