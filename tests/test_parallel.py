@@ -1,0 +1,219 @@
+"""The two wirings and any number of replicas compute one function: logits, every gradient, the weights after steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nets import SMALL
+from torch import Tensor
+
+from alexnet_dist import draws, link, model, parallel, topology
+from alexnet_dist.data.plan import micro_batch, replica_slots
+from alexnet_dist.feed import Batch
+from alexnet_dist.layers import Address, local_response_norm
+from alexnet_dist.link import P2PLink
+from alexnet_dist.model import AlexNet, Tower, joined
+from alexnet_dist.optim import Rule
+from alexnet_dist.parallel import LinkedTower, Reducer
+from alexnet_dist.programme import Task
+from alexnet_dist.step import Engine, engine, train_step
+
+SEED = 3
+RATES = (0.02, 0.02, 0.002, 0.002, 0.002)  # a drop after two of the five steps
+RULE = Rule(bias_rate_factor=2.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train: the layout and what the ranks do wrong, if anything."""
+
+    layout: topology.Layout = "paired"
+    global_batch: int = 12
+    accumulate: int = 1
+    mutant: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one rank has seen: its slots' first logits, its towers' first gradients and last weights."""
+
+    slots: tuple[int, int]
+    logits: Tensor
+    gradients: dict[int, dict[str, Tensor]]
+    weights: dict[int, dict[str, Tensor]]
+
+
+def rows(step: int, first: int, end: int) -> tuple[Tensor, Tensor]:
+    """Return images and labels of slots [first, end) of a step, each slot's its own."""
+    images, labels = [], []
+    for slot in range(first, end):
+        generator = torch.Generator().manual_seed(draws.seed64("rows", step, slot) >> 1)
+        images.append(50 * torch.randn(3, SMALL.side, SMALL.side, generator=generator, dtype=torch.float64))
+        labels.append(int(torch.randint(SMALL.classes, (), generator=generator)))
+    return torch.stack(images), torch.tensor(labels)
+
+
+class Slots:
+    """A source of batches: the replica's slots of one step after the other."""
+
+    data_wait_s = link_wait_s = 0.0
+
+    def __init__(self, case: Case, replica: int, replicas: int) -> None:
+        self._batches = self._all(case, replica, replicas)
+
+    def _all(self, case: Case, replica: int, replicas: int) -> Iterator[Batch]:
+        for step in range(len(RATES)):
+            span = replica_slots(replica, replicas, case.global_batch)
+            for index in range(case.accumulate):
+                first, end = micro_batch(index, case.accumulate, *span)
+                task = Task(True, 0, step, np.arange(first, end), first)
+                yield Batch(task, *rows(step, first, end), torch.arange(first, end))
+
+    def take(self) -> Batch:
+        return next(self._batches)
+
+    def send_ahead(self) -> None:
+        pass
+
+
+def outcome(trainer: Engine, case: Case, replica: int, replicas: int) -> Outcome:
+    slots = replica_slots(replica, replicas, case.global_batch)
+    trainer.model.train()
+    logits = trainer.model(rows(0, *slots)[0], Address(SEED, 0, torch.arange(*slots))).detach()
+    source = Slots(case, replica, replicas)
+    gradients: dict[int, dict[str, Tensor]] = {}
+    for step, rate in enumerate(RATES):
+        train_step(trainer, source, step, rate)
+        if step == 0:
+            gradients = {
+                tower: {name: gradient.clone() for name, gradient in joined(tower, trainer.gradients(tower)).items()}
+                for tower in trainer.weights
+            }
+    weights = {tower: joined(tower, named) for tower, named in trainer.weights.items()}
+    return Outcome(
+        slots, logits, gradients, {t: {n: w.detach() for n, w in named.items()} for t, named in weights.items()}
+    )
+
+
+def build(wired: AlexNet | LinkedTower, group: Any, case: Case) -> Engine:
+    return engine(wired, Reducer(wired, group), RULE, SEED, case.global_batch, case.accumulate, torch.float64)
+
+
+def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
+    """Break this rank in one way that leaves the loss curve looking fine."""
+    if not case.mutant:
+        return
+    assert isinstance(wired, LinkedTower)
+    line, tower = wired.link, wired.tower.index
+    if case.mutant == "logits joined like a hidden layer":
+
+        def joined_hidden(logits: Tensor, pair: link.PairLink, index: int, classes: int) -> Tensor:
+            spare = classes - 2 * logits.shape[1]  # exchange is for equal halves: pad the smaller one
+            padded = torch.nn.functional.pad(logits, (0, max(spare, 0)))
+            other = link.exchange(padded, pair)()
+            widths = (classes // 2, classes - classes // 2)
+            halves = (logits, other) if index == 0 else (other, logits)
+            return torch.cat([half[:, :width] for half, width in zip(halves, widths, strict=True)], 1)
+
+        parallel.gather = joined_hidden
+    elif case.mutant == "LRN across towers":
+
+        def across(maps: Tensor, norm: Any) -> Tensor:
+            other = link.exchange(maps, line)()
+            both = torch.cat([maps, other] if tower == 0 else [other, maps], 1)
+            return local_response_norm(both, norm).chunk(2, 1)[tower]
+
+        model.local_response_norm = across  # type: ignore[attr-defined]
+    elif case.mutant == "dropout mask depends on the rank":
+        honest = model.dropout  # type: ignore[attr-defined]
+
+        def ranked(units: Tensor, rate: float, layer: str, first: int, address: Address) -> Tensor:
+            masked: Tensor = honest(
+                units, rate, layer, first, Address(address.seed + rank, address.step, address.slots)
+            )
+            return masked
+
+        model.dropout = ranked  # type: ignore[attr-defined]
+    else:
+        raise AssertionError(case.mutant)
+
+
+def on_rank(cases: list[Case]) -> list[Outcome]:
+    """Join the other ranks and go through the cases; runs in a process of its own."""
+    place = topology.from_environment(cases[0].layout, "cpu")
+    groups = topology.open_groups(place, 60)
+    outcomes = []
+    for case in cases:
+        wired: AlexNet | LinkedTower
+        if groups.pair is None:
+            wired = AlexNet(SMALL, SEED, torch.float64)
+        else:
+            tower = Tower(place.towers[0], SMALL, SEED, torch.float64)
+            wired = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1))
+        mutate(case, wired, place.rank)
+        outcomes.append(outcome(build(wired, groups.row, case), case, place.replica, place.replicas))
+    topology.close_groups()
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[int, Outcome]:
+    """One process, one batch, by global batch."""
+    cases = [Case(global_batch=size) for size in (12, 13)]
+    return {
+        case.global_batch: outcome(build(AlexNet(SMALL, SEED, torch.float64), None, case), case, 0, 1) for case in cases
+    }
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def errors(found: Outcome, wanted: Outcome) -> tuple[float, float, float]:
+    """Return the largest relative error of logits, of any parameter's gradient, and of any weight."""
+    logits = relative(found.logits, wanted.logits[slice(*found.slots)])
+    both = [(found.gradients, wanted.gradients), (found.weights, wanted.weights)]
+    gradients, weights = (
+        max(relative(value, right[tower][name]) for tower in left for name, value in left[tower].items())
+        for left, right in both
+    )
+    return logits, gradients, weights
+
+
+CASES = [Case(), Case(global_batch=13), Case(accumulate=2), Case(global_batch=13, accumulate=2)]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "layout"), [(2, "paired"), (4, "paired"), (6, "paired"), (1, "fused"), (2, "fused"), (3, "fused")]
+)
+def test_every_wiring_computes_the_oracle(
+    world_size: int, layout: topology.Layout, oracle: dict[int, Outcome], run_ranks: Any
+) -> None:
+    cases = [Case(layout, case.global_batch, case.accumulate) for case in CASES]
+    for outcomes in run_ranks(world_size, on_rank, cases):
+        for case, found in zip(cases, outcomes, strict=True):
+            assert set(found.gradients[min(found.gradients)]) == {
+                f"{n}.{k}" for n in SMALL.layers for k in ("weight", "bias")
+            }
+            logits, gradients, weights = errors(found, oracle[case.global_batch])
+            assert logits <= 1e-12, case
+            assert gradients <= 1e-12, case
+            assert weights <= 1e-10, case
+
+
+@pytest.mark.parametrize(
+    "mutant", ["logits joined like a hidden layer", "LRN across towers", "dropout mask depends on the rank"]
+)
+def test_the_comparison_sees_a_mutant(mutant: str, oracle: dict[int, Outcome], run_ranks: Any) -> None:
+    worst = [errors(found, oracle[12]) for (found,) in run_ranks(2, on_rank, [Case(mutant=mutant)])]
+    logits, gradients, weights = (max(column) for column in zip(*worst, strict=True))
+    assert gradients > 1e-3
+    assert weights > 1e-3
+    if mutant == "logits joined like a hidden layer":
+        assert logits <= 1e-12  # the loss does not show it: every gradient is doubled
+        assert gradients == pytest.approx(1.0)
