@@ -1,0 +1,206 @@
+"""What must be open before the first step, each from the config: data, programme, net, and the point to go on from."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from alexnet_dist import checkpoint, config, run
+from alexnet_dist.config import Config
+from alexnet_dist.data.loader import Loader
+from alexnet_dist.data.plan import micro_batch, replica_slots
+from alexnet_dist.data.reader import Split
+from alexnet_dist.errors import UserError
+from alexnet_dist.feed import Preparation
+from alexnet_dist.link import P2PLink
+from alexnet_dist.model import AlexNet, Tower
+from alexnet_dist.optim import Progress, Rule, Schedule
+from alexnet_dist.parallel import Control, LinkedTower, Reducer
+from alexnet_dist.programme import Programme
+from alexnet_dist.step import Engine, engine
+from alexnet_dist.topology import Groups, Topology
+
+WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def open_splits(settings: Config) -> dict[str, Split]:
+    """Open the training shards and, unless the run never evaluates, the validation shards.
+
+    Raises UserError when they are missing, damaged, or not what the net is made for.
+    """
+    root = Path(settings.data.root)
+    names = ["train", "val"] if settings.run.evaluate_every else ["train"]
+    splits = {name: Split.open(root, name) for name in names}
+    classes = [described.name for described in splits["train"].manifest.classes]
+    if len(classes) != settings.model.classes:
+        raise UserError(
+            f"model.classes: {settings.model.classes}, but the shards in {root} have {len(classes)} classes;"
+            f" set model.classes={len(classes)}"
+        )
+    for name, split in splits.items():
+        if split.manifest.size < settings.data.crop:
+            raise UserError(
+                f"data.crop: {settings.data.crop} is larger than the {split.manifest.size}-pixel images of {name} in"
+                f" {root}; pack with a larger --size, or lower data.crop (7/8 of the size is the paper's choice)"
+            )
+        if [described.name for described in split.manifest.classes] != classes:
+            raise UserError(f"{root}: train and {name} have different classes; pack both from the same source")
+    if splits[names[-1]].manifest.size != splits["train"].manifest.size:
+        raise UserError(f"{root}: train and val were packed with different sizes; pack both with the same --size")
+    return splits
+
+
+def programme_of(settings: Config, splits: dict[str, Split], place: Topology) -> Programme:
+    """Return the run's programme; UserError when the global batch does not fit the ranks or the training set."""
+    needed = place.world_size * settings.train.accumulate
+    if settings.data.global_batch < needed:
+        raise UserError(
+            f"data.global_batch: {settings.data.global_batch} is smaller than {needed}: each of {place.world_size}"
+            f" ranks decodes at least one image for each of {settings.train.accumulate} micro-batch(es);"
+            " raise it or start fewer ranks"
+        )
+    images = splits["train"].images
+    if settings.data.global_batch > images:
+        raise UserError(
+            f"data.global_batch: {settings.data.global_batch} is more than the {images} training images in"
+            f" {settings.data.root}; lower it or pack more images"
+        )
+    steps = settings.run.steps
+    if steps is None:
+        steps = settings.run.epochs * (images // settings.data.global_batch)
+    return Programme(
+        counts=splits["train"].counts,
+        seed=settings.run.seed,
+        global_batch=settings.data.global_batch,
+        lanes=settings.data.lanes,
+        window=settings.data.window,
+        accumulate=settings.train.accumulate,
+        steps=steps,
+        validation_images=splits["val"].images if "val" in splits else 0,
+        validation_rows=settings.data.eval_rows,
+        evaluate_every=settings.run.evaluate_every,
+    )
+
+
+def open_loader(settings: Config, splits: dict[str, Split], programme: Programme, place: Topology) -> Loader:
+    """Fork this rank's loader processes, with a ring for the largest batch this rank decodes."""
+    slots = replica_slots(place.replica, place.replicas, programme.global_batch)
+    spans = [micro_batch(index, programme.accumulate, *slots) for index in range(programme.accumulate)]
+    batches = [end - first for first, end in spans] + ([programme.validation_rows] if "val" in splits else [])
+    rows = max(batches) if len(place.towers) == 2 else (max(batches) + 1) // 2
+    return Loader(
+        splits,
+        seed=settings.run.seed,
+        crop=settings.data.crop,
+        rows=rows,
+        workers=settings.data.workers,
+        max_bad_fraction=settings.data.max_bad_fraction,
+    )
+
+
+def preparation(settings: Config, train: Split, place: Topology) -> Preparation:
+    """Return what turns decoded pixels into the net's input, the mean image's centre crop on this rank's device."""
+    size, crop = train.manifest.size, settings.data.crop
+    margin = (size - crop) // 2
+    mean = torch.from_numpy(train.mean[:, margin : margin + crop, margin : margin + crop]).contiguous()
+    return Preparation(
+        seed=settings.run.seed,
+        size=size,
+        crop=crop,
+        flip=settings.data.flip,
+        colour_noise=settings.data.colour_noise,
+        components=train.components,
+        mean=mean.to(place.device),
+        dtype=WEIGHT_DTYPES[settings.train.dtype],
+    )
+
+
+def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
+    """Build this rank's wiring of the net, with initial weights drawn by address, and what trains it."""
+    net, dtype = config.geometry(settings), WEIGHT_DTYPES[settings.train.dtype]
+    model: AlexNet | LinkedTower
+    if groups.pair is None:
+        model = AlexNet(net, settings.run.seed, dtype).to(place.device)
+    else:
+        tower = Tower(place.towers[0], net, settings.run.seed, dtype).to(place.device)
+        model = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1))
+    rule = Rule(settings.optim.momentum, settings.optim.weight_decay, settings.optim.bias_learning_rate_factor)
+    return engine(
+        model,
+        Reducer(model, groups.row),
+        rule,
+        settings.run.seed,
+        settings.data.global_batch,
+        settings.train.accumulate,
+        COMPUTE_DTYPES[settings.train.dtype],
+    )
+
+
+def schedule_of(settings: Config) -> Schedule:
+    """Return the learning rate's schedule."""
+    recipe = settings.optim
+    return Schedule(
+        recipe.learning_rate,
+        recipe.schedule,
+        recipe.drop_factor,
+        recipe.patience,
+        recipe.least_improvement,
+        recipe.max_drops,
+        tuple(recipe.drop_epochs),
+    )
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run stands: completed steps, evaluations made, the schedule's memory, training seconds so far."""
+
+    step: int = 0
+    evaluations: int = 0
+    progress: Progress = field(default_factory=Progress)
+    time_s: float = 0.0
+
+    def state(self) -> dict[str, object]:
+        """Return what a checkpoint stores of it besides the position."""
+        return {"evaluations": self.evaluations, "progress": asdict(self.progress), "time_s": self.time_s}
+
+
+def resume(
+    directory: Path,
+    trainer: Engine,
+    net_state: dict[str, object],
+    position: dict[str, int | str],
+    control: Control,
+    place: Topology,
+) -> Start:
+    """Restore the newest whole checkpoint into the engine and return where it stands; the beginning if there is none.
+
+    The chief looks, tells the step to all, and every rank opens that one.
+    """
+    home = directory / run.CHECKPOINTS
+    found = -1
+    if place.is_chief:
+        checkpoint.remove_unfinished(home)
+        newest, complaints = checkpoint.find(home)
+        for complaint in complaints:
+            print(f"checkpoint passed over: {complaint}", file=sys.stderr, flush=True)
+        if newest is None and complaints:
+            raise UserError(f"{home}: no checkpoint is whole; restore one, or remove the directory to start anew")
+        found = -1 if newest is None else newest.step
+        run.cut_back(directory, max(found, 0))
+        (directory / run.PREEMPTED).unlink(missing_ok=True)
+    step = round(control.sums([float(found) if place.is_chief else 0.0])[0])
+    if step < 0:
+        return Start()
+    saved, _ = checkpoint.find(home, step)
+    assert saved is not None
+    run.check_resumable(saved, net_state, position)
+    for tower in trainer.model.modules():
+        if isinstance(tower, Tower):
+            run.restore(tower, checkpoint.read_tower(saved, tower.index), trainer.velocities[tower.index])
+    return Start(
+        step, int(saved.state["evaluations"]), Progress(**saved.state["progress"]), float(saved.state["time_s"])
+    )

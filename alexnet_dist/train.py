@@ -1,0 +1,243 @@
+"""The story of a training run, top to bottom: open everything, step by step train, evaluate and save, close.
+
+Every rank runs all of it; the chief only writes what is written once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from alexnet_dist import checkpoint, config, geometry, optim, process, run, step, topology
+from alexnet_dist.config import Config
+from alexnet_dist.errors import RunError
+from alexnet_dist.feed import Feed
+from alexnet_dist.journal import Evaluation, Journal
+from alexnet_dist.link import Traffic
+from alexnet_dist.metrics import Metrics, remove_targets, write_targets
+from alexnet_dist.model import joined
+from alexnet_dist.opening import (
+    Start,
+    build_engine,
+    open_loader,
+    open_splits,
+    preparation,
+    programme_of,
+    resume,
+    schedule_of,
+)
+from alexnet_dist.parallel import Control, LinkedTower, Word
+from alexnet_dist.programme import Programme
+from alexnet_dist.step import Engine, Report
+from alexnet_dist.topology import Topology
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def train(settings: Config) -> None:
+    """Train, or go on with, the run in `run.directory`; return when it is finished or was asked to stop.
+
+    Raises UserError for what the user can mend, before the first step where it can be seen there, and RunError for
+    what ended the run otherwise.
+    """
+    process.keep_freed_memory()
+    place = topology.from_environment(settings.topology.layout, settings.train.device)
+    if place.under_torchrun:
+        process.die_with_parent(os.getppid())
+    torch.use_deterministic_algorithms(settings.train.deterministic)
+    splits = open_splits(settings)
+    programme = programme_of(settings, splits, place)
+    directory, net = Path(settings.run.directory), config.geometry(settings)
+    with ExitStack() as opened:
+        if place.is_chief:
+            opened.enter_context(run.open_directory(directory, config.to_yaml(settings), Path(settings.data.root)))
+        # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
+        loader = opened.enter_context(open_loader(settings, splits, programme, place))
+        stop = process.StopRequest(STOP_SIGNALS)
+        opened.callback(topology.close_groups)
+        groups = topology.open_groups(place, settings.topology.timeout_s)
+        control = Control(groups.everyone)
+        trainer = build_engine(settings, place, groups)
+        position = programme.position(0, splits["train"].manifest.sha256)
+        start = resume(directory, trainer, run.geometry_state(net), position, control, place)
+        if start.step >= programme.steps:
+            say(place, f"{directory} is finished: {start.step:,} steps; nothing to do")
+            return
+        link = trainer.model.link if isinstance(trainer.model, LinkedTower) else None
+        tasks = programme.tasks(place.replica, place.replicas, start.step, start.evaluations)
+        feed = Feed(tasks, loader, place.towers, link, preparation(settings, splits["train"], place))
+        metrics = opened.enter_context(closing(open_metrics(settings, directory, place, control)))
+        opened.callback(remove_targets, directory / run.TARGETS)
+        announce(settings, place, programme, net, start)
+        journal = opened.enter_context(
+            Journal(
+                directory, place, programme, net, metrics, settings.run.log_every, settings.run.record_samples,
+                start.step, start.time_s,
+            )
+        )  # fmt: skip
+        stop.arm()
+        Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What the steps of a run need, open."""
+
+    settings: Config
+    place: Topology
+    programme: Programme
+    position: dict[str, int | str]
+    trainer: Engine
+    feed: Feed
+    control: Control
+    journal: Journal
+    stop: process.StopRequest
+
+    def go(self, at: Start) -> None:
+        """Step until the programme is over or a rank was asked to stop; save where it is due."""
+        schedule, stopping = schedule_of(self.settings), False
+        if at.evaluations < self.programme.evaluations_at(at.step):
+            at = self.evaluate(at)
+        words: deque[tuple[int, float, Report, Word]] = deque()
+        while at.step < self.programme.steps and not stopping:
+            rate = optim.learning_rate(schedule, at.progress, at.step, self.programme.steps_per_epoch)
+            report = step.train_step(self.trainer, self.feed, at.step, rate)
+            at = replace(at, step=at.step + 1)
+            words.append((at.step, rate, report, self.post(report)))
+            self.count(at.step, report)
+            evaluating = self.programme.is_evaluated_after(at.step)
+            due = evaluating or at.step == self.programme.steps or at.step % self.settings.run.save_every == 0
+            # A word is waited for one step later; at once where the step's outcome is about to be made durable.
+            while words and (due or stopping or len(words) > 1):
+                stopping |= self.settle(*words.popleft())
+            if evaluating:
+                at = self.evaluate(at)
+            if due or stopping:
+                self.save(at)
+        if stopping and at.step < self.programme.steps:
+            if self.place.is_chief:
+                (self.directory / run.PREEMPTED).write_text(f"stopped and saved at step {at.step}\n")
+            self.journal.say(f"asked to stop: saved at step {at.step:,}; the same command goes on from there")
+        else:
+            self.journal.say(f"finished: {at.step:,} steps in {self.journal.time_s:,.0f} s")
+
+    @property
+    def directory(self) -> Path:
+        """The run's directory."""
+        return Path(self.settings.run.directory)
+
+    @property
+    def counts_once(self) -> float:
+        """1 on the rank that speaks for its replica, 0 on the other, which computes the same loss."""
+        return 1.0 if 0 in self.place.towers else 0.0
+
+    def post(self, report: Report) -> Word:
+        """Begin to share what all ranks must know of this step: whether to stop, loss, errors."""
+        return self.control.post(
+            [float(bool(self.stop)), self.counts_once * report.loss, self.counts_once * report.wrong]
+        )
+
+    def settle(self, number: int, rate: float, report: Report, word: Word) -> bool:
+        """Take in a step's word on every rank and return whether to stop; RunError where the loss is not finite."""
+        asked, loss, wrong = self.control.wait(word)
+        if not math.isfinite(loss):
+            self.journal.diverged()
+            raise RunError(
+                f"step {number}: the loss is {loss}: training has diverged; lower optim.learning_rate"
+                f" (now {rate:g}) and start again: checkpoints before it are in {self.directory / run.CHECKPOINTS}"
+            )
+        self.journal.logged(number, rate, report, loss, wrong / self.programme.global_batch)
+        return asked > 0
+
+    def count(self, number: int, report: Report) -> None:
+        """Tell this rank's part of a completed step."""
+        model = self.trainer.model
+        traffic = model.link.traffic if isinstance(model, LinkedTower) else Traffic()
+        images = sum(len(task.ids) for task in report.tasks)
+        self.journal.stepped(number, report, images, traffic, self.feed.take_bad())
+        self.journal.sampled(number, report.tasks, [self.feed.own_rows(task) for task in report.tasks])
+
+    def evaluate(self, at: Start) -> Start:
+        """Evaluate the whole validation set, each image once, and let the schedule see the error."""
+        sums = step.validate(self.trainer, self.feed, self.programme.validation_steps(self.place.replicas))
+        loss, top1, top5, images = self.control.sums([self.counts_once * value for value in sums.tolist()])
+        if images != self.programme.validation_images:
+            raise RunError(f"validation saw {images:.0f} images of {self.programme.validation_images}: a fault of ours")
+        top5_error = top5 / images if self.settings.model.classes > 5 else None
+        self.journal.evaluated(at.step, Evaluation(loss / images, top1 / images, top5_error))
+        progress = optim.after_evaluation(schedule_of(self.settings), at.progress, top1 / images)
+        return replace(at, evaluations=at.evaluations + 1, progress=progress)
+
+    def save(self, at: Start) -> None:
+        """Write the checkpoint of a completed step: replica 0's towers, then, when both are durable, the manifest."""
+        began_s = time.monotonic()
+        home = self.directory / run.CHECKPOINTS
+        try:
+            if self.place.replica == 0:
+                for tower, weights in self.trainer.weights.items():
+                    velocities = joined(tower, self.trainer.velocities[tower])
+                    tensors = joined(tower, weights) | {f"velocity.{name}": v for name, v in velocities.items()}
+                    checkpoint.write_tower(home, at.step, tower, tensors)
+            self.control.sums([0.0])
+            if self.place.is_chief:
+                state = {
+                    **replace(at, time_s=self.journal.time_s).state(),
+                    "geometry": run.geometry_state(config.geometry(self.settings)),
+                    "position": {**self.position, "step": at.step},
+                }
+                checkpoint.commit(home, at.step, state, self.settings.run.keep)
+        except OSError as problem:
+            raise RunError(f"{home}: checkpoint of step {at.step} not written: {problem.strerror}") from None
+        self.journal.saved(time.monotonic() - began_s)
+
+
+def open_metrics(settings: Config, directory: Path, place: Topology, control: Control) -> Metrics:
+    """Serve this rank's metrics and let the chief write where all ranks' are."""
+    metrics = Metrics(
+        run=directory.name,
+        rank=place.rank,
+        replica=place.replica,
+        tower="+".join(map(str, place.towers)),
+        world_size=place.world_size,
+    )
+    endpoint = ""
+    if settings.metrics.port is not None:
+        base = settings.metrics.port
+        port = metrics.serve(settings.metrics.address, base and base + place.local_rank)
+        host = socket.gethostname() if settings.metrics.address in ("0.0.0.0", "::") else settings.metrics.address
+        endpoint = f"{host}:{port}" if port else ""
+    endpoints = [one for one in control.gather(endpoint) if one]
+    if place.is_chief and endpoints:
+        write_targets(directory / run.TARGETS, endpoints)
+        print(f"metrics: {', '.join(f'http://{one}/metrics' for one in endpoints)}", flush=True)
+    return metrics
+
+
+def announce(settings: Config, place: Topology, programme: Programme, net: geometry.Geometry, start: Start) -> None:
+    """Say what is about to be trained, where, and from which step."""
+    wiring = "2 linked towers" if place.layout == "paired" else "both towers in one process"
+    say(
+        place,
+        f"training {geometry.parameter_count(net):,} parameters on {place.replicas} replica(s) x {wiring}"
+        f" ({place.world_size} rank(s), {place.device.type}); {sum(programme.counts):,} images,"
+        f" {programme.steps_per_epoch:,} steps an epoch, {programme.steps:,} in all; run {settings.run.directory}",
+    )
+    if start.step:
+        say(place, f"resuming from step {start.step:,} (epoch {start.step / programme.steps_per_epoch:.2f})")
+
+
+def say(place: Topology, text: str) -> None:
+    """Print a line of the chief's."""
+    if place.is_chief:
+        print(text, flush=True)
+        sys.stdout.flush()
