@@ -71,13 +71,18 @@ PAPER_LAYERS: Mapping[str, Layer] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Geometry:
-    """The whole net: its layers by name, in order, and what they share. The default is the paper's net."""
+    """The whole net: its layers by name, in order, and what they share. The default is the paper's net.
+
+    side: of the images, in pixels. input_scale: what mean-subtracted pixels on the 0-255 scale are multiplied by in
+    front of the first layer; the paper's weights and rates are made for 1.
+    """
 
     layers: Mapping[str, Layer] = field(default_factory=lambda: PAPER_LAYERS)
     classes: int = 1000
     side: int = 224
     activation: Literal["relu", "tanh"] = "relu"
     norm: Norm = Norm()
+    input_scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Order the layers, give the last one the classes, and refuse what cannot be built.

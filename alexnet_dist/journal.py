@@ -125,8 +125,8 @@ class Journal:
         else:
             print(f"step {step:,}/{self._programme.steps:,}  {text}", flush=True)
 
-    def evaluated(self, step: int, found: Evaluation) -> None:
-        """Tell of an evaluation."""
+    def evaluated(self, step: int, found: Evaluation, seconds: float) -> None:
+        """Tell of an evaluation that took this long."""
         self._metrics.observe_evaluation(found.loss, found.top1_error, found.top5_error)
         if self._place.is_chief:
             line = {
@@ -144,7 +144,7 @@ class Journal:
                 f"validation after epoch {step // self._programme.steps_per_epoch}:"
                 f" top-1 error {found.top1_error:.2%}{top5}  loss {found.loss:.4f}"
             )
-        self._told_s = time.monotonic()
+        self._told_s += seconds
 
     def saved(self, seconds: float) -> None:
         """Tell how long a checkpoint took, in seconds."""

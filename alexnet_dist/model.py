@@ -47,6 +47,8 @@ class Tower(nn.Module):
         Maps are (B, 3, 224, 224) -> (B, 128, 13, 13) -> (B, 128, 6, 6) -> (B, 2048) -> (B, 2048) -> (B, 500) for the
         paper's net. Raises ValueError when a net with dropout trains without an address.
         """
+        if stage == 0 and self.net.input_scale != 1:
+            maps = maps * self.net.input_scale
         for name in self.stage_names[stage]:
             layer, module = self.net.layers[name], self.get_submodule(name)
             maps = module(maps, other_maps) if layer.reads == "both" else module(maps)

@@ -10,6 +10,7 @@ import torch
 
 from alexnet_dist import checkpoint, config, run
 from alexnet_dist.config import Config
+from alexnet_dist.data import augment
 from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.data.reader import Split
@@ -105,8 +106,8 @@ def open_loader(settings: Config, splits: dict[str, Split], programme: Programme
 def preparation(settings: Config, train: Split, place: Topology) -> Preparation:
     """Return what turns decoded pixels into the net's input, the mean image's centre crop on this rank's device."""
     size, crop = train.manifest.size, settings.data.crop
-    margin = (size - crop) // 2
-    mean = torch.from_numpy(train.mean[:, margin : margin + crop, margin : margin + crop]).contiguous()
+    first = augment.centre_offset(size, crop)
+    mean = torch.from_numpy(train.mean)[:, first : first + crop, first : first + crop].contiguous()
     return Preparation(
         seed=settings.run.seed,
         size=size,

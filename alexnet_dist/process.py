@@ -1,4 +1,7 @@
-"""What a rank asks of its operating system: memory thresholds, a death with its parent, and signals as a flag."""
+"""What a process asks of its surroundings: who torchrun says it is, memory, a death with its parent, signals.
+
+The only reader of the environment.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,36 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What torchrun has told this process; without torchrun, the only one of its run."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    under_torchrun: bool
+
+
+def launched(environment: Mapping[str, str] | None = None) -> Launched:
+    """Read what torchrun has set."""
+    values = os.environ if environment is None else environment
+    world_size = int(values.get("WORLD_SIZE", 1))
+    return Launched(
+        rank=int(values.get("RANK", 0)),
+        world_size=world_size,
+        local_rank=int(values.get("LOCAL_RANK", 0)),
+        local_world_size=int(values.get("LOCAL_WORLD_SIZE", world_size)),
+        under_torchrun="RANK" in values and "WORLD_SIZE" in values,
+    )
 
 
 def keep_freed_memory() -> None:

@@ -1,9 +1,7 @@
-"""Which rank is which: replica, tower, device; the groups it speaks in. The only reader of the environment."""
+"""Which rank is which: replica, tower, device; the groups it speaks in."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, cast
@@ -12,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.process import Launched
 
 Layout = Literal["auto", "paired", "fused"]
 
@@ -28,7 +27,6 @@ class Topology:
     local_rank: int
     layout: Literal["paired", "fused"]
     device: torch.device
-    under_torchrun: bool
 
     @property
     def towers(self) -> tuple[int, ...]:
@@ -51,18 +49,16 @@ class Topology:
         return self.rank == 0
 
 
-def from_environment(layout: Layout, device: str, environment: Mapping[str, str] | None = None) -> Topology:
-    """Read what torchrun has set and return this rank's place; one fused process without torchrun.
+def place(layout: Layout, device: str, launched: Launched) -> Topology:
+    """Return the place of a rank in the mesh, from what torchrun has told it.
 
     layout: "auto" is paired under torchrun and fused without. device: "auto", "cpu" or "cuda".
     Raises UserError for a layout that cannot work.
     """
-    values = os.environ if environment is None else environment
-    under_torchrun = "RANK" in values and "WORLD_SIZE" in values
-    rank, world_size = int(values.get("RANK", 0)), int(values.get("WORLD_SIZE", 1))
-    local_rank, local_world_size = int(values.get("LOCAL_RANK", 0)), int(values.get("LOCAL_WORLD_SIZE", world_size))
+    rank, world_size = launched.rank, launched.world_size
+    local_rank, local_world_size = launched.local_rank, launched.local_world_size
     if layout == "auto":
-        layout = "paired" if under_torchrun else "fused"
+        layout = "paired" if launched.under_torchrun else "fused"
     if layout == "paired" and world_size % 2:
         raise UserError(
             f"world size {world_size} is odd: a replica is a pair of ranks (two towers); start an even number with"
@@ -73,7 +69,7 @@ def from_environment(layout: Layout, device: str, environment: Mapping[str, str]
             f"{local_world_size} ranks on this node: the two towers of a replica share a node;"
             " use an even --nproc-per-node"
         )
-    return Topology(rank, world_size, local_rank, layout, _device(device, local_rank, local_world_size), under_torchrun)
+    return Topology(rank, world_size, local_rank, layout, _device(device, local_rank, local_world_size))
 
 
 def _device(device: str, local_rank: int, local_world_size: int) -> torch.device:

@@ -51,8 +51,9 @@ def train(settings: Config) -> None:
     what ended the run otherwise.
     """
     process.keep_freed_memory()
-    place = topology.from_environment(settings.topology.layout, settings.train.device)
-    if place.under_torchrun:
+    launched = process.launched()
+    place = topology.place(settings.topology.layout, settings.train.device, launched)
+    if launched.under_torchrun:
         process.die_with_parent(os.getppid())
     torch.use_deterministic_algorithms(settings.train.deterministic)
     splits = open_splits(settings)
@@ -86,7 +87,10 @@ def train(settings: Config) -> None:
             )
         )  # fmt: skip
         stop.arm()
-        Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start)
+        try:
+            Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start)
+        except RuntimeError as problem:
+            raise lost_rank(problem, place) from None
 
 
 @dataclass(frozen=True)
@@ -169,12 +173,14 @@ class Loop:
 
     def evaluate(self, at: Start) -> Start:
         """Evaluate the whole validation set, each image once, and let the schedule see the error."""
+        began_s = time.monotonic()
         sums = step.validate(self.trainer, self.feed, self.programme.validation_steps(self.place.replicas))
         loss, top1, top5, images = self.control.sums([self.counts_once * value for value in sums.tolist()])
         if images != self.programme.validation_images:
             raise RunError(f"validation saw {images:.0f} images of {self.programme.validation_images}: a fault of ours")
         top5_error = top5 / images if self.settings.model.classes > 5 else None
-        self.journal.evaluated(at.step, Evaluation(loss / images, top1 / images, top5_error))
+        found = Evaluation(loss / images, top1 / images, top5_error)
+        self.journal.evaluated(at.step, found, time.monotonic() - began_s)
         progress = optim.after_evaluation(schedule_of(self.settings), at.progress, top1 / images)
         return replace(at, evaluations=at.evaluations + 1, progress=progress)
 
@@ -199,6 +205,17 @@ class Loop:
         except OSError as problem:
             raise RunError(f"{home}: checkpoint of step {at.step} not written: {problem.strerror}") from None
         self.journal.saved(time.monotonic() - began_s)
+
+
+def lost_rank(problem: RuntimeError, place: Topology) -> RuntimeError | RunError:
+    """Return a plain sentence for a collective that failed because another rank is gone, or the problem itself."""
+    text = str(problem)
+    if not any(sign in text for sign in ("closed by peer", "reset by peer", "Timed out", "Broken pipe", "NCCL")):
+        return problem
+    return RunError(
+        f"rank {place.rank} (replica {place.replica}, tower {'+'.join(map(str, place.towers))}) lost another rank:"
+        f" {text.splitlines()[0]}; start again by the same command to go on from the last checkpoint"
+    )
 
 
 def open_metrics(settings: Config, directory: Path, place: Topology, control: Control) -> Metrics:

@@ -64,19 +64,20 @@ def run_ranks() -> Ranks:
             sender.close()
         answers: dict[int, Any] = {}
         failure = None
-        readers = {receiver: rank for rank, (receiver, _) in enumerate(pipes)}
-        while len(answers) < world_size and failure is None:
-            for ready in wait(list(readers), timeout=120) or [None]:
-                rank = readers.pop(ready, -1)  # type: ignore[call-overload]
+        readers = {receiver.fileno(): (rank, receiver) for rank, (receiver, _) in enumerate(pipes)}
+        while readers and failure is None:
+            ready = wait(list(readers), timeout=120)
+            if not ready:
+                failure = f"ranks {sorted(rank for rank, _ in readers.values())}: no answer within 120 s"
+            for number in ready:
+                assert isinstance(number, int)
+                rank, receiver = readers.pop(number)
                 try:
-                    fine, answer = (
-                        pickle.loads(ready.recv_bytes()) if ready is not None else (False, "no answer within 120 s")
-                    )
+                    fine, answers[rank] = pickle.loads(receiver.recv_bytes())
                 except EOFError:
-                    fine, answer = False, "died without a word"
+                    fine, answers[rank] = False, "died without a word"
                 if not fine:
-                    failure = failure or f"rank {rank} of {world_size}: {answer}"
-                answers[rank] = answer
+                    failure = failure or f"rank {rank} of {world_size}: {answers[rank]}"
         for process in processes:
             if failure:
                 process.kill()

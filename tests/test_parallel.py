@@ -20,6 +20,7 @@ from alexnet_dist.link import P2PLink
 from alexnet_dist.model import AlexNet, Tower, joined
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import LinkedTower, Reducer
+from alexnet_dist.process import launched
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Engine, engine, train_step
 
@@ -120,7 +121,7 @@ def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
             halves = (logits, other) if index == 0 else (other, logits)
             return torch.cat([half[:, :width] for half, width in zip(halves, widths, strict=True)], 1)
 
-        parallel.gather = joined_hidden
+        vars(parallel)["gather"] = joined_hidden
     elif case.mutant == "LRN across towers":
 
         def across(maps: Tensor, norm: Any) -> Tensor:
@@ -128,9 +129,9 @@ def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
             both = torch.cat([maps, other] if tower == 0 else [other, maps], 1)
             return local_response_norm(both, norm).chunk(2, 1)[tower]
 
-        model.local_response_norm = across  # type: ignore[attr-defined]
+        vars(model)["local_response_norm"] = across
     elif case.mutant == "dropout mask depends on the rank":
-        honest = model.dropout  # type: ignore[attr-defined]
+        honest = vars(model)["dropout"]
 
         def ranked(units: Tensor, rate: float, layer: str, first: int, address: Address) -> Tensor:
             masked: Tensor = honest(
@@ -138,14 +139,14 @@ def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
             )
             return masked
 
-        model.dropout = ranked  # type: ignore[attr-defined]
+        vars(model)["dropout"] = ranked
     else:
         raise AssertionError(case.mutant)
 
 
 def on_rank(cases: list[Case]) -> list[Outcome]:
     """Join the other ranks and go through the cases; runs in a process of its own."""
-    place = topology.from_environment(cases[0].layout, "cpu")
+    place = topology.place(cases[0].layout, "cpu", launched())
     groups = topology.open_groups(place, 60)
     outcomes = []
     for case in cases:

@@ -1,0 +1,131 @@
+"""python -m alexnet_dist.evaluate RUN [RUN ...]: errors and loss over a whole split; several runs as an ensemble."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alexnet_dist import process
+from alexnet_dist.data import augment
+from alexnet_dist.data.loader import Loader, Order, labels, pixels
+from alexnet_dist.data.plan import validation_ids, validation_steps
+from alexnet_dist.data.reader import Split
+from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.run import Run, load_run
+from alexnet_dist.step import score
+
+ROWS = 100  # images at once
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `evaluate` found; errors are fractions, top-5 null below six classes, loss is the mean over images."""
+
+    top1_error: float
+    top5_error: float | None
+    loss: float
+    images: int
+    views: int
+    split: str
+    steps: list[int]
+
+
+def view_probabilities(run: Run, whole: Tensor, views: int, device: torch.device) -> Tensor:
+    """Return the class probabilities of images averaged over their views, (n, classes) float64 (§4.1, Testing).
+
+    whole: uint8 (n, size, size, 3). views: 1, the centre; 10, four corners and centre, and their mirror images.
+    """
+    crop = run.config.data.crop
+    size = whole.shape[1]
+    offset = augment.centre_offset(size, crop)
+    mean = run.mean[:, offset : offset + crop, offset : offset + crop].to(device)
+    if views == 1:
+        patches = whole[None, :, offset : offset + crop, offset : offset + crop]
+    else:
+        patches = augment.ten_views(whole, crop)
+    with torch.no_grad():
+        each = [run.model(augment.network_input(one.to(device), mean, torch.float32)) for one in patches]
+    return torch.stack(each).double().softmax(2).mean(0)
+
+
+def evaluate(runs: list[Run], split: Split, views: int, device: torch.device, workers: int = 2) -> Evaluated:
+    """Evaluate the mean of several runs' probabilities over a whole split, each image once."""
+    classes = [described.name for described in split.manifest.classes]
+    for run in runs:
+        if [described.name for described in run.manifest.classes] != classes:
+            raise UserError(
+                f"{run.directory} was trained on other classes than {split.root} has; give --data the shards packed"
+                " with its training set"
+            )
+        if run.manifest.size != split.manifest.size:
+            raise UserError(
+                f"{run.directory} was trained on {run.manifest.size}-pixel images, {split.root} has"
+                f" {split.manifest.size}; pack with --size {run.manifest.size}"
+            )
+        run.model.to(device)
+    sums = torch.zeros(4, dtype=torch.float64)
+    for whole, truth in _batches(split, workers):
+        probabilities = torch.stack([view_probabilities(run, whole, views, device) for run in runs]).mean(0)
+        sums += score(probabilities.log(), truth.to(device))
+    loss, top1, top5, images = sums.tolist()
+    if images != split.images:
+        raise RuntimeError(f"evaluated {images:.0f} images of {split.images}")
+    return Evaluated(
+        top1_error=top1 / images,
+        top5_error=top5 / images if len(classes) > 5 else None,
+        loss=loss / images,
+        images=split.images,
+        views=views,
+        split=split.manifest.split,
+        steps=[run.step for run in runs],
+    )
+
+
+def _batches(split: Split, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield whole images, uint8 (n, size, size, 3), and labels (n,); empty rows at the end are labelled -1."""
+    name, size = split.manifest.split, split.manifest.size
+    ids = (validation_ids(k, 0, 1, split.images, ROWS) for k in range(validation_steps(split.images, 1, ROWS)))
+    with Loader({name: split}, seed=0, crop=size, rows=ROWS, workers=workers, max_bad_fraction=0.0) as loader:
+        for batch in loader.run(Order(name, 0, some, False) for some in ids):
+            if batch.bad:
+                raise UserError(f"{split.root}: {batch.bad[0]}; an evaluation must see every image: pack it again")
+            yield pixels(batch.rows, size), labels(batch.rows)
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, load, evaluate, print."""
+    parser = argparse.ArgumentParser(prog="python -m alexnet_dist.evaluate", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory; several are averaged")
+    parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="1: centre patch; 10: as the paper tests")
+    parser.add_argument("--data", type=Path, help="directory of the shards; default: the run's data.root")
+    parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
+    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest whole one")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="such as cpu or cuda:1"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parsed = parser.parse_args(arguments)
+    process.keep_freed_memory()
+    runs = [load_run(directory, parsed.step) for directory in parsed.runs]
+    root = parsed.data if parsed.data is not None else Path(runs[0].config.data.root)
+    found = evaluate(runs, Split.open(root, parsed.split), parsed.views, torch.device(parsed.device))
+    if parsed.json:
+        print(json.dumps(asdict(found)))
+        return
+    top5 = "" if found.top5_error is None else f", top-5 error {found.top5_error:.2%}"
+    names = " + ".join(f"{run.directory} (step {run.step:,})" for run in runs)
+    print(
+        f"{names}: top-1 error {found.top1_error:.2%}{top5}, loss {found.loss:.4f} on {found.images:,} images of"
+        f" {found.split}, {found.views} view(s) an image"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

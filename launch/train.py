@@ -1,0 +1,54 @@
+"""Train AlexNet: parse, then train.
+
+torchrun --nproc-per-node=2 launch/train.py --config configs/cifar10.yaml data.root=shards run.directory=runs/mine
+python launch/train.py --config configs/one_gpu.yaml        (one process, both towers on its device)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from alexnet_dist import config
+from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.process import launched
+
+RANK_0_FIRST_S = 5.0
+
+
+def main(arguments: list[str]) -> None:
+    """Train, or print the resolved configuration."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    config.add_config_arguments(parser)
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the configuration and where each value came from, and leave"
+    )
+    parsed = parser.parse_intermixed_args(arguments)
+    resolved = config.from_arguments(parsed)
+    if parsed.print_config:
+        print(config.print_config(resolved), end="")
+        return
+    from alexnet_dist.train import train  # torch is imported from here on: --help answers at once
+
+    train(resolved.config)
+
+
+def one_voice(arguments: list[str]) -> None:
+    """Run `main` on this rank so that a mistake is told once.
+
+    Most mistakes are seen by every rank alike: rank 0 tells at once, and torchrun then ends the others, which hold
+    their tongues meanwhile. What only another rank has seen, it tells itself, a little later.
+    """
+    rank = launched().rank
+    try:
+        main(arguments)
+    except UserError as error:
+        if rank == 0:
+            raise
+        time.sleep(RANK_0_FIRST_S)
+        raise UserError(f"(rank {rank}) {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(one_voice))
