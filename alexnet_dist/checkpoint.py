@@ -50,17 +50,24 @@ def write_tower(directory: Path, step: int, tower: int, tensors: Mapping[str, Te
     """Write one tower's weights and velocities durably; the checkpoint counts only once `commit` has run."""
     target = step_directory(directory, step) / tower_file(tower)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sync_folder(directory)
     temporary = target.with_suffix(".tmp")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    temporary.chmod(0o644)  # safetensors leaves it readable by its owner alone
     replace_durably(temporary, target)
 
 
 def commit(directory: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
-    """Write the manifest over both towers' files, then drop all but the newest `keep` checkpoints (chief only)."""
+    """Write the manifest over both towers' files, then drop all but the newest `keep` checkpoints (chief only).
+
+    A step after this one can only be one that did not hold when the run was resumed: it goes too, and takes no place.
+    """
     home = step_directory(directory, step)
     files = {tower_file(tower): _record(home / tower_file(tower)) for tower in (0, 1)}
     write_durably(home / MANIFEST, _text({"format": FORMAT, "step": step, "files": files, **state}))
-    for number in sorted(_finished_steps(directory), reverse=True)[keep:]:
+    finished = _finished_steps(directory)
+    kept = sorted(number for number in finished if number <= step)[-keep:]
+    for number in set(finished).difference(kept):
         old = step_directory(directory, number)
         (old / MANIFEST).unlink()
         shutil.rmtree(old)
@@ -112,11 +119,7 @@ def replace_durably(temporary: Path, target: Path) -> None:
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(target)
-    parent = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    _sync_folder(target.parent)
 
 
 def write_durably(target: Path, text: str) -> None:
@@ -124,6 +127,14 @@ def write_durably(target: Path, text: str) -> None:
     temporary = target.with_name(target.name + ".tmp")
     temporary.write_text(text)
     replace_durably(temporary, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _finished_steps(directory: Path) -> list[int]:

@@ -29,6 +29,16 @@ class Evaluation:
     top5_error: float | None
 
 
+@dataclass(frozen=True)
+class Told:
+    """A completed step as this rank knows it: its number, the rate it used, and the training seconds at its end."""
+
+    step: int
+    rate: float
+    report: Report
+    time_s: float
+
+
 class Journal:
     """What one rank tells; files and terminal are the chief's, Prometheus and samples every rank's."""
 
@@ -49,7 +59,7 @@ class Journal:
         self._log_every, self._record_samples = log_every, record_samples
         self._flops_per_image = geometry.training_flops(net)
         self._began_s = time.monotonic() - time_s
-        self._told_step, self._told_s = step, time.monotonic()
+        self._told_step, self._told_s = step, time_s
         self._traffic = Traffic()
         self._bar: tqdm[object] | None = None
         if place.is_chief and sys.stderr.isatty():
@@ -76,6 +86,7 @@ class Journal:
             step=step,
             epoch=step / self._programme.steps_per_epoch,
             images_share=share,
+            progress_images=step * self._programme.global_batch,
             step_s=report.step_s,
             phase_s=report.phase_s,
             link_bytes_sent=traffic.sent_bytes - self._traffic.sent_bytes,
@@ -94,36 +105,38 @@ class Journal:
             ids = [int(i) for task, (first, end) in zip(tasks, own_rows, strict=True) for i in task.ids[first:end]]
             run.append(self._directory / run.samples_file(self._place.rank), {"step": step, "ids": ids})
 
-    def logged(self, step: int, rate: float, report: Report, loss: float, top1_error: float) -> None:
+    def logged(self, told: Told, loss: float, top1_error: float) -> None:
         """Tell of the global batch of a completed step, in every log step."""
+        step, steps = told.step, self._programme.steps
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-        if step % self._log_every and step != self._programme.steps:
+        if step % self._log_every and step != steps:
             return
-        self._metrics.observe_log(loss, top1_error, rate)
+        self._metrics.observe_log(loss, top1_error, told.rate)
         if not self._place.is_chief:
             return
-        epoch, images = step / self._programme.steps_per_epoch, step * self._programme.global_batch
+        epoch = step / self._programme.steps_per_epoch
         line = {
             "step": step,
             "epoch": round(epoch, 6),
-            "images": images,
+            "images": step * self._programme.global_batch,
             "loss": loss,
             "top1_error": top1_error,
-            "learning_rate": rate,
-            "step_s": report.step_s,
-            "data_wait_s": report.phase_s["data_wait"],
-            "time_s": self.time_s,
+            "learning_rate": told.rate,
+            "step_s": told.report.step_s,
+            "data_wait_s": told.report.phase_s["data_wait"],
+            "time_s": told.time_s,
         }
         run.append(self._directory / run.METRICS, line)
-        now_s = time.monotonic()
-        rate_images = (step - self._told_step) * self._programme.global_batch / max(now_s - self._told_s, 1e-9)
-        self._told_step, self._told_s = step, now_s
-        text = f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  rate {rate:g}  {rate_images:,.0f} images/s"
+        images_s = (step - self._told_step) * self._programme.global_batch / (told.time_s - self._told_s)
+        self._told_step, self._told_s = step, told.time_s
+        text = (
+            f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  rate {told.rate:g}  {images_s:,.0f} images/s"
+        )
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         else:
-            print(f"step {step:,}/{self._programme.steps:,}  {text}", flush=True)
+            print(f"step {step:,}/{steps:,}  {text}", flush=True)
 
     def evaluated(self, step: int, found: Evaluation, seconds: float) -> None:
         """Tell of an evaluation that took this long."""

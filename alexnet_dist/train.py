@@ -22,7 +22,7 @@ from alexnet_dist import checkpoint, config, geometry, optim, process, run, step
 from alexnet_dist.config import Config
 from alexnet_dist.errors import RunError
 from alexnet_dist.feed import Feed
-from alexnet_dist.journal import Evaluation, Journal
+from alexnet_dist.journal import Evaluation, Journal, Told
 from alexnet_dist.link import Traffic
 from alexnet_dist.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.model import joined
@@ -112,12 +112,12 @@ class Loop:
         schedule, stopping = schedule_of(self.settings), False
         if at.evaluations < self.programme.evaluations_at(at.step):
             at = self.evaluate(at)
-        words: deque[tuple[int, float, Report, Word]] = deque()
+        words: deque[tuple[Told, Word]] = deque()
         while at.step < self.programme.steps and not stopping:
             rate = optim.learning_rate(schedule, at.progress, at.step, self.programme.steps_per_epoch)
             report = step.train_step(self.trainer, self.feed, at.step, rate)
             at = replace(at, step=at.step + 1)
-            words.append((at.step, rate, report, self.post(report)))
+            words.append((Told(at.step, rate, report, self.journal.time_s), self.post(report)))
             self.count(at.step, report)
             evaluating = self.programme.is_evaluated_after(at.step)
             due = evaluating or at.step == self.programme.steps or at.step % self.settings.run.save_every == 0
@@ -151,16 +151,16 @@ class Loop:
             [float(bool(self.stop)), self.counts_once * report.loss, self.counts_once * report.wrong]
         )
 
-    def settle(self, number: int, rate: float, report: Report, word: Word) -> bool:
+    def settle(self, told: Told, word: Word) -> bool:
         """Take in a step's word on every rank and return whether to stop; RunError where the loss is not finite."""
         asked, loss, wrong = self.control.wait(word)
         if not math.isfinite(loss):
             self.journal.diverged()
             raise RunError(
-                f"step {number}: the loss is {loss}: training has diverged; lower optim.learning_rate"
-                f" (now {rate:g}) and start again: checkpoints before it are in {self.directory / run.CHECKPOINTS}"
+                f"step {told.step}: the loss is {loss}: training has diverged; lower optim.learning_rate (now"
+                f" {told.rate:g}) and start again; checkpoints before it are in {self.directory / run.CHECKPOINTS}"
             )
-        self.journal.logged(number, rate, report, loss, wrong / self.programme.global_batch)
+        self.journal.logged(told, loss, wrong / self.programme.global_batch)
         return asked > 0
 
     def count(self, number: int, report: Report) -> None:

@@ -6,13 +6,17 @@ import multiprocessing
 import os
 import pickle
 import socket
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 Ranks = Callable[..., list[Any]]
 
@@ -90,3 +94,30 @@ def run_ranks() -> Ranks:
         return [answers[rank] for rank in range(world_size)]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a packed set of 84 training and 21 validation images of seven classes, 32 pixels a side."""
+    home = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(5)
+    for split, images in (("train", 12), ("val", 3)):
+        for label in range(7):
+            folder = home / "source" / split / f"class-{label}"
+            folder.mkdir(parents=True)
+            for number in range(images):
+                pixels = generator.integers(0, 120, (40, 48, 3)) + 18 * label * (np.arange(48)[:, None] > 24)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.jpg")
+        arguments = [str(home / "source"), str(home / "shards"), "--split", split, "--size", "32"]
+        command = [
+            sys.executable,
+            "-m",
+            "alexnet_dist.pack",
+            *arguments,
+            "--samples-per-shard",
+            "20",
+            "--processes",
+            "1",
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+    return home / "shards"

@@ -1,0 +1,207 @@
+"""Whole runs on tiny shards: any number of replicas, layouts, workers and restarts give the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_dist import config
+
+HERE = Path(__file__).parent
+TRAIN = HERE.parent / "launch" / "train.py"
+
+
+def settings(shards: Path, directory: Path, *words: str) -> list[str]:
+    """Return the words of a tiny run's command line."""
+    return ["--config", str(HERE / "tiny.yaml"), f"data.root={shards}", f"run.directory={directory}", *words]
+
+
+def train_here(files: list[Path], words: list[str]) -> None:
+    """Train in this process, which is one rank."""
+    from alexnet_dist.train import train
+
+    train(config.load(files, words).config)
+
+
+def torchrun(ranks: int, words: list[str], *options: str) -> subprocess.Popen[str]:
+    """Start torchrun as a user does, in a session of its own."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", *(options or ("--standalone",))]
+    command = [*launcher, f"--nproc-per-node={ranks}", str(TRAIN), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finished(process: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a process and return what it has printed; the test fails when it ends with another code."""
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    return said
+
+
+def losses(directory: Path) -> list[float]:
+    """Return the losses by step, each step once."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["loss"] for line in lines]
+
+
+def samples(directory: Path) -> dict[int, list[int]]:
+    """Return the sorted ids of each step, over all ranks."""
+    steps: dict[int, list[int]] = {}
+    for path in directory.glob("samples-rank-*.jsonl"):
+        for line in path.read_text().splitlines():
+            value = json.loads(line)
+            steps.setdefault(value["step"], []).extend(value["ids"])
+    return {step: sorted(ids) for step, ids in sorted(steps.items())}
+
+
+def weights(directory: Path, step: int) -> list[bytes]:
+    home = directory / "checkpoints" / f"step-{step:08d}"
+    return [(home / f"tower-{tower}.safetensors").read_bytes() for tower in (0, 1)]
+
+
+def evaluations(directory: Path) -> list[dict[str, Any]]:
+    lines = (directory / "evaluations.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "time_s"} for line in lines]
+
+
+VARIANTS = {
+    "1x2 without workers": (2, ["data.workers=0"]),
+    "1x2 with three workers": (2, ["data.workers=3"]),
+    "3x2": (6, []),
+    "one process": (1, ["topology.layout=fused"]),
+    "two fused, accumulated": (2, ["topology.layout=fused", "train.accumulate=2"]),
+}
+
+
+@pytest.fixture(scope="module")
+def two_replicas(shards: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> Path:
+    """Fifty float64 steps of 2 x 2 ranks."""
+    directory = tmp_path_factory.mktemp("runs") / "2x2"
+    words = settings(shards, directory, "train.dtype=float64")
+    run_ranks(4, train_here, [Path(words[1])], words[2:])
+    return directory
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_world_does_not_change_the_run(
+    name: str, two_replicas: Path, shards: Path, tmp_path: Path, run_ranks: Any
+) -> None:
+    ranks, changes = VARIANTS[name]
+    words = settings(shards, tmp_path / "run", "train.dtype=float64", *changes)
+    run_ranks(ranks, train_here, [Path(words[1])], words[2:])
+    assert samples(tmp_path / "run") == samples(two_replicas)
+    assert losses(tmp_path / "run") == pytest.approx(losses(two_replicas), rel=0, abs=1e-9)
+    assert len(losses(two_replicas)) == 50
+    assert len(set(losses(two_replicas))) == 50
+
+
+def test_each_sample_of_an_epoch_is_used_once(two_replicas: Path) -> None:
+    by_step = samples(two_replicas)
+    assert all(len(ids) == 7 for ids in by_step.values())
+    for epoch in range(4):
+        ids = [one for step in range(12 * epoch + 1, 12 * epoch + 13) for one in by_step[step]]
+        assert sorted(ids) == list(range(84))
+
+
+def test_a_run_goes_on_with_another_number_of_replicas(
+    two_replicas: Path, shards: Path, tmp_path: Path, run_ranks: Any
+) -> None:
+    directory = tmp_path / "run"
+    for ranks, steps in ((4, 20), (2, 33), (6, 50)):
+        words = settings(shards, directory, "train.dtype=float64", f"run.steps={steps}")
+        run_ranks(ranks, train_here, [Path(words[1])], words[2:])
+    assert samples(directory) == samples(two_replicas)
+    assert losses(directory) == pytest.approx(losses(two_replicas), rel=0, abs=1e-9)
+    assert [one["step"] for one in evaluations(directory)] == [12, 24, 36, 48]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finished(torchrun(4, settings(shards, directory, "run.steps=300")))
+    return directory
+
+
+def wait_for_step(directory: Path, process: subprocess.Popen[str], step: int) -> None:
+    """Wait until a run's log has reached a step."""
+    deadline = time.monotonic() + 60
+    log = directory / "metrics.jsonl"
+    while not log.exists() or log.read_text().count("\n") < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def ranks_of(agent: subprocess.Popen[str]) -> list[int]:
+    """Return the process ids of the ranks that torchrun has started."""
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    assert losses(found) == losses(wanted)
+    assert samples(found) == samples(wanted)
+    assert evaluations(found) == evaluations(wanted)
+    assert weights(found, 300) == weights(wanted, 300)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on_bit_equal(undisturbed: Path, shards: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    words = settings(shards, directory, "run.steps=300")
+    process = torchrun(4, words)
+    wait_for_step(directory, process, 17)
+    process.terminate()
+    said = finished(process, 1)  # torchrun's own exit code after a signal
+    assert "asked to stop: saved at step" in said
+    assert "Traceback" not in said.split("torch/distributed/elastic")[0]
+    assert (directory / "PREEMPTED").exists()
+    stopped_at = len(losses(directory))
+    assert stopped_at < 300
+    assert (directory / "checkpoints" / f"step-{stopped_at:08d}").exists()
+    said = finished(torchrun(4, words))
+    assert f"resuming from step {stopped_at}" in said
+    assert not (directory / "PREEMPTED").exists()
+    assert_same_run(directory, undisturbed)
+    assert "is finished" in finished(torchrun(4, words))
+
+
+@pytest.mark.parametrize("ranks", [4])
+def test_kill_9_of_all_ranks_and_the_same_command_goes_on_bit_equal(
+    ranks: int, undisturbed: Path, shards: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    words = settings(shards, directory, "run.steps=300")
+    process = torchrun(ranks, words)
+    wait_for_step(directory, process, 25)
+    for rank in ranks_of(process):
+        os.kill(rank, signal.SIGKILL)
+    finished(process, 1)
+    assert len((directory / "metrics.jsonl").read_text().splitlines()) < 300
+    finished(torchrun(ranks, words))
+    assert_same_run(directory, undisturbed)
+
+
+def test_two_agents_train_save_and_resume_like_one(two_replicas: Path, shards: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    from conftest import free_port
+
+    for steps in (30, 50):
+        words = settings(shards, directory, "train.dtype=float64", f"run.steps={steps}")
+        port = free_port()
+        options = ["--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+        agents = [torchrun(2, words, *options, f"--node-rank={node}") for node in (0, 1)]
+        for agent in agents:
+            finished(agent)
+    assert samples(directory) == samples(two_replicas)
+    assert losses(directory) == pytest.approx(losses(two_replicas), rel=0, abs=1e-9)
