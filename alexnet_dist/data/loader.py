@@ -1,0 +1,190 @@
+"""Decode ahead of the training step: worker processes that write samples straight into one shared ring.
+
+The rank says what is wanted, an Order a batch; DataLoader's worker processes decode and crop it into a slot of the
+ring; only the slot's number and the list of bad samples cross the queue. The ring is anonymous shared memory, so it
+needs no room in /dev/shm and nothing is left behind, however the processes end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import mmap
+import os
+import signal
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from alexnet_dist import process
+from alexnet_dist.data.decoder import Decoder, Message, Order, Task, labels, pixels, row_bytes
+from alexnet_dist.data.reader import BadSample, Split
+from alexnet_dist.errors import UserError
+
+__all__ = ["LoadedBatch", "Loader", "Order", "labels", "pixels", "row_bytes"]
+
+# Orders that each worker has before it; more only makes the ring larger.
+PREFETCH = 2
+# Beside the orders under way: the batch in use, the one before it, and one to spare.
+SPARE_SLOTS = 3
+# Bad samples below which no fraction is too large: the first bad one of a run would otherwise stop it.
+FEWEST_BAD = 10
+# torchrun sends these to a rank's whole process group, just when the rank wants its last batch to save and stop.
+GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedBatch:
+    """An order's samples.
+
+    rows: uint8 (n, row_bytes), a view of the ring, valid until the second next batch is asked for; an empty row is
+    zeros with label -1. bad: reports on the planned samples that another one stands in for.
+    """
+
+    order: Order
+    rows: torch.Tensor
+    bad: tuple[BadSample, ...]
+
+
+class Loader:
+    """The worker processes and their ring.
+
+    Construct it in the main thread, before the metrics server, the process group and CUDA exist: it forks at once.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Split],
+        *,
+        seed: int,
+        crop: int,
+        rows: int,
+        workers: int,
+        max_bad_fraction: float,
+    ) -> None:
+        """Allocate the ring and fork the workers; with workers=0 this process decodes, by the same code.
+
+        rows: of the largest order. max_bad_fraction: of all samples asked for, beyond which the run stops.
+        Raises UserError where the crop is larger than a split's images.
+        """
+        for split in splits.values():
+            if crop > split.manifest.size:
+                raise UserError(
+                    f"data.crop: {crop}; the images in {split.root} have {split.manifest.size} pixels a side"
+                )
+        self.crop = crop
+        self._max_bad_fraction = max_bad_fraction
+        self._samples = self._bad = 0
+        self._last_bad: deque[BadSample] = deque(maxlen=3)
+        shape = (workers * PREFETCH + SPARE_SLOTS, rows, row_bytes(crop))
+        self.ring = torch.frombuffer(mmap.mmap(-1, max(1, math.prod(shape))), dtype=torch.uint8).view(shape)
+        self._feed = _Feed(warm_ups=workers * PREFETCH, slots=shape[0], rows=rows)
+        loader = DataLoader(
+            Decoder(splits, self.ring.numpy(), seed, crop),
+            batch_size=None,
+            sampler=self._feed,
+            collate_fn=_unchanged,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=partial(_settle, os.getpid()),
+            generator=torch.Generator(),  # its own: DataLoader draws a number that nobody uses
+        )
+        # Held back until the workers ignore them, so that none dies of one in between.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+        try:
+            self._messages: Iterator[Message] = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._running: Generator[LoadedBatch, None, None] | None = None
+        # Workers ignore SIGTERM, by which Python would end them as it exits, and would be waited for in vain.
+        atexit.register(self.close)
+
+    def run(self, orders: Iterable[Order]) -> Iterator[LoadedBatch]:
+        """Return the batches of the orders, in order; call once.
+
+        Orders are asked for a few ahead of the batches. Raises UserError once too many samples are bad, and whatever
+        else goes wrong in a worker.
+        """
+        if self._running is not None:
+            raise RuntimeError("Loader.run is called once: its workers follow one stream of orders")
+        self._feed.orders = iter(orders)
+        self._running = self._batches()
+        return self._running
+
+    def _batches(self) -> Generator[LoadedBatch, None, None]:
+        for message in self._messages:
+            if message is None:
+                continue
+            order = self._feed.sent.popleft()
+            if isinstance(message, Exception):
+                raise message
+            slot, bad = message
+            self._count(order, bad)
+            yield LoadedBatch(order, self.ring[slot, : len(order.ids)], bad)
+
+    def _count(self, order: Order, bad: tuple[BadSample, ...]) -> None:
+        self._samples += int((order.ids >= 0).sum())
+        self._bad += len(bad)
+        self._last_bad.extend(bad)
+        if self._bad >= FEWEST_BAD and self._bad > self._max_bad_fraction * self._samples:
+            raise UserError(
+                f"{self._bad} of {self._samples} samples could not be read, more than data.max_bad_fraction ="
+                f" {self._max_bad_fraction} allows; the last: {'; '.join(map(str, self._last_bad))}."
+                " Pack the images again, or raise data.max_bad_fraction"
+            )
+
+    def close(self) -> None:
+        """End the workers, dropping what is under way; may be called again."""
+        atexit.unregister(self.close)
+        if self._running is not None:
+            self._running.close()
+        messages, self._messages = self._messages, iter(())
+        # DataLoader ends its workers when its iterator is collected, but a traceback may keep that alive.
+        shut_down = getattr(messages, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Feed(Sampler[Task]):
+    """DataLoader's sampler: first what wakes the workers up, then the orders, which nobody knows at the fork."""
+
+    def __init__(self, warm_ups: int, slots: int, rows: int) -> None:
+        self.orders: Iterator[Order] = iter(())
+        self.sent: deque[Order] = deque()
+        self._warm_ups, self._slots, self._rows = warm_ups, slots, rows
+
+    def __iter__(self) -> Iterator[Task]:
+        for _ in range(self._warm_ups):
+            yield None
+        for position, order in enumerate(self.orders):
+            if len(order.ids) > self._rows:
+                raise ValueError(f"an order of {len(order.ids)} rows; the loader was made for at most {self._rows}")
+            self.sent.append(order)
+            yield position % self._slots, order
+
+
+def _settle(parent: int, _worker: int) -> None:
+    """Make a worker outlive the signals to its process group, and never its rank."""
+    process.die_with_parent(parent)
+    process.ignore(GROUP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+
+
+def _unchanged(message: Any) -> Any:
+    """Stand in for DataLoader's collating, which would make tensors of arrays."""
+    return message

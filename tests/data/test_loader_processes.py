@@ -1,0 +1,143 @@
+"""The loader's processes: deaf to signals to their group, ended quickly, never outliving their rank."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_dist.data.loader import Loader, Order
+from alexnet_dist.data.reader import Split
+
+Pack = Callable[..., Path]
+
+
+@pytest.fixture
+def split(pack_tiny: Pack) -> Split:
+    return Split.open(pack_tiny(), "train")
+
+
+def open_loader(split: Split, workers: int) -> Loader:
+    return Loader({"train": split}, seed=5, crop=14, rows=6, workers=workers, max_bad_fraction=0.1)
+
+
+def training_orders(count: int) -> list[Order]:
+    return [Order("train", epoch, np.arange(6), train=True) for epoch in range(count)]
+
+
+def workers_of_this_process() -> list[int]:
+    return [process.pid for process in multiprocessing.active_children() if process.pid is not None]
+
+
+def test_workers_ignore_the_signals_to_their_process_group(split: Split) -> None:
+    with open_loader(split, workers=2) as loader:
+        workers = workers_of_this_process()
+        orders = training_orders(24)
+        count = 0
+        for batch in loader.run(orders):
+            count += len(batch.rows) > 0
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                if count % 5 == 1:
+                    for worker in workers:
+                        os.kill(worker, number)
+        assert count == len(orders)
+
+
+def test_signals_of_the_rank_are_as_before(split: Split) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with open_loader(split, workers=1):
+        assert (signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [])) == before
+
+
+@pytest.mark.parametrize("moment", ["unused", "midway", "done"])
+def test_close_is_quick_and_leaves_no_worker(split: Split, moment: str) -> None:
+    loader = open_loader(split, workers=2)
+    workers = workers_of_this_process()
+    assert len(workers) == 2
+    if moment != "unused":
+        batches = loader.run(training_orders(9))
+        next(batches)
+        if moment == "done":
+            list(batches)
+    began_s = time.monotonic()
+    loader.close()
+    loader.close()
+    assert time.monotonic() - began_s < 2.0
+    assert not [worker for worker in workers if is_alive(worker)]
+    if moment == "midway":
+        assert next(batches, None) is None
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; an orphan that nobody has collected yet is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# A rank that loads for ever, or leaves without closing its loader.
+RANK = """
+import multiprocessing, sys
+from itertools import repeat
+from pathlib import Path
+import numpy as np
+from alexnet_dist.data.loader import Loader, Order
+from alexnet_dist.data.reader import Split
+
+loader = Loader({"train": Split.open(Path(sys.argv[1]), "train")},
+                seed=0, crop=14, rows=6, workers=2, max_bad_fraction=0.0)
+batches = loader.run(repeat(Order("train", 0, np.arange(6), True)))
+next(batches)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+while sys.argv[2] == "for ever":
+    next(batches)
+raise SystemExit(3)
+"""
+
+
+@contextmanager
+def running_rank(root: Path, how_long: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """Start a rank and give it with its workers' process ids once it has its first batch."""
+    rank = subprocess.Popen([sys.executable, "-c", RANK, str(root), how_long], stdout=subprocess.PIPE, text=True)
+    with rank:
+        try:
+            assert rank.stdout is not None
+            yield rank, [int(word) for word in rank.stdout.readline().split()]
+        finally:
+            rank.kill()
+
+
+def names_in_shared_memory(pid: int) -> list[str]:
+    """Return what a process has mapped from, or holds open in, the directory of named shared memory."""
+    mapped = [line.split(maxsplit=5)[5] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/" in line]
+    opened = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    return [name for name in mapped + opened if name.startswith("/dev/shm")]
+
+
+def test_a_killed_rank_leaves_no_worker_and_nothing_in_dev_shm(pack_tiny: Pack) -> None:
+    with running_rank(pack_tiny(), "for ever") as (rank, workers):
+        assert len(workers) == 2
+        for pid in (rank.pid, *workers):
+            assert is_alive(pid)
+            # Semaphores have lost their names as soon as they are made; the ring never had one.
+            assert [name for name in names_in_shared_memory(pid) if not name.endswith(" (deleted)")] == []
+    deadline_s = time.monotonic() + 2.0  # DataLoader itself would let them live for 5
+    while any(is_alive(worker) for worker in workers) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert not [worker for worker in workers if is_alive(worker)]
+
+
+def test_a_rank_that_forgets_to_close_still_ends(pack_tiny: Pack) -> None:
+    with running_rank(pack_tiny(), "once") as (rank, workers):
+        assert rank.wait(timeout=20) == 3
+        assert not [worker for worker in workers if is_alive(worker)]
