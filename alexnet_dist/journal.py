@@ -86,7 +86,6 @@ class Journal:
             step=step,
             epoch=step / self._programme.steps_per_epoch,
             images_share=share,
-            progress_images=step * self._programme.global_batch,
             step_s=report.step_s,
             phase_s=report.phase_s,
             link_bytes_sent=traffic.sent_bytes - self._traffic.sent_bytes,

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -52,16 +53,18 @@ def open_directory(directory: Path, config_yaml: str, data_root: Path) -> TextIO
                 f"run.directory: {directory} is not a run: it holds {strangers[0]!r} but no {CONFIG};"
                 " choose another directory"
             )
-        lock = _lock(directory / LOCK)
-        checkpoint.write_durably(directory / CONFIG, config_yaml)
-        for name in (manifest.manifest_path(data_root, "train").name, MEAN):
-            shutil.copyfile(data_root / name, directory / name)
+        with ExitStack() as opened:
+            lock = opened.enter_context(_lock(directory / LOCK))
+            checkpoint.write_durably(directory / CONFIG, config_yaml)
+            for name in (manifest.manifest_path(data_root, "train").name, MEAN):
+                shutil.copyfile(data_root / name, directory / name)
+            opened.pop_all()
+            return lock
     except OSError as problem:
         raise UserError(
             f"run.directory: {directory} cannot be written: {problem.strerror or problem};"
             " choose another directory or change its permissions"
         ) from None
-    return lock
 
 
 def _lock(path: Path) -> TextIO:
