@@ -77,9 +77,9 @@ def train(settings: Config) -> None:
         link = trainer.model.link if isinstance(trainer.model, LinkedTower) else None
         tasks = programme.tasks(place.replica, place.replicas, start.step, start.evaluations)
         feed = Feed(tasks, loader, place.towers, link, preparation(settings, splits["train"], place))
+        announce(settings, place, programme, net, start)
         metrics = opened.enter_context(closing(open_metrics(settings, directory, place, control)))
         opened.callback(remove_targets, directory / run.TARGETS)
-        announce(settings, place, programme, net, start)
         journal = opened.enter_context(
             Journal(
                 directory, place, programme, net, metrics, settings.run.log_every, settings.run.record_samples,
