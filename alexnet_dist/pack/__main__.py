@@ -1,0 +1,126 @@
+"""The command ``python -m alexnet_dist.pack SOURCE OUT``: its arguments, its summary and its line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from alexnet_dist.data.manifest import SPLITS, Options
+from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.pack.assemble import list_reasons
+from alexnet_dist.pack.run import Packed, pack
+from alexnet_dist.pack.sources import LAYOUTS
+from alexnet_dist.pack.state import Request
+
+
+def main(arguments: list[str]) -> None:
+    """Pack a split; the last line of stdout is one JSON object. Raises UserError."""
+    request = _request(arguments)
+    started = time.monotonic()
+    try:
+        packed = pack(request)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(f"{error.filename or request.out}: {error.strerror}") from error
+    seconds = time.monotonic() - started
+    print(_summary(request, packed, seconds), file=sys.stderr)
+    print(
+        json.dumps(
+            {
+                "images": packed.manifest.images,
+                "rejected": len(packed.manifest.rejected),
+                "shards": len(packed.manifest.shards),
+                "seconds": round(seconds, 3),
+                "images_per_second": round(packed.new_images / seconds, 1),
+            }
+        )
+    )
+
+
+def _request(arguments: list[str]) -> Request:
+    parser = argparse.ArgumentParser(
+        prog="python -m alexnet_dist.pack",
+        description="Pack images into shards: square JPEGs of one size in WebDataset tars, with a manifest. Killed at "
+        "any point, the same command goes on where it was and ends with the same bytes.",
+        epilog="A file that is no usable image is left out and listed with its reason in the manifest; a class that "
+        "loses all its files stops the pack.",
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder of class folders, or of train/ and val/")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder for the shards; both splits go into one")
+    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--size", type=_whole(8, 2048), default=256, help="side of the packed square (default: 256)")
+    parser.add_argument("--samples-per-shard", type=_whole(1, 1_000_000), default=1000, metavar="N")
+    parser.add_argument(
+        "--processes",
+        type=_whole(1, 1024),
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="default: one a core",
+    )
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="what SOURCE is (default: see for yourself)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the images and of the holdout")
+    parser.add_argument(
+        "--holdout", type=_fraction, metavar="F", help="divide one plain folder: F of each class is val, the rest train"
+    )
+    parser.add_argument("--quality", type=_whole(1, 100), default=90, help="of the JPEGs (default: 90)")
+    parser.add_argument(
+        "--max-rejected", type=_whole(0, 1 << 62), metavar="N", help="stop above N rejected files (default: no limit)"
+    )
+    given = parser.parse_args(arguments)
+    options = Options(
+        seed=given.seed,
+        size=given.size,
+        quality=given.quality,
+        samples_per_shard=given.samples_per_shard,
+        holdout=given.holdout,
+        layout="folder",
+    )
+    return Request(given.source, given.out, given.split, options, given.processes, given.max_rejected)
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `least` to `most`, for argparse."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text}: expected {least} to {most}")
+        return number
+
+    return whole_number
+
+
+def _fraction(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a fraction between 0 and 1, such as 0.1")
+    return number
+
+
+def _summary(request: Request, packed: Packed, seconds: float) -> str:
+    manifest = packed.manifest
+    gigabytes = sum(shard.size_bytes for shard in manifest.shards) / 1e9
+    lines = [
+        f"{request.out}: {manifest.split} holds {manifest.images} images of {len(manifest.classes)} classes in "
+        f"{len(manifest.shards)} shards, {gigabytes:.3f} GB"
+    ]
+    if packed.new_images:
+        lines.append(
+            f"packed {packed.new_images} images in {seconds:.1f} s: {packed.new_images / seconds:.0f} images/s"
+        )
+    else:
+        lines.append("already packed: nothing was done")
+    if manifest.rejected:
+        lines.append(f"REJECTED {len(manifest.rejected)} files; all are listed in the manifest:")
+        lines.append(list_reasons(manifest.rejected))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,152 @@
+"""One image file to one training JPEG: sniff, decode, resize the shorter side, cut the centre square, encode.
+
+What a file is, its first bytes say, never its name. The rules for what is not a plain colour JPEG:
+
+- grey becomes colour with three equal channels; CMYK is converted by Pillow, which knows Adobe's inverted form;
+- PNG: palettes are looked up, of 16 bits the upper 8 are kept, transparency is laid over white;
+- the EXIF orientation and colour profiles are not applied (no published ImageNet figure applies them);
+- a damaged file is rejected; where simplejpeg's strict decoder refuses and Pillow decodes without an error, as with
+  stray bytes between segments, the file is kept.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+LARGEST_PIXELS = 100_000_000
+LARGEST_FILE_BYTES = 1 << 29
+JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+
+
+class UnusableImageError(Exception):
+    """A file that is no usable image; the text is the reason, the same on every machine."""
+
+
+class Header(NamedTuple):
+    """What a file says of itself before it is decoded; `baseline` is of JPEGs only."""
+
+    height: int
+    width: int
+    components: int
+    baseline: bool
+
+
+def training_image(data: bytes, size: int, quality: int) -> tuple[bytes, Pixels]:
+    """Return a file's square JPEG and the (size, size, 3) RGB pixels it was encoded from.
+
+    A baseline colour JPEG that is already of this size is returned as it is, once it has passed the strict decoder.
+    The resize is an antialiased bicubic on uint8. Raises UnusableImageError.
+    """
+    header = _header(data)
+    pixels, strict = _decode(data, header)
+    if strict and header == Header(size, size, 3, baseline=True):
+        return data, pixels
+    pixels = _centre_square(pixels, size)
+    return simplejpeg.encode_jpeg(pixels, quality, "RGB", "420"), pixels
+
+
+def _header(data: bytes) -> Header:
+    """Read the size from the header alone, so that a bomb is refused before it is unpacked."""
+    if not data:
+        raise UnusableImageError("empty file")
+    if data.startswith(JPEG_START):
+        header = _jpeg_header(data)
+    elif data.startswith(PNG_START):
+        header = _png_header(data)
+    else:
+        raise UnusableImageError("not a JPEG or PNG")
+    if header.height < 1 or header.width < 1:
+        raise UnusableImageError(f"its header gives {header.width} x {header.height} pixels")
+    _refuse_bomb(header.height, header.width)
+    return header
+
+
+def _refuse_bomb(height: int, width: int) -> None:
+    if height * width > LARGEST_PIXELS:
+        raise UnusableImageError(f"{width} x {height} pixels are more than {LARGEST_PIXELS // 10**6} million")
+
+
+def _png_header(data: bytes) -> Header:
+    if data[12:16] != b"IHDR" or len(data) < 26:
+        raise UnusableImageError("damaged or truncated PNG")
+    width, height = struct.unpack_from(">II", data, 16)
+    return Header(height, width, 0, baseline=False)
+
+
+def _jpeg_header(data: bytes) -> Header:
+    """Walk the segments up to the frame header (ITU T.81, B.2.2)."""
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # these have no length
+            at += 2
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            _precision, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
+            return Header(height, width, components, baseline=marker == 0xC0)
+        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    raise UnusableImageError("damaged or truncated JPEG")
+
+
+def _decode(data: bytes, header: Header) -> tuple[Pixels, bool]:
+    """Return (H, W, 3) RGB pixels, and whether the strict JPEG decoder made them."""
+    # simplejpeg reads CMYK too, but not as Pillow does where Adobe's marker is missing.
+    if header.components in (1, 3):
+        try:
+            return simplejpeg.decode_jpeg(data, "RGB", strict=True), True
+        except ValueError:
+            pass
+    return _decode_by_pillow(data), False
+
+
+def _decode_by_pillow(data: bytes) -> Pixels:
+    kind = "JPEG" if data.startswith(JPEG_START) else "PNG"
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=[kind]) as image:
+            _refuse_bomb(image.height, image.width)
+            return np.array(_colour(image))
+    except (MemoryError, UnusableImageError):
+        raise
+    except Exception:  # Pillow's decoders raise errors of a dozen kinds on damaged files
+        raise UnusableImageError(f"damaged or truncated {kind}") from None
+
+
+def _colour(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB."""
+    if image.mode in ("I", "I;16", "I;16B"):
+        # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _centre_square(pixels: Pixels, size: int) -> Pixels:
+    """Resize the shorter side to `size` and cut out the centre."""
+    height, width, _ = pixels.shape
+    short = min(height, width)
+    new_height, new_width = ((2 * side * size + short) // (2 * short) for side in (height, width))
+    if (new_height, new_width) != (height, width):
+        _refuse_bomb(new_height, new_width)
+        # A (1, 3, H, W) view of the (H, W, 3) bytes is channels_last, for which torch has a fast uint8 kernel.
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        planes = F.interpolate(planes, (new_height, new_width), mode="bicubic", antialias=True)
+        pixels = planes[0].permute(1, 2, 0).numpy()
+    top, left = (new_height - size) // 2, (new_width - size) // 2
+    return np.ascontiguousarray(pixels[top : top + size, left : left + size])

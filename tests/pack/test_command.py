@@ -1,0 +1,112 @@
+"""The command itself: its exit codes, and what it prints where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from folders import SIZE, write_folder
+
+from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.pack import run
+from alexnet_dist.pack.__main__ import main
+
+SMALL = ["--size", str(SIZE), "--processes", "1"]
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "alexnet_dist.pack", *map(str, arguments)],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_exit_codes_and_output(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", {"a": 3, "b": 2})
+    done = command(source, tmp_path / "out", *SMALL)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed.keys() == {"images", "rejected", "shards", "seconds", "images_per_second"}
+    assert (printed["images"], printed["rejected"], printed["shards"]) == (5, 0, 1)
+    assert "5 images of 2 classes" in done.stderr
+    (source / "empty").mkdir()
+    wrong = command(source, tmp_path / "other", *SMALL)
+    assert wrong.returncode == 2
+    assert wrong.stdout == ""
+    assert wrong.stderr.startswith("error: ")
+    assert "empty: an empty class folder" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom alexnet_dist.pack.__main__ import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "sys.exit('torch' in sys.modules or 'webdataset' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_packed_already_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_folder(tmp_path / "source", {"a": 2})
+    (source / "a" / "notes.txt").write_text("text")
+    arguments = [str(source), str(tmp_path / "out"), *SMALL]
+    main(arguments)
+    first = capsys.readouterr()
+    assert "REJECTED 1 files" in first.err
+    assert "a/notes.txt: not a JPEG or PNG" in first.err
+    main(arguments)
+    second = capsys.readouterr()
+    assert "already packed" in second.err
+    assert json.loads(second.out)["images"] == json.loads(first.out)["images"] == 2
+    assert json.loads(second.out)["images_per_second"] == 0
+
+
+def test_more_rejects_than_allowed(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", {"a": 2})
+    for number in range(7):
+        (source / "a" / f"{number}.txt").write_text("text")
+    with pytest.raises(
+        UserError, match=r"(?s)7 files rejected, and --max-rejected is 6.*txt: not a JPEG.*2 more"
+    ):
+        main([str(source), str(tmp_path / "out"), *SMALL, "--max-rejected", "6"])
+    main([str(source), str(tmp_path / "out"), *SMALL, "--max-rejected", "7"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--size", "7"],
+        ["--size", "x"],
+        ["--holdout", "1"],
+        ["--holdout", "0"],
+        ["--quality", "101"],
+        ["--processes", "0"],
+        ["--split", "test"],
+        ["--layout", "tar"],
+        ["--unknown"],
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(tmp_path), str(tmp_path / "out"), *arguments])
+    assert end.value.code == 2
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_to_mend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_folder(tmp_path / "source", {"a": 2})
+    (tmp_path / "file").write_text("")
+    assert run_command(main, [str(source), str(tmp_path / "file" / "out"), *SMALL]) == 2
+    assert "file/out: Not a directory" in capsys.readouterr().err
+
+    def full(_job: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "finish", full)
+    assert run_command(main, [str(source), str(tmp_path / "out"), *SMALL]) == 2
+    assert "out: No space left on device" in capsys.readouterr().err

@@ -1,0 +1,195 @@
+"""A pack that is stopped at any moment and started again ends with the same bytes, and spoils nothing of others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from folders import SIZE, contents, encoded, photo, request, write_folder
+
+from alexnet_dist.errors import UserError
+from alexnet_dist.pack.run import pack
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 28 images in three classes, with two files that are none."""
+    folder = write_folder(tmp_path_factory.mktemp("source"), {"a": 11, "b": 9, "c": 8})
+    (folder / "a" / "README.txt").write_text("read me")
+    (folder / "b" / ".hidden").write_text("")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what one process makes of the source in one go."""
+    out = tmp_path_factory.mktemp("reference")
+    pack(request(source, out))
+    return out
+
+
+class StopError(Exception):
+    """Stands for a kill."""
+
+
+def test_stopped_at_any_write_it_ends_with_the_same_bytes(
+    source: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fsync and every rename of the work is a moment to be stopped at, just before it."""
+    real_fsync, real_replace = os.fsync, Path.replace
+    moments = 0
+
+    def stop_at(moment: int) -> None:
+        left = moment
+
+        def before() -> None:
+            nonlocal left, moments
+            left -= 1
+            moments += 1
+            if left == 0:
+                raise StopError
+
+        def fsync(descriptor: int) -> None:
+            before()
+            real_fsync(descriptor)
+
+        def rename(path: Path, target: Path) -> Path:
+            before()
+            return real_replace(path, target)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(Path, "replace", rename)
+
+    stop_at(-1)
+    pack(request(source, tmp_path / "all"))
+    whole = moments
+    assert whole > 30
+    for moment in range(1, whole + 1, 3):
+        out = tmp_path / str(moment)
+        stop_at(moment)
+        with pytest.raises(StopError):
+            pack(request(source, out))
+        assert not (out / "train.manifest.json").exists() or moment >= whole - 1
+        stop_at(-1)
+        pack(request(source, out))
+        assert contents(out) == contents(reference)
+
+
+def test_finished_shards_are_not_made_again(source: Path, reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="--max-rejected"):
+        pack(request(source, out, max_rejected=1))
+    made = {path.name: path.stat() for path in out.glob("*.tar")}
+    assert 1 <= len(made) <= 6
+    damaged = min(made)
+    tar = bytearray((out / damaged).read_bytes())
+    tar[700] ^= 1
+    (out / damaged).write_bytes(tar)
+    packed = pack(request(source, out))
+    assert contents(out) == contents(reference)
+    for name, before in made.items():
+        after = (out / name).stat()
+        assert (after.st_ino == before.st_ino) == (name != damaged)
+    kept = sum(shard.images for shard in packed.manifest.shards if shard.name in made and shard.name != damaged)
+    assert packed.new_images == 28 - kept
+
+
+def test_killed_with_its_workers_it_goes_on(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", {"a": 60, "b": 60})
+    options = ["--size", str(SIZE), "--samples-per-shard", "3", "--processes", "2"]
+    command = [sys.executable, "-m", "alexnet_dist.pack", str(source), str(tmp_path / "out"), *options]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "out").glob(".train-pack/shard-*.npz"))) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert workers
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not (tmp_path / "out" / "train.manifest.json").exists()
+    packed = pack(request(source, tmp_path / "out", samples_per_shard=3))
+    assert 0 < packed.new_images < 120
+    pack(request(source, tmp_path / "whole", samples_per_shard=3))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def is_running(process: str) -> bool:
+    """Tell whether a process runs; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_packed_already(source: Path, reference: Path) -> None:
+    before = contents(reference)
+    packed = pack(request(source, reference, processes=3, max_rejected=0))
+    assert packed.new_images == 0
+    assert packed.manifest.images == 28
+    assert contents(reference) == before
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_other_options_or_another_source_are_refused(source: Path, tmp_path: Path, unfinished: bool) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(source, images)
+    if unfinished:
+        with pytest.raises(UserError, match="--max-rejected"):
+            pack(request(images, out, max_rejected=0))
+    else:
+        pack(request(images, out))
+    before = contents(out)
+    for change, message in (
+        ({"seed": 1}, r"seed \(0 there, 1 asked for\)"),
+        ({"size": 24, "quality": 80}, r"quality \(90 there, 80 asked for\), size \(16 there, 24 asked for\)"),
+        ({"holdout": 0.5}, "holdout"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pack(request(images, out, **change))
+    (images / "a" / "new.jpg").write_bytes(encoded(photo(99)))
+    with pytest.raises(UserError, match=r"source \(29 files .* there, 30 files .* asked for\)"):
+        pack(request(images, out))
+    assert contents(out) == before
+
+
+def test_a_shard_that_went_missing_is_noticed(source: Path, tmp_path: Path) -> None:
+    pack(request(source, tmp_path))
+    (tmp_path / "train-000002.tar").unlink()
+    with pytest.raises(UserError, match=r"train-000002\.tar: missing"):
+        pack(request(source, tmp_path))
+
+
+def test_other_peoples_shards_are_not_overwritten(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "train-000001.tar").write_bytes(b"precious")
+    with pytest.raises(UserError, match=r"train-000001\.tar: would be overwritten"):
+        pack(request(source, tmp_path))
+    assert contents(tmp_path) == {"train-000001.tar": b"precious"}
+
+
+def test_two_packers_of_one_folder_refuse_each_other(source: Path, tmp_path: Path) -> None:
+    hold = (
+        "import sys, pathlib\nfrom alexnet_dist.pack.state import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n    print(flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another pack is writing into this folder"):
+            pack(request(source, tmp_path))
+        other.kill()
+    pack(request(source, tmp_path))

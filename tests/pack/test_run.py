@@ -1,0 +1,195 @@
+"""What is packed: the same bytes for any number of processes, which other readers read too."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import warnings
+import zlib
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import simplejpeg
+from folders import SIZE, contents, encoded, photo, request, write_folder
+
+from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Rejected
+from alexnet_dist.errors import UserError
+from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.transform import training_image
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 28 images in three classes, with two files that are none."""
+    folder = write_folder(tmp_path_factory.mktemp("source"), {"a": 11, "b": 9, "c": 8})
+    (folder / "a" / "README.txt").write_text("read me")
+    (folder / "b" / ".hidden").write_text("")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what one process makes of the source in one go."""
+    out = tmp_path_factory.mktemp("reference")
+    pack(request(source, out))
+    return out
+
+
+def read_index(out: Path, manifest: Manifest) -> npt.NDArray[np.void]:
+    index: npt.NDArray[np.void] = np.load(out / manifest.index.name)
+    return index
+
+
+def decoded(out: Path, manifest: Manifest) -> npt.NDArray[np.uint8]:
+    """Decode all images by way of the index, checking the checksums."""
+    images = []
+    index = iter(read_index(out, manifest))
+    for shard in manifest.shards:
+        tar = (out / shard.name).read_bytes()
+        for _ in range(shard.images):
+            row = next(index)
+            jpeg = tar[row["offset"] : row["offset"] + row["size"]]
+            assert zlib.crc32(jpeg) == row["crc32"]
+            images.append(simplejpeg.decode_jpeg(jpeg, "RGB", strict=True))
+    return np.stack(images)
+
+
+def test_what_is_packed(source: Path, tmp_path: Path) -> None:
+    packed = pack(request(source, tmp_path))
+    manifest = packed.manifest
+    assert packed.new_images == manifest.images == 28
+    assert [kind.name for kind in manifest.classes] == ["a", "b", "c"]
+    assert manifest.rejected == (Rejected("a/README.txt", "not a JPEG or PNG"), Rejected("b/.hidden", "hidden"))
+    assert sorted(contents(tmp_path)) == [
+        *(f"train-{number:06d}.tar" for number in range(6)), "train.index.npy", "train.manifest.json", "train.mean.npy",
+    ]  # fmt: skip
+    assert [shard.images for shard in manifest.shards].count(5) >= 4
+    index = read_index(tmp_path, manifest)
+    assert index.dtype == INDEX_DTYPE
+    assert np.bincount(index["label"]).tolist() == [11, 9, 8]
+    assert index["label"].tolist() != sorted(index["label"])
+    assert decoded(tmp_path, manifest).shape == (28, SIZE, SIZE, 3)
+
+
+def test_two_processes_write_the_same_bytes(source: Path, reference: Path, tmp_path: Path) -> None:
+    pack(request(source, tmp_path, processes=2))
+    assert contents(tmp_path) == contents(reference)
+
+
+def test_seed_and_split_decide_the_order(source: Path, reference: Path, tmp_path: Path) -> None:
+    other = pack(request(source, tmp_path / "seed", seed=1)).manifest
+    val = pack(request(source, tmp_path / "val", split="val")).manifest
+    labels = [np.load(reference / "train.index.npy")["label"].tolist()]
+    labels += [
+        read_index(tmp_path / "seed", other)["label"].tolist(),
+        read_index(tmp_path / "val", val)["label"].tolist(),
+    ]
+    assert labels[0] != labels[1] != labels[2] != labels[0]
+    assert val.mean is None
+    assert val.colour is None
+
+
+def test_mean_and_covariance_are_those_of_the_decoded_shards(tmp_path: Path) -> None:
+    """Files that are copied have the same pixels in the shards as in the statistics."""
+    for number in range(13):
+        path = tmp_path / "source" / f"class{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(photo(number, SIZE, SIZE)))
+    manifest = pack(request(tmp_path / "source", tmp_path / "out")).manifest
+    images = decoded(tmp_path / "out", manifest).astype(np.float64)
+    mean = np.load(tmp_path / "out" / "train.mean.npy")
+    assert mean.dtype == np.float32
+    np.testing.assert_array_equal(mean, images.mean(0).astype(np.float32).transpose(2, 0, 1))
+    assert manifest.colour is not None
+    np.testing.assert_allclose(manifest.colour.mean, images.reshape(-1, 3).mean(0), rtol=1e-13)
+    np.testing.assert_allclose(manifest.colour.covariance, np.cov(images.reshape(-1, 3).T, bias=True), rtol=1e-11)
+
+
+def test_the_statistics_are_of_the_resized_pixels(source: Path, reference: Path) -> None:
+    images = [training_image(path.read_bytes(), SIZE, 90)[1] for path in source.rglob("*.jpg")]
+    mean = np.load(reference / "train.mean.npy")
+    np.testing.assert_array_equal(mean, np.mean(images, axis=0).astype(np.float32).transpose(2, 0, 1))
+
+
+def test_tar_reads_a_shard(reference: Path) -> None:
+    listed = subprocess.run(
+        ["tar", "--list", "--verbose", "--numeric-owner", "--full-time", "--file", reference / "train-000000.tar"],
+        check=True, capture_output=True, text=True, env={**os.environ, "TZ": "UTC", "LC_ALL": "C"},
+    ).stdout.splitlines()  # fmt: skip
+    assert [line.split()[-1] for line in listed[:2]] == ["00000000.cls", "00000000.jpg"]
+    assert len({line.split()[-1] for line in listed}) == len(listed)
+    for line in listed:
+        assert line.startswith("-rw-r--r-- 0/0 ")
+        assert "1970-01-01 00:00:00" in line
+    with tarfile.open(reference / "train-000000.tar") as tar:
+        assert all((member.uname, member.gname) == ("root", "root") for member in tar)
+
+
+def test_webdataset_reads_the_shards(reference: Path) -> None:
+    manifest = json.loads((reference / "train.manifest.json").read_text())
+    shards = [str(reference / shard["name"]) for shard in manifest["shards"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # webdataset leaves files open, and warns of its own defaults
+        import webdataset
+
+        samples = list(webdataset.WebDataset(shards, shardshuffle=False))
+    index = np.load(reference / "train.index.npy")
+    assert [int(sample["cls"]) for sample in samples] == index["label"].tolist()
+    assert [zlib.crc32(sample["jpg"]) for sample in samples] == index["crc32"].tolist()
+    keys = [sample["__key__"] for sample in samples]
+    assert keys == sorted(set(keys))
+    assert all(len(key) == 8 for key in keys)
+
+
+def test_out_inside_the_source_is_refused(tmp_path: Path) -> None:
+    source = write_folder(tmp_path, {"a": 1})
+    with pytest.raises(UserError, match="lies inside"):
+        pack(request(source, source / "shards"))
+    assert not (source / "shards").exists()
+
+
+def test_a_disk_that_is_too_small_is_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 1000))
+    with pytest.raises(UserError, match=r"29 images need about .* GB"):
+        pack(request(source, tmp_path))
+
+
+def test_a_class_without_a_usable_image_is_refused(source: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(source, images)
+    (images / "webp").mkdir()
+    (images / "webp" / "1.jpg").write_bytes(b"RIFF....WEBP")
+    with pytest.raises(UserError, match=r"(?s)images/webp: none of its files.*webp/1\.jpg: not a JPEG or PNG"):
+        pack(request(images, tmp_path / "out"))
+    assert not (tmp_path / "out" / "train.manifest.json").exists()
+
+
+def test_a_shard_of_rejects_alone_is_left_out(source: Path, tmp_path: Path) -> None:
+    manifest = pack(request(source, tmp_path, samples_per_shard=1)).manifest
+    assert len(manifest.shards) == manifest.images == 28
+    assert len(list(tmp_path.glob("*.tar"))) == 28
+    assert manifest.shards[-1].name == "train-000028.tar"
+    assert decoded(tmp_path, manifest).shape[0] == 28
+
+
+def test_a_file_that_changes_or_cannot_be_read_stops_the_work(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real(path) + b"x" * (path.suffix == ".jpg"))
+    with pytest.raises(UserError, match=r"\.jpg: changed while it was packed"):
+        pack(request(source, tmp_path / "1"))
+
+    def fail(_path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(UserError, match=r"cannot be read: Input/output error"):
+        pack(request(source, tmp_path / "2"))

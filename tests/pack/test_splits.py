@@ -1,0 +1,67 @@
+"""Train and val of one folder of shards fit together, and share no image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import request, write_folder
+
+from alexnet_dist.data.manifest import SplitName
+from alexnet_dist.errors import UserError
+from alexnet_dist.pack.run import pack
+
+
+def test_a_holdout_packs_every_image_once(tmp_path: Path) -> None:
+    source, out = write_folder(tmp_path / "source", {"a": 10, "b": 20}), tmp_path / "out"
+    train = pack(request(source, out, holdout=0.2)).manifest
+    val = pack(request(source, out, "val", holdout=0.2)).manifest
+    assert (train.images, val.images) == (24, 6)
+    assert train.classes == val.classes
+    assert train.source == val.source
+    assert np.bincount(np.load(out / "val.index.npy")["label"]).tolist() == [2, 4]
+    assert not (out / "val.mean.npy").exists()
+
+
+@pytest.mark.parametrize(("one", "two"), [("train", "val"), ("val", "train")])
+def test_a_holdout_that_could_overlap_is_refused(tmp_path: Path, one: SplitName, two: SplitName) -> None:
+    source, out = write_folder(tmp_path / "source", {"a": 10}), tmp_path / "out"
+    other = write_folder(tmp_path / "other", {"a": 10}, seed=1)
+    pack(request(source, out, one, holdout=0.2))
+    for asked in (
+        request(source, out, two),
+        request(source, out, two, holdout=0.3),
+        request(source, out, two, holdout=0.2, seed=1),
+        request(other, out, two, holdout=0.2),
+    ):
+        with pytest.raises(UserError, match="the two could share images"):
+            pack(asked)
+    pack(request(source, out, two, holdout=0.2))
+
+
+@pytest.mark.parametrize(("one", "two"), [("train", "val"), ("val", "train")])
+def test_train_and_val_of_the_same_files_are_refused(tmp_path: Path, one: SplitName, two: SplitName) -> None:
+    source, out = write_folder(tmp_path / "source", {"a": 3}), tmp_path / "out"
+    pack(request(source, out, one))
+    with pytest.raises(UserError, match=r"from these very files.*--holdout 0\.1"):
+        pack(request(source, out, two))
+
+
+def test_val_from_its_own_folder_has_trains_labels(tmp_path: Path) -> None:
+    train = write_folder(tmp_path / "images", {"a": 3, "b": 3, "c": 3})
+    val = write_folder(tmp_path / "held out", {"c": 2}, seed=1)
+    pack(request(train, tmp_path / "out"))
+    manifest = pack(request(val, tmp_path / "out", "val")).manifest
+    assert [kind.name for kind in manifest.classes] == ["a", "b", "c"]
+    assert np.load(tmp_path / "out" / "val.index.npy")["label"].tolist() == [2, 2]
+
+
+def test_splits_of_other_size_or_classes_are_refused(tmp_path: Path) -> None:
+    val = write_folder(tmp_path / "val", {"a": 2})
+    train = write_folder(tmp_path / "train", {"a": 2, "b": 2}, seed=1)
+    pack(request(val, tmp_path / "out", "val"))
+    with pytest.raises(UserError, match="val is packed there with 1 classes"):
+        pack(request(train, tmp_path / "out"))
+    with pytest.raises(UserError, match="val is packed there with --size 16"):
+        pack(request(train, tmp_path / "out", size=24))

@@ -1,0 +1,81 @@
+"""The mean image and the colour covariance are exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from folders import encoded, request
+
+from alexnet_dist.pack.records import Job, load_record, records_folder, save_record
+from alexnet_dist.pack.shard import finish_shard
+from alexnet_dist.pack.sources import File
+from alexnet_dist.pack.sums import Sums
+
+
+def sums_of(images: npt.NDArray[np.uint8]) -> Sums:
+    flat = images.reshape(-1, 3).astype(np.int64)
+    return Sums(len(images), images.astype(np.int64).sum(0), flat.T @ flat)
+
+
+def test_mean_and_covariance_agree_with_numpy() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    sums = sums_of(images)
+    flat = images.reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(sums.mean_image(), images.mean(0).transpose(2, 0, 1), rtol=1e-7)
+    assert sums.mean_image().dtype == np.float32
+    np.testing.assert_allclose(sums.colour().mean, flat.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(sums.colour().covariance, np.cov(flat.T, bias=True), rtol=1e-12)
+
+
+def test_sums_add_up_in_any_order() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    whole, first, last = sums_of(images), sums_of(images[:5]), sums_of(images[5:])
+    for added in (first + last, last + first):
+        assert added.colour() == whole.colour()
+        np.testing.assert_array_equal(added.mean_image(), whole.mean_image())
+
+
+def test_the_covariance_of_imagenets_size_keeps_its_digits() -> None:
+    """A variance of one level, beside a mean of 254.5, over 1.28 million images of 256 x 256."""
+    half = 1_281_168 // 2
+    pixels = np.full((256, 256, 3), half * (254 + 255), np.int64)
+    products = np.full((3, 3), half * 65536 * (254**2 + 255**2), np.int64)
+    colour = Sums(2 * half, pixels, products).colour()
+    assert colour.mean == (254.5, 254.5, 254.5)
+    assert colour.covariance == ((0.25, 0.25, 0.25),) * 3
+
+
+def test_a_shards_sums_are_exact_where_float32_would_not_be(tmp_path: Path) -> None:
+    """All 255 over more than 2**24 / 255**2 pixels: rounding in float32 would show."""
+    size, pixels = 320, np.full((320, 320, 3), 255, np.uint8)
+    pixels[0, 0] = 254
+    data = encoded(pixels, "PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    asked = request(tmp_path, tmp_path, size=size)
+    records_folder(tmp_path, "train").mkdir()
+    job = Job(tmp_path, "train", 0, tmp_path, 0, (File("a.png", 0, len(data)),) * 3, asked.options)
+    finish_shard(job)
+    record = load_record(job.record_path)
+    assert record is not None
+    assert record.sums is not None
+    expected = sums_of(np.stack([pixels] * 3))
+    np.testing.assert_array_equal(record.sums.products, expected.products)
+    np.testing.assert_array_equal(record.sums.pixels, expected.pixels)
+
+
+def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    records_folder(tmp_path, "train").mkdir()
+    job = Job(tmp_path, "train", 0, tmp_path, 0, (File("a.png", 0, 8),), request(tmp_path, tmp_path).options)
+    finish_shard(job)
+    record, whole = load_record(job.record_path), job.record_path.read_bytes()
+    assert record is not None
+    assert record.images == 0
+    assert record.rejected[0].reason == "not a JPEG or PNG"
+    for damaged in (b"", whole[:-9], whole[:100], whole[:200] + bytes(50) + whole[250:], b"x" * 300):
+        job.record_path.write_bytes(damaged)
+        assert load_record(job.record_path) is None
+    save_record(record, job.record_path)
+    assert job.record_path.read_bytes() == whole
