@@ -1,0 +1,122 @@
+"""The paper's arithmetic in NumPy float64, index by index, written from the text (§3, §4.2) and not from our code."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def sides(side: int, kernel: int, stride: int, padding: int = 0) -> int:
+    """The 2012 source's outputs a side, layer.py: 1 + ceil((2 * padding + side - kernel) / stride)."""
+    return 1 + math.ceil((2 * padding + side - kernel) / stride)
+
+
+def normalise(a: Array, k: float, n: int, alpha: float, beta: float) -> Array:
+    """§3.3: b^i = a^i / (k + alpha * sum over j from max(0, i - n/2) to min(N - 1, i + n/2) of (a^j)^2)^beta."""
+    b = np.empty_like(a)
+    images, maps, height, width = a.shape
+    for m, i, y, x in itertools.product(range(images), range(maps), range(height), range(width)):
+        total = 0.0
+        for j in range(max(0, i - n // 2), min(maps - 1, i + n // 2) + 1):
+            total += a[m, j, y, x] ** 2
+        b[m, i, y, x] = a[m, i, y, x] / (k + alpha * total) ** beta
+    return b
+
+
+def pool(a: Array, z: int, s: int) -> Array:
+    """§3.4: units s pixels apart, each the largest of a z x z neighbourhood, as far as it lies inside the map."""
+    images, maps, height, width = a.shape
+    pooled = np.empty((images, maps, sides(height, z, s), sides(width, z, s)))
+    for m, i, y, x in np.ndindex(*pooled.shape):
+        largest = -math.inf
+        for v, u in itertools.product(range(y * s, min(y * s + z, height)), range(x * s, min(x * s + z, width))):
+            largest = max(largest, float(a[m, i, v, u]))
+        pooled[m, i, y, x] = largest
+    return pooled
+
+
+def convolve(a: Array, weights: Array, biases: Array | None, stride: int, padding: int) -> Array:
+    """Slide kernels over maps until all of a map is covered; what lies outside of it reads as zero."""
+    images, maps, height, width = a.shape
+    kernels, depth, size, _ = weights.shape
+    assert depth == maps
+    out = np.empty((images, kernels, sides(height, size, stride, padding), sides(width, size, stride, padding)))
+    for m, o, y, x in np.ndindex(*out.shape):
+        total = 0.0 if biases is None else float(biases[o])
+        for i, v, u in itertools.product(range(maps), range(size), range(size)):
+            row, column = y * stride - padding + v, x * stride - padding + u
+            if 0 <= row < height and 0 <= column < width:
+                total += float(weights[o, i, v, u]) * float(a[m, i, row, column])
+        out[m, o, y, x] = total
+    return out
+
+
+def connect(a: Array, weights: Array, biases: Array | None) -> Array:
+    """Multiply units with weights; maps are read map by map, row by row."""
+    units = a.reshape(len(a), -1)
+    out = np.empty((len(units), len(weights)))
+    for m, o in np.ndindex(*out.shape):
+        total = 0.0 if biases is None else float(biases[o])
+        for i in range(units.shape[1]):
+            total += float(weights[o, i]) * float(units[m, i])
+        out[m, o] = total
+    return out
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one layer does, in the order in which it does it (§3.5): sum, non-linearity, normalise, pool; dropped by half."""
+
+    name: str
+    both: bool = False
+    stride: int = 1
+    padding: int = 0
+    normalised: bool = False
+    pooled: tuple[int, int] | None = None
+    dropped: bool = False
+
+
+def forward(
+    rows: list[Row],
+    parameters: Mapping[str, Array],
+    images: Array,
+    constants: tuple[float, int, float, float],
+    activate: Callable[[Array], Array],
+) -> Array:
+    """Two towers at test time (figure 2, §3.5, §4.2): parameters are named `tower.layer.part`, such as 0.conv3.own.
+
+    A weight has two dimensions in a fully connected layer, four in a convolution; constants are k, n, alpha, beta.
+    """
+
+    def layer(row: Row, name: str, a: Array) -> Array:
+        weights, biases = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
+        if weights.ndim == 2:
+            return connect(a, weights, biases)
+        return convolve(a, weights, biases, row.stride, row.padding)
+
+    maps = [images, images]
+    for row in rows:
+        before, maps = maps, []
+        for tower in (0, 1):
+            name = f"{tower}.{row.name}"
+            if row.both:
+                sums = layer(row, f"{name}.own", before[tower]) + layer(row, f"{name}.other", before[1 - tower])
+            else:
+                sums = layer(row, name, before[tower])
+            if row is not rows[-1]:
+                sums = activate(sums)
+            if row.normalised:
+                sums = normalise(sums, *constants)
+            if row.pooled:
+                sums = pool(sums, *row.pooled)
+            if row.dropped:
+                sums = sums * 0.5
+            maps.append(sums)
+    return np.concatenate(maps, 1)

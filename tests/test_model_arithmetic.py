@@ -1,0 +1,138 @@
+"""The one AlexNet's arithmetic: the paper's, index by index; its gradients; dropout by address."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import literal
+import numpy as np
+import pytest
+import torch
+from literal import Row
+from nets import SMALL
+from torch import Tensor
+
+from alexnet_dist import draws
+from alexnet_dist.geometry import Geometry, Layer, Norm
+from alexnet_dist.layers import Address
+from alexnet_dist.model import AlexNet
+
+# Everything the paper's net has, small enough for loops: overhangs, overlapping pools, odd classes, maps into units.
+TINY = Geometry(
+    layers={
+        "conv1": Layer(channels=12, kernel=4, stride=2, norm=True, pool=(3, 2), init_std=0.3, init_bias=0.1),
+        "conv2": Layer(channels=8, kernel=3, padding=1, norm=True, pool=(2, 2), init_std=0.3, init_bias=0.2),
+        "conv3": Layer(channels=8, kernel=3, padding=1, reads="both", init_std=0.3, init_bias=0.3),
+        "conv4": Layer(channels=6, kernel=3, padding=1, init_std=0.3, init_bias=0.1),
+        "conv5": Layer(channels=4, kernel=3, padding=1, pool=(2, 1), init_std=0.3, init_bias=0.1),
+        "fc6": Layer(channels=10, reads="both", dropout=0.5, init_std=0.3, init_bias=0.1),
+        "fc7": Layer(channels=6, reads="both", dropout=0.5, init_std=0.3, init_bias=0.1),
+        "fc8": Layer(reads="both", init_std=0.3),
+    },
+    classes=5,
+    side=15,
+    norm=Norm(size=5, alpha=0.1, beta=0.75, k=2.0),
+)
+ROWS = [
+    Row("conv1", stride=2, normalised=True, pooled=(3, 2)),
+    Row("conv2", padding=1, normalised=True, pooled=(2, 2)),
+    Row("conv3", both=True, padding=1),
+    Row("conv4", padding=1),
+    Row("conv5", padding=1, pooled=(2, 1)),
+    Row("fc6", both=True, dropped=True),
+    Row("fc7", both=True, dropped=True),
+    Row("fc8", both=True),
+]
+
+
+def images(net: Geometry, rows: int) -> Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    return 50 * torch.randn(rows, 3, net.side, net.side, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("activation", "function"), [("relu", lambda a: np.maximum(a, 0.0)), ("tanh", np.tanh)])
+def test_the_net_is_the_papers_index_by_index(activation: Literal["relu", "tanh"], function: Any) -> None:
+    model = AlexNet(replace(TINY, activation=activation), 2, torch.float64).eval()
+    batch = images(TINY, 2) / 50
+    parameters = {name.removeprefix("towers."): values.detach().numpy() for name, values in model.named_parameters()}
+    wanted = literal.forward(ROWS, parameters, batch.numpy(), (2.0, 5, 0.1, 0.75), function)
+    found = model(batch).detach().numpy()
+    assert found.shape == (2, 5)
+    assert np.abs(found - wanted).max() <= 1e-10 * np.abs(wanted).max()
+    assert np.abs(found[0] - found[1]).max() > 1e-3 * np.abs(wanted).max()
+
+
+def test_gradients_are_difference_quotients() -> None:
+    model = AlexNet(TINY, 2, torch.float64).train()
+    batch, address = images(TINY, 3) / 50, Address(1, 2, torch.arange(3))
+    weights = list[Tensor](model.parameters())
+    pull = images(TINY, 4).flatten()[: 3 * 5].reshape(3, 5)
+
+    def value() -> Tensor:
+        total: Tensor = (model(batch, address) * pull).sum()
+        return total
+
+    gradients = torch.autograd.grad(value(), weights)
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        direction = [torch.randn(w.shape, generator=generator, dtype=torch.float64) for w in weights]
+        ends = []
+        for move in (1e-6, -2e-6):
+            with torch.no_grad():
+                torch._foreach_add_(weights, direction, alpha=move)
+                ends.append(float(value()))
+        with torch.no_grad():
+            torch._foreach_add_(weights, direction, alpha=1e-6)
+        slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
+
+
+def test_training_with_dropout_needs_an_address() -> None:
+    model = AlexNet(SMALL, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"fc6 has dropout: training it needs its address \(seed, step, slots\)"):
+        model(images(SMALL, 1))
+    model.eval()(images(SMALL, 1))
+    rows = {name: replace(row, dropout=0.0) for name, row in SMALL.layers.items()}
+    AlexNet(replace(SMALL, layers=rows), dtype=torch.float64)(images(SMALL, 1))
+
+
+def test_dropout_masks_count_units_over_both_towers_and_test_time_halves() -> None:
+    model, batch = AlexNet(SMALL, 1, torch.float64), images(SMALL, 4)
+    inputs: dict[str, list[Tensor]] = {}
+    for name in ("0.fc7.own", "1.fc7.own", "0.fc7.other", "1.fc7.other"):
+        seen = inputs.setdefault(name, [])
+        model.get_submodule(f"towers.{name}").register_forward_pre_hook(lambda _, read, seen=seen: seen.extend(read))
+    model.train()(batch, Address(8, 3, torch.arange(10, 14)))
+    model.eval()(batch)
+    keep = draws.keep(draws.key(8, "dropout", 3, "fc6"), torch.arange(10, 14), torch.arange(32), 0.5)
+    for tower in (0, 1):
+        training, testing = inputs[f"{tower}.fc7.own"]
+        assert training.equal(2 * testing * keep[:, 16 * tower : 16 * tower + 16])  # no rescaling; x 0.5 at test time
+        assert inputs[f"{1 - tower}.fc7.other"][0].equal(training)
+        assert (testing > 0).any()
+
+
+def test_a_forward_in_micro_batches_is_the_whole_one() -> None:
+    model, batch = AlexNet(SMALL, 1, torch.float64), images(SMALL, 5)
+    whole = model(batch, Address(8, 3, torch.arange(5)))
+    parts = [model(batch[a:b], Address(8, 3, torch.arange(a, b))) for a, b in pairwise((0, 2, 5))]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(model(batch, Address(8, 4, torch.arange(5))), whole)
+
+
+def test_the_input_scale_multiplies_the_image() -> None:
+    halved = AlexNet(replace(SMALL, input_scale=0.5), 1, torch.float64).eval()
+    batch = images(SMALL, 2)
+    assert halved(batch).equal(AlexNet(SMALL, 1, torch.float64).eval()(batch / 2))
+
+
+def test_the_boundary_is_told_once_for_each_tower() -> None:
+    model, told = AlexNet(SMALL, 1, torch.float64), []
+    model.on_boundary = lambda gradient: told.append(gradient.shape)
+    model(images(SMALL, 2), Address(0, 0, torch.arange(2))).sum().backward()
+    assert told == [(2, 6, 3, 3)] * 2
+    with torch.no_grad():
+        model.eval()(images(SMALL, 2))
+    assert len(told) == 2

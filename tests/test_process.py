@@ -1,0 +1,171 @@
+"""What a process asks of the kernel, each tried in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from alexnet_dist.process import Launched, launched
+
+# Waits in C for ever and through every signal, as a collective does: the main thread never runs Python again.
+WAIT_IN_C = """
+import ctypes
+libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+libc.pthread_mutex_lock(mutex)
+print("waiting", flush=True)
+libc.pthread_mutex_lock(mutex)
+"""
+WATCH = """
+import os, signal, sys, threading, time
+from alexnet_dist.process import StopRequest
+stop = StopRequest((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), grace_s=float(sys.argv[1]))
+assert not stop
+"""
+TELL_AND_LEAVE = """
+def tell():
+    while not stop:
+        time.sleep(0.01)
+    print("asked to stop", flush=True)
+    os._exit(7)
+threading.Thread(target=tell, daemon=True).start()
+"""
+
+
+@contextmanager
+def running(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_a_signal_sets_the_flag_while_the_main_thread_waits_in_c() -> None:
+    with running(f"{WATCH}{TELL_AND_LEAVE}stop.arm()\n{WAIT_IN_C}", "60") as process:
+        assert read_line(process) == "waiting"
+        process.send_signal(signal.SIGTERM)
+        assert read_line(process) == "asked to stop"
+        assert process.wait(10) == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_before_arm_a_signal_ends_the_process_at_once(number: signal.Signals) -> None:
+    with running(f"{WATCH}{WAIT_IN_C}", "60") as process:
+        assert read_line(process) == "waiting"
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+
+
+def test_a_process_that_does_not_stop_in_its_grace_is_ended() -> None:
+    with running(f"{WATCH}stop.arm()\n{WAIT_IN_C}", "0.2") as process:
+        assert read_line(process) == "waiting"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 143
+        assert errors == "not stopped 0 s after signal 15: leaving\n"
+
+
+def test_a_process_that_stops_in_its_grace_ends_as_it_likes() -> None:
+    with running(f"{WATCH}stop.arm()\nprint('ready', flush=True)\nwhile not stop: time.sleep(0.01)", "60") as process:
+        assert read_line(process) == "ready"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_other_signals_are_left_alone() -> None:
+    with running(f"{WATCH}{WAIT_IN_C}", "60") as process:
+        assert read_line(process) == "waiting"
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(10) == -signal.SIGUSR2
+
+
+def test_a_child_dies_with_its_parent() -> None:
+    child = f"""
+import os, signal
+from alexnet_dist.process import die_with_parent, ignore
+ignore((signal.SIGTERM, signal.SIGINT))
+die_with_parent(os.getppid())
+{WAIT_IN_C}"""
+    parent = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
+    with running(parent, child) as process:
+        assert read_line(process) == "waiting"  # from the child, which writes into the same pipe
+        process.send_signal(signal.SIGKILL)
+        # The pipe ends when the child, its last writer, is gone.
+        assert process.communicate(timeout=10) == ("", "")
+
+
+def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
+    program = (
+        "import os; from alexnet_dist.process import die_with_parent; die_with_parent(os.getpid()); print('alive')"
+    )
+    with running(program) as process:
+        assert process.communicate(timeout=10) == ("", "")
+        assert process.returncode == 1
+
+
+def test_a_process_goes_on_while_its_parent_lives() -> None:
+    program = (
+        "import os; from alexnet_dist.process import die_with_parent; die_with_parent(os.getppid()); print('alive')"
+    )
+    with running(program) as process:
+        assert process.communicate(timeout=10) == ("alive\n", "")
+        assert process.returncode == 0
+
+
+def test_ignored_signals_do_nothing() -> None:
+    program = """
+import os, signal
+from alexnet_dist.process import ignore
+ignore((signal.SIGTERM, signal.SIGUSR1))
+os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGUSR1)
+print("alive")"""
+    with running(program) as process:
+        assert process.communicate(timeout=10) == ("alive\n", "")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_freed_memory_is_kept() -> None:
+    program = """
+import resource, sys
+from alexnet_dist.process import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+b"x" * (64 << 20)
+first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    bytes(range(256)) * (64 << 12)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)"""
+    faults = {}
+    for word in ("keep", "stock"):
+        with running(program, word) as process:
+            faults[word] = int(process.communicate(timeout=20)[0])
+    assert faults["keep"] < 100  # pages; 64 MiB are 16,384 of them, or 32 huge ones
+    assert faults["stock"] >= 3 * 32
+
+
+def test_without_torchrun_a_process_is_the_only_one() -> None:
+    assert launched({}) == Launched(0, 1, 0, 1, under_torchrun=False)
+    assert launched({"WORLD_SIZE": "2"}).under_torchrun is False
+
+
+def test_torchrun_says_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    assert launched(said) == Launched(5, 8, 1, 4, under_torchrun=True)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == launched(said)
+    assert launched(dict(os.environ)) == launched(said)
+    assert launched({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}).local_world_size == 2

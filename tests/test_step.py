@@ -1,0 +1,254 @@
+"""One optimizer step and one validation: what they add up, in which order they ask, and where their time goes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import SMALL
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexnet_dist.feed import Batch
+from alexnet_dist.layers import Address
+from alexnet_dist.model import AlexNet
+from alexnet_dist.optim import Rule
+from alexnet_dist.parallel import Reducer
+from alexnet_dist.programme import Task
+from alexnet_dist.step import PHASES, Engine, Stopwatch, engine, score, train_step, validate, widened
+
+SEED, GLOBAL_BATCH = 3, 8
+
+
+def batch(first: int, end: int, dtype: torch.dtype = torch.float64, train: bool = True, empty: int = 0) -> Batch:
+    """Return slots [first, end) of a global batch, each slot's row its own, the last `empty` rows without an image."""
+    images, labels = [], []
+    for slot in range(first, end):
+        generator = torch.Generator().manual_seed(slot)
+        images.append(30 * torch.randn(3, SMALL.side, SMALL.side, generator=generator, dtype=torch.float64).to(dtype))
+        labels.append(slot % SMALL.classes)
+    truth = torch.tensor(labels)
+    truth[len(truth) - empty :] = -1
+    return Batch(Task(train, 0, 0, np.arange(first, end), first), torch.stack(images), truth, torch.arange(first, end))
+
+
+class Source:
+    """Brings batches, waits as long as it is told to, and notes what it is asked."""
+
+    def __init__(self, batches: Sequence[Batch], wait_s: float = 0.0) -> None:
+        self._batches, self._wait_s = list(batches), wait_s
+        self.data_wait_s, self.link_wait_s = 5.0, 7.0  # of earlier steps
+        self.events: list[str] = []
+        self.when_ahead: Callable[[], None] = lambda: None
+
+    def take(self) -> Batch:
+        self.events.append("take")
+        time.sleep(self._wait_s)
+        self.data_wait_s += self._wait_s
+        return self._batches.pop(0)
+
+    def send_ahead(self) -> None:
+        self.events.append("ahead")
+        self.when_ahead()
+
+
+def fresh(accumulate: int = 1, dtype: torch.dtype = torch.float64, compute: torch.dtype = torch.float64) -> Engine:
+    model = AlexNet(SMALL, SEED, dtype)
+    return engine(model, Reducer(model, None), Rule(bias_rate_factor=2.0), SEED, GLOBAL_BATCH, accumulate, compute)
+
+
+def gradients(trainer: Engine) -> dict[str, Tensor]:
+    return {f"{tower}.{name}": g.clone() for tower in (0, 1) for name, g in trainer.gradients(tower).items()}
+
+
+def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert set(found) == set(wanted)
+    for name, tensor in wanted.items():
+        assert (found[name] - tensor).abs().max() <= 1e-12 * tensor.abs().max(), name
+
+
+def test_a_step_is_the_mean_loss_its_gradient_and_the_rule() -> None:
+    trainer, whole = fresh(), batch(0, 8)
+    oracle = AlexNet(SMALL, SEED, torch.float64).train()
+    logits = oracle(whole.images, Address(SEED, 6, whole.slots))
+    wanted = -sum(logits.log_softmax(1)[row, label] for row, label in enumerate(whole.labels.tolist())) / 8
+    wanted.backward()
+    report = train_step(trainer, Source([whole]), 6, 0.01)
+    assert report.loss == pytest.approx(float(wanted.detach()), rel=1e-12)
+    assert report.wrong == sum(int(row.argmax()) != label for row, label in zip(logits, whole.labels, strict=True))
+    assert report.tasks == (whole.task,)
+    before = AlexNet(SMALL, SEED, torch.float64)
+    for name, parameter in oracle.named_parameters():
+        tower, key = int(name[7]), name[9:]
+        gradient, old = parameter.grad, before.get_parameter(name)
+        assert gradient is not None
+        velocity = -0.01 * gradient * 2 if key.endswith("bias") else -0.01 * gradient - 0.0005 * 0.01 * old
+        torch.testing.assert_close(trainer.velocities[tower][key], velocity, rtol=1e-10, atol=1e-15)
+        torch.testing.assert_close(trainer.weights[tower][key], old + velocity, rtol=1e-10, atol=1e-15)
+
+
+def test_an_engine_begins_at_rest() -> None:
+    trainer = fresh()
+    assert all(not velocity.any() for named in trainer.velocities.values() for velocity in named.values())
+    assert {tower: set(named) for tower, named in trainer.weights.items()} == {
+        tower: set(named) for tower, named in trainer.velocities.items()
+    }
+    assert trainer.gradients(0) == {}
+
+
+@pytest.mark.parametrize("spans", [[(0, 4), (4, 8)], [(0, 2), (2, 5), (5, 8)]])
+def test_accumulation_changes_nothing(spans: list[tuple[int, int]]) -> None:
+    whole, parts = fresh(), fresh(len(spans))
+    one = train_step(whole, Source([batch(0, 8)]), 0, 0.01)
+    many = train_step(parts, Source([batch(*span) for span in spans]), 0, 0.01)
+    assert_same(gradients(parts), gradients(whole))
+    assert many.loss == pytest.approx(one.loss, rel=1e-12)
+    assert many.wrong == one.wrong
+    assert [task.first_slot for task in many.tasks] == [first for first, _ in spans]
+
+
+def test_replicas_add_up_to_the_global_batch() -> None:
+    whole, replicas = fresh(), [fresh(), fresh()]
+    one = train_step(whole, Source([batch(0, 8)]), 0, 0.01)
+    each = [train_step(r, Source([batch(*span)]), 0, 0.01) for r, span in zip(replicas, [(0, 3), (3, 8)], strict=True)]
+    left, right = map(gradients, replicas)
+    assert_same({name: left[name] + right[name] for name in left}, gradients(whole))
+    assert sum(report.loss for report in each) == pytest.approx(one.loss, rel=1e-12)
+    assert sum(report.wrong for report in each) == one.wrong
+
+
+def test_gradients_of_the_step_before_are_forgotten() -> None:
+    trainer, again = fresh(), fresh()
+    for number in (0, 1):
+        train_step(trainer, Source([batch(0, 8)]), number, 0.0)  # a rate of 0: the weights stay
+    train_step(again, Source([batch(0, 8)]), 1, 0.0)
+    assert_same(gradients(trainer), gradients(again))
+
+
+def test_the_next_batch_is_sent_when_the_last_exchange_of_backward_is_over() -> None:
+    trainer, source = fresh(2), Source([batch(0, 4), batch(4, 8)])
+    train_step(trainer, source, 0, 0.01)
+    # After backward of the first; of the last already at the boundary, and in any case after it.
+    assert source.events == ["take", "ahead", "take", "ahead", "ahead"]
+    trainer, source, done = fresh(), Source([batch(0, 8)]), []
+    source.when_ahead = lambda: done.append(set(trainer.gradients(0)))
+    train_step(trainer, source, 0, 0.01)
+    assert {name.split(".")[0] for name in done[0]} == {"conv3", "conv4", "conv5", "fc6", "fc7", "fc8"}
+    assert len(done[0]) == len(done[1]) - 4  # all of those; conv1 and conv2 compute while it travels
+
+
+def test_bfloat16_computes_with_float32_weights() -> None:
+    narrow, wide = fresh(1, torch.float32, torch.bfloat16), fresh(1, torch.float32, torch.float32)
+    rows = batch(0, 8, torch.float32)
+    reports = [train_step(trainer, Source([rows]), 0, 0.01) for trainer in (narrow, wide)]
+    assert reports[0].loss == pytest.approx(reports[1].loss, rel=0.05)
+    assert reports[0].loss != reports[1].loss
+    for weights in narrow.weights.values():
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert {gradient.dtype for gradient in gradients(narrow).values()} == {torch.float32}
+
+
+def test_logits_are_widened_and_never_narrowed() -> None:
+    for found, wanted in (("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("float64",) * 2):
+        assert widened(torch.zeros(1, dtype=getattr(torch, found))).dtype == getattr(torch, wanted)
+
+
+def test_a_steps_phases_add_up() -> None:
+    trainer, source = fresh(2), Source([batch(0, 4), batch(4, 8)], wait_s=0.02)
+    began_s = time.perf_counter()
+    report = train_step(trainer, source, 0, 0.01)
+    outside_s = time.perf_counter() - began_s
+    assert tuple(report.phase_s) == PHASES
+    assert report.step_s == pytest.approx(sum(report.phase_s.values()), rel=1e-12)
+    assert report.phase_s["data_wait"] == pytest.approx(0.04, abs=1e-9)
+    assert min(report.phase_s.values()) >= 0
+    assert 0.04 < report.step_s <= outside_s
+    assert min(report.phase_s[phase] for phase in ("forward", "backward", "optimizer")) > 0
+
+
+class Clock(NamedTuple):
+    """Moments at which the stopwatch looks: what the clock and the three waits then show."""
+
+    now_s: float
+    data_s: float
+    link_s: float
+    reduce_s: float
+
+
+def test_waiting_inside_a_phase_is_counted_as_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, reducer = Source([]), fresh().reducer
+
+    def show(clock: Clock) -> None:
+        monkeypatch.setattr(time, "perf_counter", lambda: clock.now_s)
+        source.data_wait_s, source.link_wait_s, reducer.wait_s = clock.data_s, clock.link_s, clock.reduce_s
+
+    show(Clock(100.0, 1.0, 2.0, 3.0))
+    watch = Stopwatch(source, reducer)
+    show(Clock(101.0, 1.25, 2.0, 3.0))
+    watch.lap("other")
+    show(Clock(103.0, 1.25, 2.5, 3.0))
+    watch.lap("forward")
+    show(Clock(107.0, 1.5, 3.5, 3.5))
+    watch.lap("backward")
+    show(Clock(108.0, 1.5, 3.5, 3.5))
+    watch.lap("backward")
+    assert watch.phase_s == {
+        "data_wait": 0.5, "forward": 1.5, "link_wait": 1.5, "backward": 3.25, "allreduce_wait": 0.5, "optimizer": 0.0,
+        "other": 0.75,
+    }  # fmt: skip
+    assert sum(watch.phase_s.values()) == 8.0
+
+
+def literal_score(logits: list[list[float]], labels: list[int]) -> list[float]:
+    """The order of the classes by score, by index among equals; the loss as the softmax's definition has it."""
+    loss = top1 = top5 = images = 0.0
+    for row, label in zip(logits, labels, strict=True):
+        if label < 0:
+            continue
+        order = sorted(range(len(row)), key=lambda k: (-row[k], k))
+        largest = max(row)
+        loss -= math.log(math.exp(row[label] - largest) / sum(math.exp(value - largest) for value in row))
+        top1, top5, images = top1 + (label not in order[:1]), top5 + (label not in order[:5]), images + 1
+    return [loss, top1, top5, images]
+
+
+@given(data=st.data(), classes=st.integers(2, 8), rows=st.integers(1, 6))
+def test_a_score_is_a_place_in_the_order(data: st.DataObject, classes: int, rows: int) -> None:
+    few = st.sampled_from([-2.5, -1.0, 0.0, 0.5, 3.0])  # many ties
+    logits = [data.draw(st.lists(few, min_size=classes, max_size=classes)) for _ in range(rows)]
+    labels = [data.draw(st.integers(-1, classes - 1)) for _ in range(rows)]
+    found = score(torch.tensor(logits), torch.tensor(labels))
+    assert found.dtype == torch.float64
+    assert found.tolist() == pytest.approx(literal_score(logits, labels), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_row_that_is_not_finite_is_wrong(broken: float) -> None:
+    logits = torch.zeros(2, 7)
+    logits[0, 1] = broken
+    _, top1, top5, images = score(logits, torch.tensor([0, 0])).tolist()
+    assert (top1, top5, images) == (1, 1, 2)
+
+
+def test_no_rows_score_nothing() -> None:
+    assert score(torch.zeros(3, 4), torch.full((3,), -1)).tolist() == [0, 0, 0, 0]
+
+
+def test_a_validation_counts_each_image_once() -> None:
+    trainer = fresh()
+    source = Source([batch(0, 4, train=False), batch(4, 8, train=False, empty=3)])
+    found = validate(trainer, source, 2)
+    oracle, rows = AlexNet(SMALL, SEED, torch.float64).eval(), batch(0, 5)
+    logits = oracle(rows.images).detach()
+    assert found.tolist() == pytest.approx(literal_score(logits.tolist(), rows.labels.tolist()), rel=1e-12)
+    assert float(found[0]) == pytest.approx(float(F.cross_entropy(logits, rows.labels, reduction="sum")), rel=1e-12)
+    assert source.events == ["take", "ahead"] * 2
+    assert trainer.gradients(0) == {}
+    assert validate(trainer, Source([]), 0).tolist() == [0, 0, 0, 0]

@@ -1,0 +1,123 @@
+"""Ranks, replicas, towers and devices; and every refusal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import Ranks
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_dist import topology
+from alexnet_dist.errors import UserError
+from alexnet_dist.process import Launched, launched
+from alexnet_dist.topology import Groups, Layout, Topology, place
+
+ALONE = Launched(0, 1, 0, 1, under_torchrun=False)
+
+
+def ranks(world_size: int, nodes: int = 1) -> list[Launched]:
+    local = world_size // nodes
+    return [Launched(rank, world_size, rank % local, local, under_torchrun=True) for rank in range(world_size)]
+
+
+@given(replicas=st.integers(1, 9))
+def test_a_rank_is_twice_its_replica_plus_its_tower(replicas: int) -> None:
+    places = [place("paired", "cpu", one) for one in ranks(2 * replicas)]
+    assert [(p.replica, p.towers) for p in places] == [(r, (t,)) for r in range(replicas) for t in (0, 1)]
+    assert {p.replicas for p in places} == {replicas}
+    assert [p.is_chief for p in places] == [True] + [False] * (2 * replicas - 1)
+
+
+@given(replicas=st.integers(1, 9))
+def test_a_fused_rank_is_a_replica(replicas: int) -> None:
+    places = [place("fused", "cpu", one) for one in ranks(replicas)]
+    assert [(p.replica, p.towers) for p in places] == [(r, (0, 1)) for r in range(replicas)]
+    assert {p.replicas for p in places} == {replicas}
+
+
+def test_auto_is_paired_under_torchrun_and_fused_without() -> None:
+    assert place("auto", "cpu", ALONE) == Topology(0, 1, 0, "fused", torch.device("cpu"))
+    assert place("auto", "cpu", ranks(2)[1]) == Topology(1, 2, 1, "paired", torch.device("cpu"))
+
+
+def test_pairs_do_not_span_nodes() -> None:
+    places = [place("paired", "cpu", one) for one in ranks(8, nodes=2)]
+    assert [p.local_rank for p in places] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert [p.replica for p in places] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("layout", "one", "message"),
+    [
+        ("auto", ranks(5)[0], r"world size 5 is odd: a replica is a pair of ranks .*--nproc-per-node=2"),
+        ("paired", ALONE, r"world size 1 is odd: .* use topology\.layout=fused"),
+        (
+            "paired",
+            ranks(6, nodes=2)[4],
+            r"3 ranks on this node: the two towers of a replica share a node; use an even",
+        ),
+    ],
+)
+def test_what_cannot_be_paired_is_refused(layout: Layout, one: Launched, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        place(layout, "cpu", one)
+
+
+def devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+
+
+def test_a_rank_takes_the_device_of_its_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices(monkeypatch, 4)
+    for device in ("auto", "cuda"):
+        found = [place("paired", device, one).device for one in ranks(8, nodes=2)]
+        assert found == [torch.device("cuda", index) for index in (0, 1, 2, 3)] * 2
+    assert place("paired", "cpu", ranks(2)[1]).device == torch.device("cpu")
+
+
+def test_auto_without_devices_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices(monkeypatch, 0)
+    assert place("auto", "auto", ALONE).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("count", "one", "message"),
+    [
+        (0, ALONE, r"train\.device: cuda, but torch finds no CUDA device; use train\.device=cpu"),
+        (3, ranks(4)[0], r"4 ranks on this node but 3 CUDA devices: .* --nproc-per-node=2, topology\.layout=fused"),
+        (1, ranks(2)[0], r"2 ranks on this node but 1 CUDA devices: .* --nproc-per-node=1, topology\.layout=fused"),
+    ],
+)
+def test_missing_devices_are_refused(count: int, one: Launched, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices(monkeypatch, count)
+    with pytest.raises(UserError, match=message):
+        place("auto", "cuda", one)
+
+
+def test_one_process_needs_no_groups() -> None:
+    assert topology.open_groups(place("auto", "cpu", ALONE), 60.0) == Groups()
+    topology.close_groups()
+    assert not dist.is_initialized()
+
+
+def members(layout: Layout) -> list[list[int] | None]:
+    """Return the ranks of my pair, row and everyone; runs in a process of its own."""
+    groups = topology.open_groups(place(layout, "cpu", launched()), 60.0)
+    each = (groups.pair, groups.row, groups.everyone)
+    found = [None if group is None else dist.get_process_group_ranks(group) for group in each]
+    topology.close_groups()
+    assert not dist.is_initialized()
+    return found
+
+
+def test_groups_hold_the_pair_the_row_and_everyone(run_ranks: Ranks) -> None:
+    everyone = [0, 1, 2, 3]
+    assert run_ranks(4, members, "paired") == [
+        [[0, 1], [0, 2], everyone],
+        [[0, 1], [1, 3], everyone],
+        [[2, 3], [0, 2], everyone],
+        [[2, 3], [1, 3], everyone],
+    ]
+    assert run_ranks(2, members, "fused") == [[None, [0, 1], [0, 1]]] * 2
