@@ -1,0 +1,270 @@
+"""The series of a rank, their exposition, the server that shows them and the file that says where it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import prometheus_client
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+
+from alexnet_dist import step
+from alexnet_dist.metrics import PHASES, Metrics, remove_targets, write_targets
+
+NAMES = {"run": "demo", "rank": "3", "replica": "1", "tower": "1"}
+PHASE_S = {"data_wait": 0.1, "forward": 0.05, "link_wait": 0.02, "backward": 0.1, "optimizer": 0.03}
+
+
+def rank_3() -> Metrics:
+    return Metrics(run="demo", rank=3, replica=1, tower=1, world_size=4)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"alexnet_train_{name}", NAMES | labels)
+
+
+def take_step(metrics: Metrics, number: int = 1, images: float = 6.5) -> None:
+    metrics.observe_step(
+        step=number, epoch=number / 10, images_share=images, step_s=0.3, phase_s=PHASE_S, link_bytes_sent=100,
+        link_bytes_received=200, flops=1e9,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def served(metrics: Metrics, address: str = "127.0.0.1", port: int = 0) -> Iterator[int | None]:
+    """Serve for the length of a with block, and give the port."""
+    try:
+        yield metrics.serve(address, port)
+    finally:
+        metrics.close()
+
+
+def scraped(port: int | None) -> str:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def test_a_step_is_counted() -> None:
+    metrics = rank_3()
+    for number in (1, 2):
+        take_step(metrics, number)
+    assert value(metrics, "images_total") == 13
+    assert value(metrics, "steps_total") == 2
+    assert value(metrics, "model_flops_total") == 2e9
+    assert value(metrics, "step") == 2
+    assert value(metrics, "epoch") == 0.2
+    assert value(metrics, "link_bytes_total", direction="send") == 200
+    assert value(metrics, "link_bytes_total", direction="recv") == 400
+    assert value(metrics, "step_duration_seconds_count") == 2
+    assert value(metrics, "step_duration_seconds_sum") == pytest.approx(0.6)
+    assert value(metrics, "step_duration_seconds_bucket", le="0.2") == 0
+    assert value(metrics, "step_duration_seconds_bucket", le="0.3") == 2
+    for phase in PHASES:
+        assert value(metrics, "phase_seconds_total", phase=phase) == pytest.approx(2 * PHASE_S.get(phase, 0))
+    assert (value(metrics, "last_step_timestamp_seconds") or 0) == pytest.approx(time.time(), abs=60)
+
+
+def test_the_phases_are_the_steps_phases() -> None:
+    assert step.PHASES == PHASES
+
+
+def test_a_phase_that_rounding_left_below_nothing_does_not_end_the_run() -> None:
+    metrics = rank_3()
+    metrics.observe_step(
+        step=1, epoch=1, images_share=1, step_s=0, phase_s={"forward": -1e-12}, link_bytes_sent=0,
+        link_bytes_received=0, flops=0,
+    )  # fmt: skip
+    assert value(metrics, "phase_seconds_total", phase="forward") == 0
+
+
+def test_counters_stand_at_zero_and_gauges_of_what_has_not_happened_are_absent() -> None:
+    metrics = rank_3()
+    for name in ("images_total", "steps_total", "bad_samples_total", "nonfinite_loss_total", "model_flops_total"):
+        assert value(metrics, name) == 0, name
+    assert all(value(metrics, "phase_seconds_total", phase=phase) == 0 for phase in PHASES)
+    assert value(metrics, "checkpoint_duration_seconds_count", op="save") == 0
+    assert value(metrics, "running") == 0
+    assert value(metrics, "world_size") == 4
+    assert (value(metrics, "last_step_timestamp_seconds") or 0) == pytest.approx(time.time(), abs=60)
+    for name in ("step", "epoch", "loss", "learning_rate", "evaluation_loss", "progress_images"):
+        assert value(metrics, name) is None, name
+
+
+def test_what_a_run_tells_is_shown() -> None:
+    metrics = rank_3()
+    metrics.set_running(True)
+    metrics.observe_log(loss=2.5, top1_error=0.75, learning_rate=0.01)
+    metrics.observe_evaluation(loss=2.0, top1_error=0.5, top5_error=None)
+    assert value(metrics, "evaluation_top5_error") is None
+    metrics.observe_evaluation(loss=1.5, top1_error=0.4, top5_error=0.2)
+    metrics.observe_checkpoint("save", 1.5)
+    metrics.add_bad_samples(3)
+    metrics.add_nonfinite(1)
+    shown = {"running": 1, "loss": 2.5, "top1_error": 0.75, "learning_rate": 0.01, "evaluation_loss": 1.5}
+    shown |= {"evaluation_top1_error": 0.4, "evaluation_top5_error": 0.2, "bad_samples_total": 3}
+    shown |= {"nonfinite_loss_total": 1}
+    assert {name: value(metrics, name) for name in shown} == shown
+    assert value(metrics, "checkpoint_duration_seconds_sum", op="save") == 1.5
+    metrics.set_running(False)
+    assert value(metrics, "running") == 0
+
+
+@given(world_size=st.integers(1, 8), done=st.integers(0, 10**6), batch=st.integers(1, 300), steps=st.integers(0, 5))
+def test_progress_sums_to_the_runs_images_over_all_restarts(world_size: int, done: int, batch: int, steps: int) -> None:
+    total = 0.0
+    for rank in range(world_size):
+        metrics = Metrics(run="demo", rank=rank, replica=rank, tower="0+1", world_size=world_size)
+        metrics.restore(progress_images=done * batch, step=done)
+        # A global batch that the world size need not divide.
+        share = (rank + 1) * batch // world_size - rank * batch // world_size
+        for number in range(steps):
+            take_step(metrics, done + number + 1, share)
+        labels = {"run": "demo", "rank": str(rank), "replica": str(rank), "tower": "0+1"}
+        total += metrics.registry.get_sample_value("alexnet_train_progress_images", labels) or 0
+        assert metrics.registry.get_sample_value("alexnet_train_step", labels) == done + steps
+    assert total == pytest.approx((done + steps) * batch)
+
+
+def test_every_series_of_ours_names_the_rank_and_says_what_it_is() -> None:
+    metrics = rank_3()
+    take_step(metrics)
+    families = [family for family in metrics.registry.collect() if not family.name.startswith("process_")]
+    assert len(families) > 20
+    for family in families:
+        assert family.name.startswith("alexnet_train_")
+        assert family.documentation.endswith(".")
+        for sample in family.samples:
+            assert sample.labels.items() >= NAMES.items(), sample
+    assert any(family.name == "process_resident_memory_bytes" for family in metrics.registry.collect())
+
+
+def test_created_series_are_left_out_here_and_nowhere_else() -> None:
+    other = CollectorRegistry()
+    Counter("visits", "Somebody else's.", registry=other)
+    metrics = rank_3()
+    take_step(metrics)
+    assert b"_created" not in generate_latest(metrics.registry)
+    assert b"visits_created" in generate_latest(other)
+
+
+def test_two_ranks_fit_into_one_process_and_leave_the_global_registry_alone() -> None:
+    before = generate_latest(prometheus_client.REGISTRY).count(b"# HELP")
+    first, second = rank_3(), rank_3()
+    take_step(first)
+    assert value(second, "steps_total") == 0
+    assert generate_latest(prometheus_client.REGISTRY).count(b"# HELP") == before
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_accepts_the_exposition() -> None:
+    metrics = rank_3()
+    take_step(metrics)
+    metrics.observe_log(loss=float("nan"), top1_error=0.75, learning_rate=0.01)
+    metrics.observe_evaluation(loss=2.0, top1_error=0.5, top5_error=0.1)
+    with served(metrics) as port:
+        found = subprocess.run(["promtool", "check", "metrics"], input=scraped(port), capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_a_scrape_sees_the_run_grow(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = rank_3()
+    threads = threading.active_count()
+    with served(metrics) as port:
+        for number in (1, 2):
+            take_step(metrics, number, images=8)
+            line = 'alexnet_train_images_total{rank="3",replica="1",run="demo",tower="1"} '
+            assert f"{line}{8.0 * number}\n" in scraped(port)
+    assert threading.active_count() == threads
+    with pytest.raises(OSError, match="refused"):
+        scraped(port)
+    metrics.close()  # a second time: nothing left to close
+    assert capsys.readouterr().err == ""
+
+
+def test_a_taken_port_is_told_and_another_used(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        taken = squatter.getsockname()[1]
+        with served(rank_3(), port=taken) as port:
+            assert port not in (taken, None)
+            assert "alexnet_train_world_size" in scraped(port)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: rank 3: metrics")
+    assert str(taken) in line
+    assert str(port) in line
+
+
+def test_a_port_beyond_the_last_is_told_and_another_used(capsys: pytest.CaptureFixture[str]) -> None:
+    with served(rank_3(), port=65536) as port:
+        assert port
+    assert "65536" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "999.1.1.1", "a..b"])
+def test_an_address_that_is_not_ours_does_not_end_the_run(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with served(rank_3(), address) as port:
+        assert port is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not served" in line
+    assert address in line
+
+
+def test_an_open_address_is_told_once_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    for rank in (0, 1):
+        with served(Metrics(run="demo", rank=rank, replica=0, tower=rank, world_size=2), "0.0.0.0"):
+            pass
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "0.0.0.0" in line
+    for address in ("127.0.0.1", "localhost"):
+        with served(Metrics(run="demo", rank=0, replica=0, tower=0, world_size=2), address):
+            pass
+    assert capsys.readouterr().err == ""
+
+
+def test_targets_are_written_whole_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "targets.json"
+    write_targets(path, ["127.0.0.1:9410", "127.0.0.1:9411"])
+    assert json.loads(path.read_text()) == [{"targets": ["127.0.0.1:9410", "127.0.0.1:9411"]}]
+    write_targets(path, ["127.0.0.1:9410"])
+    assert json.loads(path.read_text()) == [{"targets": ["127.0.0.1:9410"]}]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["targets.json"]
+    remove_targets(path)
+    remove_targets(path)
+    assert not path.exists()
+    assert capsys.readouterr().err == ""
+
+
+def test_targets_appear_by_a_rename_of_a_name_that_no_pattern_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, list[str]]] = []
+    rename = Path.replace
+
+    def spy(source: Path, target: Path) -> Path:
+        seen.append((source.name, sorted(path.name for path in tmp_path.glob("*.json"))))
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "replace", spy)
+    write_targets(tmp_path / "targets.json", ["127.0.0.1:9410"])
+    assert seen == [(".targets.json.tmp", [])]
+
+
+def test_targets_that_cannot_be_written_do_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_targets(tmp_path / "gone" / "targets.json", ["127.0.0.1:9410"])
+    (tmp_path / "targets.json").mkdir()
+    remove_targets(tmp_path / "targets.json")
+    first, second = capsys.readouterr().err.splitlines()
+    assert "not written" in first
+    assert "not removed" in second
