@@ -72,7 +72,7 @@ def connect(a: Array, weights: Array, biases: Array | None) -> Array:
 
 @dataclass(frozen=True)
 class Row:
-    """What one layer does, in the order in which it does it (§3.5): sum, non-linearity, normalise, pool; dropped by half."""
+    """What one layer does, in the order in which it does it (§3.5): sum, non-linearity, norm, pool; dropped by half."""
 
     name: str
     both: bool = False

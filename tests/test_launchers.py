@@ -19,23 +19,24 @@ KUBERNETES = LAUNCH / "kubernetes"
 
 # Two nodes: srun runs its command once a node; torchrun writes down how it was started and does as the test says.
 STAND_INS = {
-    "scontrol": """
-        if [ "$1" = show ]; then printf 'node-0\\nnode-1\\n'; else echo "$@" >> "$HOME/scontrol"; fi""",
-    "srun": """
-        while [ "${1#--}" != "$1" ]; do echo "$1" >> "$HOME/srun"; shift; done
+    "scontrol": """#!/usr/bin/env bash
+        if [ "$1" = show ]; then printf 'node-0\\nnode-1\\n'; else echo "$@" >> "$HOME/scontrol"; fi
+        """,
+    "srun": """#!/usr/bin/env bash
+        while [ "${1#--}" != "$1" ]; do shift; done
         for node in 0 1; do SLURM_NODEID=$node "$@" || code=$?; done
-        exit "${code:-0}" """,
-    "torchrun": f"""
-        exec {sys.executable} -c '
+        exit "${code:-0}"
+        """,
+    "torchrun": f"""#!{sys.executable}
 import json, os, sys
 from pathlib import Path
-home = Path(os.environ["HOME"])
-said = dict(words=sys.argv[1:], environment=dict(os.environ))
-(home / f"torchrun-{{os.environ["SLURM_NODEID"]}}.json").write_text(json.dumps(said))
-if os.environ["OUTCOME"] == "preempted":
-    (home / "my run" / "PREEMPTED").write_text("stopped and saved at step 7")
-sys.exit(os.environ["OUTCOME"] != "finished")
-' "$@" """,
+home, node, outcome = (os.environ[name] for name in ("HOME", "SLURM_NODEID", "OUTCOME"))
+said = json.dumps(dict(words=sys.argv[1:], environment=dict(os.environ)))
+Path(home, f"torchrun-{{node}}.json").write_text(said)
+if outcome == "preempted":
+    Path(home, "my run", "PREEMPTED").write_text("stopped and saved at step 7")
+sys.exit(outcome != "finished")
+""",
 }
 
 
@@ -45,7 +46,7 @@ def submit(home: Path, outcome: str, *words: str) -> subprocess.CompletedProcess
     (home / "bin").mkdir()
     for name, text in STAND_INS.items():
         command = home / "bin" / name
-        command.write_text(f"#!/usr/bin/env bash\n{text}\n")
+        command.write_text(text)
         command.chmod(0o755)
     environment = {
         "PATH": f"{home / 'bin'}:{os.environ['PATH']}", "HOME": str(home), "OUTCOME": outcome,

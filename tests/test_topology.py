@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import Ranks
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import Ranks
 
 from alexnet_dist import topology
 from alexnet_dist.errors import UserError

@@ -194,7 +194,7 @@ def test_kill_9_of_all_ranks_and_the_same_command_goes_on_bit_equal(
 
 def test_two_agents_train_save_and_resume_like_one(two_replicas: Path, shards: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    from conftest import free_port
+    from ranks import free_port
 
     for steps in (30, 50):
         words = settings(shards, directory, "train.dtype=float64", f"run.steps={steps}")

@@ -58,9 +58,12 @@ def main(arguments: list[str]) -> None:
     drawn = parsed.data is None
     if drawn:
         draw(places)
+    else:
+        say(1, f"take the images in {places.images}; nothing is written there")
     train, val = pack(places, None if drawn or has_held_out(places.images) else HOLDOUT)
+    recipe = [] if drawn else fitted(config.load([CONFIG], []).config, len(train.manifest.classes), train.images)
     try:
-        train_net(places, train, drawn)
+        train_net(places, train, recipe)
     finally:
         # Not before: training takes a directory only if it is new or a run.
         if places.run.is_dir():
@@ -71,6 +74,7 @@ def main(arguments: list[str]) -> None:
     outcome = Outcome(
         places=places,
         drawn=drawn,
+        recipe=recipe,
         example=example(places.images),
         classes=len(train.manifest.classes),
         train_images=train.images,
@@ -111,21 +115,16 @@ def pack(places: Places, holdout: float | None) -> tuple[Split, Split]:
     return train, val
 
 
-def train_net(places: Places, train: Split, drawn: bool) -> None:
-    """Train under torchrun: two replicas of two towers, one thread each."""
+def train_net(places: Places, train: Split, recipe: list[str]) -> None:
+    """Train under torchrun, by the demo's config and the recipe's words: two replicas of two towers, a thread each."""
     say(3, f"train 2 replicas x 2 linked towers = {RANKS} processes over gloo, on {train.images:,} images")
-    words = [
-        f"data.root={places.shards}",
-        f"run.directory={places.run}",
-        f"model.classes={len(train.manifest.classes)}",
-        *([] if drawn else fitted(config.load([CONFIG], []).config, train.images)),
-    ]
+    words = [f"data.root={places.shards}", f"run.directory={places.run}", *recipe]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
     execute("train", [*torchrun, str(ENTRY), "--config", str(CONFIG), *words])
 
 
-def fitted(settings: config.Config, train_images: int) -> list[str]:
-    """Return the words that fit the demo's recipe, made for its own images, to as many as there are.
+def fitted(settings: config.Config, classes: int, train_images: int) -> list[str]:
+    """Return the words that fit the demo's recipe, made for its own images, to others.
 
     About as many steps and evaluations, with the rate's drops at the same parts of the run.
     """
@@ -134,6 +133,7 @@ def fitted(settings: config.Config, train_images: int) -> list[str]:
     epochs = max(1, round(steps / (train_images // batch)))
     drops = [epoch * epochs / settings.run.epochs for epoch in settings.optim.drop_epochs]
     return [
+        f"model.classes={classes}",
         f"data.global_batch={batch}",
         f"run.epochs={epochs}",
         f"run.evaluate_every={max(1, epochs // settings.run.epochs)}",

@@ -21,6 +21,7 @@ from alexnet_dist.errors import UserError
 OUTCOME = Outcome(
     places=Places(Path("runs/demo"), Path("runs/demo-data"), Path("my images")),
     drawn=False,
+    recipe=["model.classes=2", "optim.drop_epochs=[1.5, 2.0]"],
     example=Path("my images/val/a cat.jpg"),
     classes=2,
     train_images=4000,
@@ -38,7 +39,7 @@ OUTCOME = Outcome(
 @given(st.integers(demo.RANKS, 2_000_000))
 def test_the_recipe_fits_any_number_of_images(images: int) -> None:
     drawn = config.load([demo.CONFIG], []).config
-    fitted = config.load([demo.CONFIG], demo.fitted(drawn, images)).config
+    fitted = config.load([demo.CONFIG], demo.fitted(drawn, 3, images)).config
     batch, epochs = fitted.data.global_batch, fitted.run.epochs
     assert demo.RANKS <= batch <= min(images, drawn.data.global_batch)
     steps, wanted = epochs * (images // batch), drawn.run.epochs * (demo.TRAIN_IMAGES // drawn.data.global_batch)
@@ -49,7 +50,7 @@ def test_the_recipe_fits_any_number_of_images(images: int) -> None:
 
 def test_the_drawn_images_get_the_recipe_as_it_is() -> None:
     drawn = config.load([demo.CONFIG], []).config
-    assert config.load([demo.CONFIG], demo.fitted(drawn, demo.TRAIN_IMAGES)).config == drawn
+    assert config.load([demo.CONFIG], demo.fitted(drawn, len(CLASSES), demo.TRAIN_IMAGES)).config == drawn
     assert drawn.model.classes == len(CLASSES)
     assert drawn.data.crop * 8 == demo.SIZE * 7
 
@@ -58,8 +59,8 @@ def test_classes_with_few_images_are_named() -> None:
     assert list(scarce_classes(["cat", "dog"], [50, 400], [5, 40])) == []
     names = [f"c{number}" for number in range(9)]
     few, fewer = scarce_classes(names, [49, 3, *[60] * 7], [9, 9, *[1] * 7])
-    assert "2 of 9 classes have fewer than 50 images (train): c1 (3), c0 (49);" in few
-    assert "7 of 9 classes have fewer than 5 images (held out): c2 (1), " in fewer
+    assert "2 of 9 classes have fewer than 50 images to train on: c1 (3), c0 (49);" in few
+    assert "7 of 9 classes have fewer than 5 images held out: c2 (1), " in fewer
     assert " and 2 more;" in fewer
 
 
@@ -71,9 +72,9 @@ def test_the_summary_says_what_ran_how_well_and_what_to_type() -> None:
         "predict runs/demo 'my images/val/a cat.jpg'",
         "runs/demo/figures/curves.png",
         "runs/demo/metrics.jsonl",
-        "runs/demo/checkpoints/",
+        "runs/demo/checkpoints ",
         "(yours)",
-        "model.classes=2",
+        "data.root=runs/demo-data/shards run.directory=runs/mine model.classes=2 'optim.drop_epochs=[1.5, 2.0]'",
     ):
         assert words in text
     assert "predict runs/demo IMAGE.jpg" in report(replace(OUTCOME, example=None))

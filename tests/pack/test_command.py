@@ -69,9 +69,7 @@ def test_more_rejects_than_allowed(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", {"a": 2})
     for number in range(7):
         (source / "a" / f"{number}.txt").write_text("text")
-    with pytest.raises(
-        UserError, match=r"(?s)7 files rejected, and --max-rejected is 6.*txt: not a JPEG.*2 more"
-    ):
+    with pytest.raises(UserError, match=r"(?s)7 files rejected, and --max-rejected is 6.*txt: not a JPEG.*2 more"):
         main([str(source), str(tmp_path / "out"), *SMALL, "--max-rejected", "6"])
     main([str(source), str(tmp_path / "out"), *SMALL, "--max-rejected", "7"])
 

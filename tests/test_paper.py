@@ -1,0 +1,64 @@
+"""PAPER.md cannot rot: every file, function, test, setting and section that it names exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from alexnet_dist import config
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "PAPER.md").read_text(encoding="utf-8")
+REFERENCES = sorted(set(re.findall(r"`([\w/.]+\.py):([\w.]+)`", TEXT)))
+FILES = sorted(set(re.findall(r"`((?:alexnet_dist|configs|launch|tests)/[\w/.-]+)", TEXT)))
+SETTINGS = sorted(set(re.findall(r"((?:data|model|optim|run|train)\.[\w.]+=[^\s`]+)", TEXT)))
+CODE = ("alexnet_dist/", "tests/")
+
+
+def names(body: list[ast.stmt]) -> Iterator[str]:
+    """Yield what a module or class defines, members as Class.member."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        if isinstance(node, ast.ClassDef):
+            yield from (f"{node.name}.{name}" for name in names(node.body))
+        for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
+            if isinstance(target, ast.Name):
+                yield target.id
+
+
+def test_there_is_something_to_check() -> None:
+    for folder in CODE:
+        assert sum(file.startswith(folder) for file, _ in REFERENCES) >= 30
+    assert len(SETTINGS) >= 8
+
+
+@pytest.mark.parametrize("file", sorted({file for file, _ in REFERENCES}))
+def test_every_name_is_defined_in_its_file(file: str) -> None:
+    assert file.startswith(CODE)
+    defined = set(names(ast.parse((ROOT / file).read_text(encoding="utf-8")).body))
+    missing = {name for where, name in REFERENCES if where == file} - defined
+    assert not missing, f"PAPER.md names what {file} does not define: {sorted(missing)}"
+
+
+def test_every_file_exists() -> None:
+    assert [file for file in FILES if not (ROOT / file).exists()] == []
+
+
+@pytest.mark.parametrize("word", SETTINGS)
+def test_every_setting_is_one(word: str) -> None:
+    words = [word] if word != "optim.drop_epochs=[25,51,79]" else ["optim.schedule=epochs", word]
+    config.load([], words)
+
+
+def test_every_remark_that_is_pointed_to_is_there() -> None:
+    remarks = set(re.findall(r"^\| (S\d+) \|", TEXT, re.MULTILINE))
+    assert remarks == {f"S{number}" for number in range(1, len(remarks) + 1)}
+    assert set(re.findall(r"\bS\d+\b", TEXT)) == remarks
+    headings = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", TEXT)) <= anchors
