@@ -22,6 +22,7 @@ from alexnet_dist.run import Run, load_run
 from alexnet_dist.step import score
 
 ROWS = 100  # images at once
+SMALLEST = torch.finfo(torch.float64).tiny  # of a probability: a very sure net's others are 0, which has no logarithm
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def evaluate(runs: list[Run], split: Split, views: int, device: torch.device, wo
     sums = torch.zeros(4, dtype=torch.float64)
     for whole, truth in _batches(split, workers):
         probabilities = torch.stack([view_probabilities(run, whole, views, device) for run in runs]).mean(0)
-        sums += score(probabilities.log(), truth.to(device))
+        sums += score(probabilities.clamp_min(SMALLEST).log(), truth.to(device))
     loss, top1, top5, images = sums.tolist()
     if images != split.images:
         raise RuntimeError(f"evaluated {images:.0f} images of {split.images}")

@@ -132,6 +132,13 @@ def _ordered(layers: Mapping[str, Layer], classes: int) -> dict[str, Layer]:
             raise ValueError(f"layers.{name}.kernel: {row.kernel}; a conv layer's is at least 1, an fc layer's is 0")
         if name != last and (row.channels is None or row.channels < 2 or row.channels % 2):
             raise ValueError(f"layers.{name}.channels: {row.channels}; expected an even number, half for each tower")
+        if row.pool and (not row.kernel or row.pool[1] > row.pool[0]):
+            raise ValueError(
+                f"layers.{name}.pool: {row.pool}; expected (kernel, stride) with a stride of at most the kernel, so"
+                " that every pixel is read, and in conv layers only"
+            )
+        if row.dropout and row.kernel:
+            raise ValueError(f"layers.{name}.dropout: {row.dropout}; expected 0: dropout is for fc layers (§4.2)")
     if rows[names[0]].reads != "own":
         raise ValueError(f"layers.{names[0]}.reads: both; the first layer reads the image: own")
     if rows[last].norm or rows[last].pool or rows[last].dropout:

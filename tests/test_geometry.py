@@ -154,6 +154,9 @@ def test_a_geometry_does_not_change() -> None:
         (changed(conv1=Layer(96, 11, reads="both")), r"layers\.conv1\.reads: both; the first layer reads the image"),
         (changed(fc8=Layer(dropout=0.5)), r"layers\.fc8: the logits take no norm, pool or dropout"),
         (changed(fc8=Layer(norm=True)), r"layers\.fc8: the logits take no norm, pool or dropout"),
+        (changed(conv5=Layer(256, 3, pool=(2, 3))), r"layers\.conv5\.pool: \(2, 3\); expected .* stride of at most"),
+        (changed(fc7=Layer(4096, pool=(2, 2))), r"layers\.fc7\.pool: \(2, 2\); .* in conv layers only"),
+        (changed(conv3=Layer(384, 3, dropout=0.5)), r"layers\.conv3\.dropout: 0\.5; expected 0"),
         (changed(conv5=Layer(256, 31)), r"layers\.conv5: nothing of the 224-pixel image is left .*data\.crop"),
     ],
 )

@@ -132,6 +132,14 @@ def test_gradients_of_the_step_before_are_forgotten() -> None:
     assert_same(gradients(trainer), gradients(again))
 
 
+def test_a_step_after_a_validation_trains() -> None:
+    trainer, again = fresh(), fresh()
+    validate(trainer, Source([batch(0, 2, train=False)]), 1)
+    train_step(trainer, Source([batch(0, 8)]), 0, 0.01)
+    train_step(again, Source([batch(0, 8)]), 0, 0.01)
+    assert_same(gradients(trainer), gradients(again))
+
+
 def test_the_next_batch_is_sent_when_the_last_exchange_of_backward_is_over() -> None:
     trainer, source = fresh(2), Source([batch(0, 4), batch(4, 8)])
     train_step(trainer, source, 0, 0.01)
