@@ -129,7 +129,7 @@ def test_a_run_goes_on_with_another_number_of_replicas(
 @pytest.fixture(scope="module")
 def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "undisturbed"
-    finished(torchrun(4, settings(shards, directory, "run.steps=300")))
+    finished(torchrun(4, settings(shards, directory, "run.steps=120")))
     return directory
 
 
@@ -153,12 +153,12 @@ def assert_same_run(found: Path, wanted: Path) -> None:
     assert losses(found) == losses(wanted)
     assert samples(found) == samples(wanted)
     assert evaluations(found) == evaluations(wanted)
-    assert weights(found, 300) == weights(wanted, 300)
+    assert weights(found, 120) == weights(wanted, 120)
 
 
 def test_sigterm_saves_and_the_same_command_goes_on_bit_equal(undisturbed: Path, shards: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    words = settings(shards, directory, "run.steps=300")
+    words = settings(shards, directory, "run.steps=120")
     process = torchrun(4, words)
     wait_for_step(directory, process, 17)
     process.terminate()
@@ -167,7 +167,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_bit_equal(undisturbed: Path,
     assert "Traceback" not in said.split("torch/distributed/elastic")[0]
     assert (directory / "PREEMPTED").exists()
     stopped_at = len(losses(directory))
-    assert stopped_at < 300
+    assert stopped_at < 120
     assert (directory / "checkpoints" / f"step-{stopped_at:08d}").exists()
     said = finished(torchrun(4, words))
     assert f"resuming from step {stopped_at}" in said
@@ -181,13 +181,13 @@ def test_kill_9_of_all_ranks_and_the_same_command_goes_on_bit_equal(
     ranks: int, undisturbed: Path, shards: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "run"
-    words = settings(shards, directory, "run.steps=300")
+    words = settings(shards, directory, "run.steps=120")
     process = torchrun(ranks, words)
     wait_for_step(directory, process, 25)
     for rank in ranks_of(process):
         os.kill(rank, signal.SIGKILL)
     finished(process, 1)
-    assert len((directory / "metrics.jsonl").read_text().splitlines()) < 300
+    assert len((directory / "metrics.jsonl").read_text().splitlines()) < 120
     finished(torchrun(ranks, words))
     assert_same_run(directory, undisturbed)
 
