@@ -47,7 +47,7 @@ def open_directory(directory: Path, config_yaml: str, data_root: Path) -> TextIO
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
+        strangers = sorted(path.name for path in directory.iterdir() if path.name[0] != ".")
         if strangers and CONFIG not in strangers:
             raise UserError(
                 f"run.directory: {directory} is not a run: it holds {strangers[0]!r} but no {CONFIG};"

@@ -62,12 +62,9 @@ def main(arguments: list[str]) -> None:
         say(1, f"take the images in {places.images}; nothing is written there")
     train, val = pack(places, None if drawn or has_held_out(places.images) else HOLDOUT)
     recipe = [] if drawn else fitted(config.load([CONFIG], []).config, len(train.manifest.classes), train.images)
-    try:
-        train_net(places, train, recipe)
-    finally:
-        # Not before: training takes a directory only if it is new or a run.
-        if places.run.is_dir():
-            mark(places.run)
+    places.run.mkdir(parents=True, exist_ok=True)
+    mark(places.run)  # before training: a demo that is killed leaves nothing that the next one would not replace
+    train_net(places, train, recipe)
     top1_error = evaluate(places, val)
     draw_figures(places)
     last = json.loads((places.run / METRICS).read_text().splitlines()[-1])
