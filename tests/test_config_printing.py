@@ -32,7 +32,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model.layers.conv3": st.none(),
     "model.layers.conv4": st.none() | st.just({}),
     "model.layers.conv5.init_std": st.floats(0, 1) | st.just("he"),
-    "model.layers.conv5.pool": st.none() | st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    "model.layers.conv5.pool": st.none() | st.tuples(st.integers(2, 3), st.integers(1, 2)),
     "model.layers.conv6": st.just({}),
     "model.layers.fc7.dropout": st.floats(0, 0.99),
 }
