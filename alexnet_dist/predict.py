@@ -16,7 +16,6 @@ from alexnet_dist.pack.transform import UnusableImageError, training_image
 from alexnet_dist.run import Run, load_run
 
 GUESSES = 5
-QUALITY = 90  # of the JPEG that is made beside the pixels and not used here
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def predict(run: Run, path: Path, views: int = 1) -> Prediction:
     Raises UserError when the file is missing or is no image.
     """
     try:
-        _, pixels = training_image(path.read_bytes(), run.manifest.size, QUALITY)
+        _, pixels = training_image(path.read_bytes(), run.manifest.options)
     except (OSError, UnusableImageError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else problem
         raise UserError(f"{path}: {reason}; expected a JPEG or PNG") from None

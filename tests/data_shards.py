@@ -90,7 +90,9 @@ def pack_tiny(tmp_path: Path) -> Callable[..., Path]:
                 if train
                 else None,
                 rejected=(),
-                options=Options(seed=0, size=size, quality=90, samples_per_shard=12, holdout=None, layout="folder"),
+                options=Options(
+                    seed=0, size=size, quality=90, chroma="420", filter="bicubic", samples_per_shard=12, holdout=None
+                ),
                 libraries={},
             ),
             manifest.manifest_path(root, split),

@@ -36,7 +36,9 @@ def write_shards(root: Path) -> Path:
             mean=Sidecar(run.MEAN, zeros),
             colour=Colour((0.0, 0.0, 0.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))),
             rejected=(),
-            options=Options(seed=0, size=SIZE, quality=90, samples_per_shard=12, holdout=None, layout="folder"),
+            options=Options(
+                seed=0, size=SIZE, quality=90, chroma="420", filter="bicubic", samples_per_shard=12, holdout=None
+            ),
             libraries={},
         ),
         manifest.manifest_path(root, "train"),

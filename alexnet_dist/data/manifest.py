@@ -21,7 +21,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from alexnet_dist.data.files import replace_file
 from alexnet_dist.errors import UserError
 
-SplitName = Literal["train", "val"]
+SplitName = Literal["train", "val", "test"]
+Chroma = Literal["420", "422", "444"]
+Filter = Literal["bicubic", "bilinear"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 # One row a sample: the place of its JPEG bytes in its shard, its label, and the zlib.crc32 of those bytes.
 INDEX_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4"), ("crc32", "<u4")])
@@ -84,24 +86,32 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the bytes of the shards besides the source; `holdout` is a fraction of each class, or None."""
+    """What decides the bytes of the shards besides the source.
+
+    chroma: the subsampling of colour in the JPEGs. filter: of the resize. holdout: a fraction of each class, or None.
+    """
 
     __pydantic_config__ = _STRICT
     seed: int
     size: _Positive
     quality: Annotated[int, Field(ge=1, le=100)]
+    chroma: Chroma
+    filter: Filter
     samples_per_shard: _Positive
     holdout: Annotated[float, Field(gt=0, lt=1)] | None
-    layout: str
 
 
 @dataclass(frozen=True)
 class SourceId:
-    """What was packed: the number of listed files and the hash of their names, labels and sizes, before a holdout."""
+    """What was packed: the number of files and the hash of their names, labels and sizes, before a holdout.
+
+    containers: the hash of the archives' names and sizes, where the files in them cannot be listed without reading all.
+    """
 
     __pydantic_config__ = _STRICT
     files: _Positive
     sha256: _Sha256
+    containers: _Sha256 | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,7 @@ class Manifest:
     options: Options
     libraries: Mapping[str, str]
     source: SourceId | None = None
-    format: Literal[1] = 1
+    format: Literal[2] = 2
 
     @property
     def text(self) -> str:

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
-from alexnet_dist.data.manifest import SPLITS, Options
+from alexnet_dist.data.manifest import SPLITS, Chroma, Filter, Options
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.pack.assemble import list_reasons
+from alexnet_dist.pack.layouts import LAYOUTS
 from alexnet_dist.pack.run import Packed, pack
-from alexnet_dist.pack.sources import LAYOUTS
 from alexnet_dist.pack.state import Request
 
 
@@ -51,7 +52,13 @@ def _request(arguments: list[str]) -> Request:
         epilog="A file that is no usable image is left out and listed with its reason in the manifest; a class that "
         "loses all its files stops the pack.",
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder of class folders, or of train/ and val/")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="class folders, or train/ and val/ of them; a folder with the files of ILSVRC, Kaggle or Hugging Face, or "
+        "with WebDataset shards; a list with an image, a tab and its class a line",
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder for the shards; both splits go into one")
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--size", type=_whole(8, 2048), default=256, help="side of the packed square (default: 256)")
@@ -70,6 +77,12 @@ def _request(arguments: list[str]) -> Request:
     )
     parser.add_argument("--quality", type=_whole(1, 100), default=90, help="of the JPEGs (default: 90)")
     parser.add_argument(
+        "--chroma", choices=get_args(Chroma), default="420", help="colour subsampling of the JPEGs (default: 420)"
+    )
+    parser.add_argument(
+        "--filter", choices=get_args(Filter), default="bicubic", help="of the antialiased resize (default: bicubic)"
+    )
+    parser.add_argument(
         "--max-rejected", type=_whole(0, 1 << 62), metavar="N", help="stop above N rejected files (default: no limit)"
     )
     given = parser.parse_args(arguments)
@@ -77,11 +90,12 @@ def _request(arguments: list[str]) -> Request:
         seed=given.seed,
         size=given.size,
         quality=given.quality,
+        chroma=given.chroma,
+        filter=given.filter,
         samples_per_shard=given.samples_per_shard,
         holdout=given.holdout,
-        layout="folder",
     )
-    return Request(given.source, given.out, given.split, options, given.processes, given.max_rejected)
+    return Request(given.source, given.out, given.split, options, given.layout, given.processes, given.max_rejected)
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:

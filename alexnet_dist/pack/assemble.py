@@ -15,20 +15,20 @@ from alexnet_dist.data.files import replace_file
 from alexnet_dist.data.manifest import Class, Manifest, Rejected, Shard, Sidecar
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.records import Job, Record, load_record
-from alexnet_dist.pack.sources import Source
+from alexnet_dist.pack.source import Source
 from alexnet_dist.pack.state import Request, library_versions
 from alexnet_dist.pack.sums import Sums
 
 
-def assemble(request: Request, source: Source, jobs: Sequence[Job]) -> Manifest:
+def assemble(request: Request, source: Source, jobs: Sequence[Job], sums: Sums | None = None) -> Manifest:
     """Write what belongs to the shards, the manifest last, and return it.
 
+    sums: of the pixels, where a spool has added them up; else the shards' records have.
     Raises UserError when all files of some class were rejected.
     """
     shards: list[Shard] = []
     rows: list[npt.NDArray[np.void]] = []
     rejected = list(source.rejected)
-    sums: Sums | None = None
     for job in jobs:
         record = _record(job)
         rejected.extend(record.rejected)
@@ -44,7 +44,7 @@ def assemble(request: Request, source: Source, jobs: Sequence[Job]) -> Manifest:
         split=request.split,
         size=request.options.size,
         images=len(index),
-        classes=tuple(Class(name) for name in source.classes),
+        classes=tuple(Class(name, source.words.get(name) or None) for name in source.classes),
         shards=tuple(shards),
         index=_save_array(request.out / f"{request.split}.index.npy", index),
         mean=None if sums is None else _save_array(request.out / f"{request.split}.mean.npy", sums.mean_image()),

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from alexnet_dist.data.files import replace_file
 from alexnet_dist.data.manifest import Options, Rejected, SplitName
-from alexnet_dist.pack.sources import File
+from alexnet_dist.pack.source import File
 from alexnet_dist.pack.sums import Sums
 
 
@@ -32,6 +32,11 @@ class Job:
     first: int
     files: tuple[File, ...]
     options: Options
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the pixels' sums are wanted: of the training split, unless a spool has them already."""
+        return self.split == "train" and not any(file.spooled_bytes is not None for file in self.files)
 
     @property
     def name(self) -> str:

@@ -8,33 +8,42 @@ there whenever it was killed.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from alexnet_dist.data.manifest import Manifest
+from alexnet_dist.data.manifest import SPLITS, Manifest
 from alexnet_dist.draws import permutation
 from alexnet_dist.errors import UserError
+from alexnet_dist.pack import layouts, spool
 from alexnet_dist.pack.assemble import assemble, list_reasons
+from alexnet_dist.pack.pool import results, ticking
 from alexnet_dist.pack.records import Job, records_folder
-from alexnet_dist.pack.sources import Source, find
-from alexnet_dist.pack.state import Request, begin, check_fits, check_same, load_if_packed, locked
-from alexnet_dist.process import die_with_parent, ignore
+from alexnet_dist.pack.source import Source, Stream
+from alexnet_dist.pack.spool import Unit
+from alexnet_dist.pack.state import (
+    Request,
+    begin,
+    check_classes,
+    check_fits,
+    check_same,
+    load_if_packed,
+    locked,
+)
+from alexnet_dist.pack.sums import Sums
 
 if TYPE_CHECKING:
     from alexnet_dist.pack.shard import Done
 
 # Measured on ImageNet at quality 90 with its tar headers; a pack that needs half of it is rare.
 BYTES_A_PIXEL = 0.37
+# Of a container of ImageNet's photographs, what its training JPEGs take at 256 pixels.
+SPOOLED_SHARE = 0.21
+TICK_S = 0.5  # between two looks at how far the containers are read
 
 
 @dataclass(frozen=True)
@@ -50,29 +59,70 @@ def pack(request: Request) -> Packed:
 
     Raises UserError for what the user can mend, and OSError for a folder that cannot be written.
     """
-    train = load_if_packed(request.out, "train") if request.split == "val" else None
-    options = request.options
+    options, split = request.options, request.split
+    train = None if split == "train" else load_if_packed(request.out, "train")
     classes = None if train is None else tuple(kind.name for kind in train.classes)
-    source = find(request.source, request.split, options.holdout, options.seed, classes)
-    if request.out.resolve().is_relative_to(source.folder.resolve()):
-        raise UserError(f"{request.out}: lies inside the images' folder {source.folder}. Pack into a folder outside it")
+    found = layouts.find(request.source, request.layout, split, options.holdout, options.seed, classes)
+    _check_outside(request, found)
     request.out.mkdir(parents=True, exist_ok=True)
     with locked(request.out):
-        packed = load_if_packed(request.out, request.split)
+        packed = load_if_packed(request.out, split)
         if packed is not None:
-            check_same(packed, request, source)
-            shutil.rmtree(records_folder(request.out, request.split), ignore_errors=True)
+            check_same(packed, request, found.id)
+            shutil.rmtree(records_folder(request.out, split), ignore_errors=True)
             return Packed(packed, new_images=0)
-        other = load_if_packed(request.out, "val" if request.split == "train" else "train")
-        if other is not None:
-            check_fits(other, request, source)
-        begin(request, source)
+        others = [other for one in SPLITS if one != split and (other := load_if_packed(request.out, one)) is not None]
+        for other in others:
+            check_fits(other, request, found.id)
+        begin(request, found.id)
+        sums = None
+        if isinstance(found, Stream):
+            source, sums = _spool(request, found, classes)
+        else:
+            source = found
+        for other in others:
+            check_classes(other, request, source.classes)
         jobs = plan_jobs(request, source)
-        _check_space(request, jobs)
+        check_space(request, sum(len(job.files) for job in jobs if not job.record_path.exists()))
         new_images = _finish(request, source, jobs)
-        manifest = assemble(request, source, jobs)
-        shutil.rmtree(records_folder(request.out, request.split))
+        manifest = assemble(request, source, jobs, sums)
+        shutil.rmtree(records_folder(request.out, split))
     return Packed(manifest, new_images)
+
+
+def _check_outside(request: Request, found: Source | Stream) -> None:
+    """Refuse an OUT whose files would be taken for images, or would lie over the source's own shards."""
+    out, folder = request.out.resolve(), found.folder.resolve()
+    walked = isinstance(found, Source) and request.source.is_dir() and found.files[0].offset is None
+    if out == folder or (walked and out.is_relative_to(folder)):
+        raise UserError(f"{request.out}: lies inside the images' folder {found.folder}. Pack into a folder outside it")
+
+
+def _spool(request: Request, stream: Stream, train: tuple[str, ...] | None) -> tuple[Source, Sums | None]:
+    """Read a stream's containers, each by one process, and return what they held."""
+    folder = records_folder(request.out, request.split)
+    units = spool.units_of(stream, folder, request.options, adds_up=request.split == "train")
+    total_bytes = sum(container.size_bytes for container in stream.containers)
+    # Its images wait in the spool until the shards hold them as well.
+    _check_spool_space(request, units)
+    with tqdm(
+        total=total_bytes, unit="B", unit_scale=True, desc=f"{request.split}: reading", disable=not sys.stderr.isatty()
+    ) as bar:
+        for _ in ticking(read, units, request.processes, TICK_S):
+            bar.update(sum(map(spool.progress_bytes, units)) - bar.n)
+    return spool.gather(stream, units, train)
+
+
+def _check_spool_space(request: Request, units: Sequence[Unit]) -> None:
+    """Refuse a disk that clearly has no room for both; containers' sizes are all that is known before they are read."""
+    left_bytes = sum(unit.container.size_bytes for unit in units if not unit.file(".npz").exists())
+    needed_bytes = int(2 * left_bytes * min(1.0, SPOOLED_SHARE * (request.options.size / 256) ** 2))
+    free_bytes = shutil.disk_usage(request.out).free
+    if free_bytes < needed_bytes / 2:
+        raise UserError(
+            f"{request.out}: the shards and the images on their way into them need about {needed_bytes / 1e9:.1f} GB, "
+            f"and {free_bytes / 1e9:.1f} GB are free. Make room, or pack to another disk"
+        )
 
 
 def plan_jobs(request: Request, source: Source) -> list[Job]:
@@ -93,9 +143,8 @@ def plan_jobs(request: Request, source: Source) -> list[Job]:
     ]
 
 
-def _check_space(request: Request, jobs: Sequence[Job]) -> None:
-    """Refuse a disk that is clearly too small, before the work and not hours into it."""
-    images = sum(len(job.files) for job in jobs if not job.record_path.exists())
+def check_space(request: Request, images: int) -> None:
+    """Refuse a disk that is clearly too small for so many more images, before the work and not hours into it."""
     likely_bytes = int(images * request.options.size**2 * BYTES_A_PIXEL)
     free_bytes = shutil.disk_usage(request.out).free
     if free_bytes < likely_bytes / 2:
@@ -111,7 +160,7 @@ def _finish(request: Request, source: Source, jobs: Sequence[Job]) -> int:
     new_images = 0
     files = sum(len(job.files) for job in jobs)
     with tqdm(total=files, unit=" images", desc=request.split, disable=not sys.stderr.isatty()) as bar:
-        for done in _results(jobs, request.processes):
+        for done in results(finish, jobs, request.processes):
             rejected.extend(done.rejected)
             new_images += done.images if done.made else 0
             if request.max_rejected is not None and len(rejected) > request.max_rejected:
@@ -123,40 +172,15 @@ def _finish(request: Request, source: Source, jobs: Sequence[Job]) -> int:
     return new_images
 
 
-def _results(jobs: Sequence[Job], processes: int) -> Iterator[Done]:
-    """Yield the shards as they are done, in any order."""
-    if processes == 1:
-        yield from map(finish, jobs)
-        return
-    with ProcessPoolExecutor(
-        min(processes, len(jobs)),
-        # A forked child of a process with threads may hang; a spawned one starts clean.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(os.getpid(),),
-    ) as pool:
-        futures = [pool.submit(finish, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a packing process was killed, most often for want of memory. Start again, with fewer --processes: "
-                "finished shards are kept"
-            ) from error
-        finally:
-            # On the way out of an error the shards in hand are finished and kept, and no more are begun.
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker(parent: int) -> None:
-    die_with_parent(parent)
-    # Ctrl-C reaches the whole process group; the command decides what becomes of the shards in hand.
-    ignore([signal.SIGINT])
-
-
 def finish(job: Job) -> Done:
     """Make a shard; the import is here so that the command itself starts without torch."""
     from alexnet_dist.pack.shard import finish_shard
 
     return finish_shard(job)
+
+
+def read(unit: Unit) -> int:
+    """Read a container of a stream; here as above."""
+    from alexnet_dist.pack.reading import finish_unit
+
+    return finish_unit(unit)

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import torch
+from isal.isal_zlib import crc32
 from webdataset.writer import TarWriter
 
 from alexnet_dist.data.files import sync_folder
-from alexnet_dist.data.manifest import INDEX_DTYPE, Rejected
+from alexnet_dist.data.manifest import INDEX_DTYPE, Options, Rejected
 from alexnet_dist.errors import UserError
+from alexnet_dist.pack.adder import Adder
 from alexnet_dist.pack.records import Job, Record, finished, save_record
-from alexnet_dist.pack.sources import File
-from alexnet_dist.pack.sums import Sums
-from alexnet_dist.pack.transform import LARGEST_FILE_BYTES, Pixels, UnusableImageError, training_image
+from alexnet_dist.pack.source import LARGEST_FILE_BYTES, TOO_LARGE, File
+from alexnet_dist.pack.transform import UnusableImageError, one_thread, training_image
 
 TAR_BLOCK = 512
 
@@ -46,7 +44,7 @@ def finish_shard(job: Job) -> Done:
     if record is not None:
         return Done(record.images, record.rejected, made=False)
     temporary = job.record_path.with_suffix(".tar.tmp")
-    with _one_thread():
+    with one_thread():
         record = _write(job, temporary)
     if record.images:
         temporary.replace(job.out / job.name)
@@ -55,17 +53,6 @@ def finish_shard(job: Job) -> Done:
         temporary.unlink()
     save_record(record, job.record_path)
     return Done(record.images, record.rejected, made=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: every core has a shard of its own, and a second thread only waits on the first."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _HashingFile:
@@ -82,49 +69,25 @@ class _HashingFile:
         return self._file.write(data)
 
 
-class _Adder:
-    """Adds up the pixels of a shard's images, exactly."""
-
-    def __init__(self, size: int) -> None:
-        self._images = 0
-        # int32 holds 8.4 million images, more than a shard may have, and is twice as fast as int64.
-        self._pixels = torch.zeros(size, size, 3, dtype=torch.int32)
-        self._products = torch.zeros(3, 3, dtype=torch.int64)
-
-    def add(self, pixels: Pixels) -> None:
-        image = torch.from_numpy(pixels)
-        self._images += 1
-        self._pixels += image
-        # float64 is exact here: sums of products of bytes are integers below 2**53 for images up to 10**11 pixels.
-        planes = image.permute(2, 0, 1).reshape(3, -1).double()
-        self._products += (planes @ planes.T).long()
-
-    def sums(self) -> Sums:
-        return Sums(self._images, self._pixels.numpy().astype(np.int64), self._products.numpy())
-
-
 def _write(job: Job, path: Path) -> Record:
     """Write a job's tar file to `path`, durably."""
-    size, quality = job.options.size, job.options.quality
     rows: list[tuple[int, int, int, int]] = []
     rejected: list[Rejected] = []
-    adder = _Adder(size) if job.split == "train" else None
-    with path.open("wb") as file:
+    adder = Adder(job.options.size) if job.adds_up else None
+    with path.open("wb") as file, closing(_Reader(job.folder)) as reader:
         hashing = _HashingFile(file)
         # Without an encoder TarWriter takes bytes as they are; its defaults would write the time and another owner.
         writer = TarWriter(hashing, user="root", group="root", mode=0o644, mtime=0, encoder=False)
         for place, candidate in enumerate(job.files, start=job.first):
             try:
-                jpeg, pixels = training_image(_read(job.folder, candidate), size, quality)
+                jpeg = _jpeg(candidate, reader, job.options, adder)
             except UnusableImageError as error:
                 rejected.append(Rejected(candidate.name, str(error)))
                 continue
             writer.write({"__key__": f"{place:08d}", "cls": str(candidate.label).encode(), "jpg": jpeg})
             # A sample's members are sorted by name, so the jpeg is the last and ends where the next header begins.
             offset = writer.tarstream.offset - -(-len(jpeg) // TAR_BLOCK) * TAR_BLOCK
-            rows.append((offset, len(jpeg), candidate.label, zlib.crc32(jpeg)))
-            if adder is not None:
-                adder.add(pixels)
+            rows.append((offset, len(jpeg), candidate.label, crc32(jpeg)))
         writer.close()
         file.flush()
         os.fsync(file.fileno())
@@ -138,15 +101,48 @@ def _write(job: Job, path: Path) -> Record:
     )
 
 
-def _read(folder: Path, candidate: File) -> bytes:
-    """Read a candidate whole; a file that fails to be read stops the work, for it may be there the next time."""
+def _jpeg(candidate: File, reader: _Reader, options: Options, adder: Adder | None) -> bytes:
+    """Return a candidate's training JPEG, and add its pixels up; raises UnusableImageError."""
+    if candidate.reason is not None:
+        raise UnusableImageError(candidate.reason)
     if candidate.size_bytes > LARGEST_FILE_BYTES:
-        raise UnusableImageError(f"a file of more than {LARGEST_FILE_BYTES >> 20} MiB")
-    path = folder / candidate.name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}. Repair it or remove it, then start again") from None
-    if len(data) != candidate.size_bytes:
-        raise UserError(f"{path}: changed while it was packed, from {candidate.size_bytes} to {len(data)} bytes")
-    return data
+        raise UnusableImageError(TOO_LARGE)
+    data = reader.read(candidate)
+    if candidate.spooled_bytes is not None:
+        return data
+    jpeg, pixels = training_image(data, options)
+    if adder is not None:
+        adder.add(pixels)
+    return jpeg
+
+
+class _Reader:
+    """Reads candidates whole; archives stay open, for a shard reads a thousand images from one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._archives: dict[str, int] = {}
+
+    def read(self, file: File) -> bytes:
+        """Return a candidate's bytes; a failing read stops the work, for it may succeed the next time."""
+        size_bytes = file.size_bytes if file.spooled_bytes is None else file.spooled_bytes
+        path = self._folder / file.path
+        try:
+            if file.offset is None:
+                data = path.read_bytes()
+            else:
+                if file.path not in self._archives:
+                    self._archives[file.path] = os.open(path, os.O_RDONLY)
+                data = os.pread(self._archives[file.path], size_bytes, file.offset)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read: {error.strerror}. Repair it or remove it, then start again"
+            ) from None
+        if len(data) != size_bytes:
+            raise UserError(f"{path}: changed while it was packed: {file.name} has {len(data)} bytes, not {size_bytes}")
+        return data
+
+    def close(self) -> None:
+        """Close the archives."""
+        for descriptor in self._archives.values():
+            os.close(descriptor)

@@ -15,10 +15,10 @@ from alexnet_dist.data.files import replace_file
 from alexnet_dist.data.manifest import Manifest, Options, SourceId, SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.records import records_folder
-from alexnet_dist.pack.sources import Source
+from alexnet_dist.pack.source import difference
 
 # Raised by any change of the code that changes the bytes of a shard.
-PACK_VERSION = 1
+PACK_VERSION = 2
 LIBRARIES = ("numpy", "pillow", "simplejpeg", "torch")
 
 
@@ -30,6 +30,7 @@ class Request:
     out: Path
     split: SplitName
     options: Options
+    layout: str = "auto"
     processes: int = 1
     max_rejected: int | None = None
 
@@ -56,10 +57,10 @@ def load_if_packed(out: Path, split: SplitName) -> Manifest | None:
     return manifests.load(path) if path.exists() else None
 
 
-def check_same(packed: Manifest, request: Request, source: Source) -> None:
+def check_same(packed: Manifest, request: Request, source: SourceId) -> None:
     """Check that a packed split is what is asked for again, and still there; raises UserError saying what differs."""
     there = _about(packed.options, packed.source)
-    different = _differences(there, _about(request.options, source.id))
+    different = _differences(there, _about(request.options, source))
     if different:
         raise UserError(
             f"{request.out}: {request.split} is packed already, with other {different}. Pack into another folder, or "
@@ -74,35 +75,43 @@ def check_same(packed: Manifest, request: Request, source: Source) -> None:
             )
 
 
-def check_fits(other: Manifest, request: Request, source: Source) -> None:
-    """Check a split against the other one of the same OUT: same size and classes, and no image in both."""
+def check_fits(other: Manifest, request: Request, source: SourceId) -> None:
+    """Check a split against another one of the same OUT: same size, and no image in both."""
     asked, name = request.options, f"{request.out}: {other.split} is packed there"
     if other.options.size != asked.size:
         raise UserError(
             f"{name} with --size {other.options.size}: pack {request.split} with the same, not {asked.size}"
         )
-    classes = tuple(kind.name for kind in other.classes)
-    if classes != source.classes:
-        raise UserError(f"{name} with {len(classes)} classes, and this source has other ones ({len(source.classes)})")
+    there, here = _describe(other.source), _describe(source)
     if other.options.holdout is None and asked.holdout is None:
-        if other.source == source.id:
+        if there == here:
             raise UserError(
                 f"{name} from these very files, and a validation set must hold others. Start over and pack both splits "
                 f"with --holdout 0.1, or give {request.split} its own folder"
             )
-    elif (other.options.holdout, other.options.seed, other.source) != (asked.holdout, asked.seed, source.id):
+    elif (other.options.holdout, other.options.seed, there) != (asked.holdout, asked.seed, here):
         raise UserError(
-            f"{name} with --holdout {other.options.holdout} --seed {other.options.seed} of {_describe(other.source)}, "
+            f"{name} with --holdout {other.options.holdout} --seed {other.options.seed} of {there}, "
             f"and {request.split} is asked for with --holdout {asked.holdout} --seed {asked.seed} of "
-            f"{_describe(source.id)}: the two could share images. Pack both splits of the same files with the same two"
+            f"{here}: the two could share images. Pack both splits of the same files with the same two"
         )
 
 
-def begin(request: Request, source: Source) -> None:
+def check_classes(other: Manifest, request: Request, classes: tuple[str, ...]) -> None:
+    """Check that a split has the classes of another one of the same OUT, because its labels are places among them."""
+    packed = tuple(kind.name for kind in other.classes)
+    if packed != classes:
+        raise UserError(
+            f"{request.out}: {other.split} is packed there with {len(packed)} classes, and this source has other ones "
+            f"({len(classes)}): {difference(classes, packed)}"
+        )
+
+
+def begin(request: Request, source: SourceId) -> None:
     """Write the plan of a new pack, or check that the plan of an unfinished one is the same."""
     folder = records_folder(request.out, request.split)
     path = folder / "plan.json"
-    plan = {**_about(request.options, source.id), "pack version": PACK_VERSION}
+    plan = {**_about(request.options, source), "pack version": PACK_VERSION}
     plan |= {f"{name} version": number for name, number in library_versions().items()}
     if path.exists():
         different = _differences(json.loads(path.read_text()), plan)
@@ -127,7 +136,12 @@ def _about(options: Options, source: SourceId | None) -> dict[str, object]:
 
 
 def _describe(source: SourceId | None) -> str:
-    return "an unknown source" if source is None else f"{source.files} files ({source.sha256[:12]})"
+    """Name a source by what is known of it before it is read, so that it is named alike afterwards."""
+    if source is None:
+        return "an unknown source"
+    if source.containers is not None:
+        return f"archives ({source.containers[:12]})"
+    return f"{source.files} files ({source.sha256[:12]})"
 
 
 def _differences(there: dict[str, object], asked: dict[str, object]) -> str:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +25,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from alexnet_dist.data.manifest import Filter, Options
+
 Pixels = npt.NDArray[np.uint8]
 
 LARGEST_PIXELS = 100_000_000
-LARGEST_FILE_BYTES = 1 << 29
 JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
@@ -43,18 +46,30 @@ class Header(NamedTuple):
     baseline: bool
 
 
-def training_image(data: bytes, size: int, quality: int) -> tuple[bytes, Pixels]:
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: every core has a shard of its own, and a second thread only waits on the first."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def training_image(data: bytes, options: Options) -> tuple[bytes, Pixels]:
     """Return a file's square JPEG and the (size, size, 3) RGB pixels it was encoded from.
 
     A baseline colour JPEG that is already of this size is returned as it is, once it has passed the strict decoder.
-    The resize is an antialiased bicubic on uint8. Raises UnusableImageError.
+    The resize is antialiased and works on uint8. Raises UnusableImageError.
     """
+    size = options.size
     header = _header(data)
     pixels, strict = _decode(data, header)
     if strict and header == Header(size, size, 3, baseline=True):
         return data, pixels
-    pixels = _centre_square(pixels, size)
-    return simplejpeg.encode_jpeg(pixels, quality, "RGB", "420"), pixels
+    pixels = _centre_square(pixels, size, options.filter)
+    return simplejpeg.encode_jpeg(pixels, options.quality, "RGB", options.chroma), pixels
 
 
 def _header(data: bytes) -> Header:
@@ -137,7 +152,7 @@ def _colour(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _centre_square(pixels: Pixels, size: int) -> Pixels:
+def _centre_square(pixels: Pixels, size: int, mode: Filter) -> Pixels:
     """Resize the shorter side to `size` and cut out the centre."""
     height, width, _ = pixels.shape
     short = min(height, width)
@@ -146,7 +161,7 @@ def _centre_square(pixels: Pixels, size: int) -> Pixels:
         _refuse_bomb(new_height, new_width)
         # A (1, 3, H, W) view of the (H, W, 3) bytes is channels_last, for which torch has a fast uint8 kernel.
         planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        planes = F.interpolate(planes, (new_height, new_width), mode="bicubic", antialias=True)
+        planes = F.interpolate(planes, (new_height, new_width), mode=mode, antialias=True)
         pixels = planes[0].permute(1, 2, 0).numpy()
     top, left = (new_height - size) // 2, (new_width - size) // 2
     return np.ascontiguousarray(pixels[top : top + size, left : left + size])

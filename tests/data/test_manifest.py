@@ -44,7 +44,7 @@ MANIFEST = Manifest(
         (123.1, 117.0, 104.25), ((4000.1, 3900.0, 3800.0), (3900.0, 4000.0, 3900.0), (3800.0, 3900.0, 1 / 3))
     ),
     rejected=(Rejected("n01440764/ü.txt", "not a JPEG or PNG"),),
-    options=Options(seed=0, size=256, quality=90, samples_per_shard=1000, holdout=None, layout="folder"),
+    options=Options(seed=0, size=256, quality=90, chroma="420", filter="bicubic", samples_per_shard=1000, holdout=None),
     libraries={"numpy": "2.4.6", "torch": "2.13.0"},
     source=SourceId(1501, "4" * 64),
 )
@@ -63,7 +63,7 @@ def test_the_text_is_canonical() -> None:
     parsed = json.loads(MANIFEST.text)
     assert json.dumps(parsed, sort_keys=True, indent=1) + "\n" == MANIFEST.text
     assert MANIFEST.text.isascii()
-    assert parsed["format"] == 1
+    assert parsed["format"] == 2
 
 
 def set_to(key: str, value: object) -> Change:
@@ -86,7 +86,7 @@ def set_to(key: str, value: object) -> Change:
         ("images", "1500"),
         ("images", 1500.0),
         ("images", True),
-        ("format", 2),
+        ("format", 1),
         ("split", "test"),
         ("size", 0),
         ("classes", []),
@@ -122,7 +122,7 @@ def test_a_wrong_value_is_refused_by_its_key(tmp_path: Path, key: str, value: ob
     refused_by(tmp_path, set_to(key, value), key)
 
 
-@pytest.mark.parametrize("key", ["images", "index", "mean", "libraries", "options.layout", "shards.1.sha256"])
+@pytest.mark.parametrize("key", ["images", "index", "mean", "libraries", "options.filter", "shards.1.sha256"])
 def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
     def remove(content: dict[str, Any]) -> None:
         *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]

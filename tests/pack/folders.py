@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alexnet_dist.data.manifest import Options, SplitName
 from alexnet_dist.pack.state import Request
 
 SIZE = 16
+OPTIONS = Options(seed=0, size=SIZE, quality=90, chroma="420", filter="bicubic", samples_per_shard=5, holdout=None)
 
 
 def photo(seed: int, height: int = 20, width: int = 24) -> npt.NDArray[np.uint8]:
@@ -48,14 +50,14 @@ def request(
     out: Path,
     split: SplitName = "train",
     *,
+    layout: str = "auto",
     processes: int = 1,
     max_rejected: int | None = None,
     **options: Any,
 ) -> Request:
     """Return a request to pack small images, five a shard."""
-    defaults = Options(seed=0, size=SIZE, quality=90, samples_per_shard=5, holdout=None, layout="folder")
-    given = Options(**{**vars(defaults), **options})
-    return Request(source, out, split, given, processes, max_rejected)
+    given = replace(OPTIONS, **options)
+    return Request(source, out, split, given, layout, processes, max_rejected)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

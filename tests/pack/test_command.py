@@ -83,7 +83,7 @@ def test_more_rejects_than_allowed(tmp_path: Path) -> None:
         ["--holdout", "0"],
         ["--quality", "101"],
         ["--processes", "0"],
-        ["--split", "test"],
+        ["--split", "dev"],
         ["--layout", "tar"],
         ["--unknown"],
     ],

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import simplejpeg
-from folders import SIZE, contents, encoded, photo, request, write_folder
+from folders import OPTIONS, SIZE, contents, encoded, photo, request, write_folder
 
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Rejected
 from alexnet_dist.errors import UserError
@@ -112,7 +112,7 @@ def test_mean_and_covariance_are_those_of_the_decoded_shards(tmp_path: Path) -> 
 
 
 def test_the_statistics_are_of_the_resized_pixels(source: Path, reference: Path) -> None:
-    images = [training_image(path.read_bytes(), SIZE, 90)[1] for path in source.rglob("*.jpg")]
+    images = [training_image(path.read_bytes(), OPTIONS)[1] for path in source.rglob("*.jpg")]
     mean = np.load(reference / "train.mean.npy")
     np.testing.assert_array_equal(mean, np.mean(images, axis=0).astype(np.float32).transpose(2, 0, 1))
 

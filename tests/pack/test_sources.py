@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from alexnet_dist.data.manifest import Rejected, SourceId, SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.sources import File, Source, divide, find
+from alexnet_dist.pack.layouts import find as find_any
+from alexnet_dist.pack.source import File, Source, divide
+
+
+def find(
+    root: Path, split: SplitName, holdout: float | None = None, seed: int = 0, train: tuple[str, ...] | None = None
+) -> Source:
+    """List a source of class folders, as what it looks like."""
+    source = find_any(root, "auto", split, holdout, seed, train)
+    assert isinstance(source, Source)
+    return source
 
 
 def touch(path: Path, content: bytes = b"x") -> None:
@@ -30,10 +40,10 @@ def test_labels_are_places_of_sorted_folder_names(tmp_path: Path) -> None:
     source = find(tmp_path, "train", None, 0, None)
     assert source.classes == ("Zebra", "apple", "pear")
     assert source.files == (
-        File("Zebra/deep/er/x.JPEG", 0, 20),
-        File("apple/9.png", 1, 11),
-        File("pear/1", 2, 6),
-        File("pear/2.jpg", 2, 10),
+        File("Zebra/deep/er/x.JPEG", 0, 20, "Zebra/deep/er/x.JPEG"),
+        File("apple/9.png", 1, 11, "apple/9.png"),
+        File("pear/1", 2, 6, "pear/1"),
+        File("pear/2.jpg", 2, 10, "pear/2.jpg"),
     )
 
 
@@ -106,10 +116,10 @@ def refused(root: Path, message: str, *, split: SplitName = "train", holdout: fl
 
 
 def test_refusals_name_the_folder(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "nowhere: expected a folder")
+    refused(tmp_path / "nowhere", "nowhere: no such folder")
     refused(tmp_path, "holds no class folders")
     write_folder(tmp_path / "set" / "train", {"a": 2, "b": 2})
-    refused(tmp_path / "set", r"neither val/ nor test/.*--holdout 0\.1", split="val")
+    refused(tmp_path / "set", r"no val/ or validation/ or test/.*--holdout 0\.1", split="val")
     (tmp_path / "set" / "train" / "hollow").mkdir()
     refused(tmp_path / "set", "train/hollow: an empty class folder")
     touch(tmp_path / "set" / "train" / "hollow" / ".hidden")
@@ -141,7 +151,7 @@ def test_the_id_tells_sources_apart_and_not_their_places(tmp_path: Path) -> None
 
 def listed(counts: list[int]) -> Source:
     files = tuple(
-        File(f"c{label}/{number:04d}", label, 1) for label, count in enumerate(counts) for number in range(count)
+        File(f"c{label}/{number:04d}", label, 1, "") for label, count in enumerate(counts) for number in range(count)
     )
     return Source(Path(), tuple(f"c{label}" for label in range(len(counts))), files, (), SourceId(len(files), "0" * 64))
 

@@ -10,7 +10,7 @@ from folders import encoded, request
 
 from alexnet_dist.pack.records import Job, load_record, records_folder, save_record
 from alexnet_dist.pack.shard import finish_shard
-from alexnet_dist.pack.sources import File
+from alexnet_dist.pack.source import File
 from alexnet_dist.pack.sums import Sums
 
 
@@ -55,7 +55,7 @@ def test_a_shards_sums_are_exact_where_float32_would_not_be(tmp_path: Path) -> N
     (tmp_path / "a.png").write_bytes(data)
     asked = request(tmp_path, tmp_path, size=size)
     records_folder(tmp_path, "train").mkdir()
-    job = Job(tmp_path, "train", 0, tmp_path, 0, (File("a.png", 0, len(data)),) * 3, asked.options)
+    job = Job(tmp_path, "train", 0, tmp_path, 0, (File("a.png", 0, len(data), "a.png"),) * 3, asked.options)
     finish_shard(job)
     record = load_record(job.record_path)
     assert record is not None
@@ -68,7 +68,7 @@ def test_a_shards_sums_are_exact_where_float32_would_not_be(tmp_path: Path) -> N
 def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     records_folder(tmp_path, "train").mkdir()
-    job = Job(tmp_path, "train", 0, tmp_path, 0, (File("a.png", 0, 8),), request(tmp_path, tmp_path).options)
+    job = Job(tmp_path, "train", 0, tmp_path, 0, (File("a.png", 0, 8, "a.png"),), request(tmp_path, tmp_path).options)
     finish_shard(job)
     record, whole = load_record(job.record_path), job.record_path.read_bytes()
     assert record is not None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import simplejpeg
-from folders import encoded, photo
+from folders import OPTIONS, encoded, photo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,7 +22,7 @@ SIZE = 16
 
 def pixels_of(data: bytes, size: int = SIZE) -> npt.NDArray[np.uint8]:
     """Return the pixels of a file, after checking the JPEG that goes with them."""
-    jpeg, pixels = training_image(data, size, 90)
+    jpeg, pixels = training_image(data, replace(OPTIONS, size=size))
     assert pixels.shape == (size, size, 3)
     assert pixels.dtype == np.uint8
     assert simplejpeg.decode_jpeg_header(jpeg) == (size, size, "YCbCr", "420")
@@ -32,7 +33,7 @@ def pixels_of(data: bytes, size: int = SIZE) -> npt.NDArray[np.uint8]:
 
 def reason(data: bytes) -> str:
     with pytest.raises(UnusableImageError) as rejected:
-        training_image(data, SIZE, 90)
+        training_image(data, OPTIONS)
     return str(rejected.value)
 
 
@@ -76,7 +77,7 @@ def test_the_centre_is_kept() -> None:
 @pytest.mark.parametrize("subsampling", [0, 2])
 def test_a_baseline_jpeg_of_the_right_size_is_copied(subsampling: int) -> None:
     data = encoded(photo(3, SIZE, SIZE), quality=70, subsampling=subsampling)
-    jpeg, pixels = training_image(data, SIZE, 90)
+    jpeg, pixels = training_image(data, OPTIONS)
     assert jpeg == data
     np.testing.assert_array_equal(pixels, simplejpeg.decode_jpeg(data, "RGB"))
 
@@ -85,7 +86,7 @@ def test_other_jpegs_of_the_right_size_are_encoded_again() -> None:
     square = Image.fromarray(photo(3, SIZE, SIZE))
     assert b"\xff\xc2" in encoded(square, progressive=True)
     for data in (encoded(square, progressive=True), encoded(square.convert("L")), encoded(square.convert("CMYK"))):
-        assert training_image(data, SIZE, 90)[0] != data
+        assert training_image(data, OPTIONS)[0] != data
         pixels_of(data)
 
 
@@ -153,7 +154,7 @@ def test_stray_bytes_that_only_the_strict_decoder_minds_are_kept_and_encoded_aga
     stray = data[:-2] + bytes(20) + data[-2:]
     with pytest.raises(ValueError, match="extraneous"):
         simplejpeg.decode_jpeg(stray, strict=True)
-    assert training_image(stray, SIZE, 90)[0] != stray
+    assert training_image(stray, OPTIONS)[0] != stray
     np.testing.assert_array_equal(pixels_of(stray), simplejpeg.decode_jpeg(data, "RGB"))
 
 
@@ -179,7 +180,7 @@ def test_a_bomb_is_rejected_by_its_header(make: object) -> None:
 
 def test_a_strip_that_would_grow_into_a_bomb_is_rejected() -> None:
     with pytest.raises(UnusableImageError, match="more than 100 million"):
-        training_image(encoded(np.zeros((1, 40_000, 3), np.uint8), "PNG"), 256, 90)
+        training_image(encoded(np.zeros((1, 40_000, 3), np.uint8), "PNG"), replace(OPTIONS, size=256))
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xc0"]))
@@ -194,7 +195,7 @@ def test_a_changed_byte_gives_an_image_or_a_reason_that_is_always_the_same(place
 
     def outcome() -> bytes | str:
         try:
-            return training_image(bytes(data), SIZE, 90)[0]
+            return training_image(bytes(data), OPTIONS)[0]
         except UnusableImageError as error:
             return str(error)
 
