@@ -11,40 +11,67 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from alexnet_dist.data.manifest import SPLITS, Chroma, Filter, Options
+from alexnet_dist.data.manifest import SPLITS, Chroma, Filter, Manifest, Options
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.pack.assemble import list_reasons
 from alexnet_dist.pack.layouts import LAYOUTS
-from alexnet_dist.pack.run import Packed, pack
+from alexnet_dist.pack.run import pack
 from alexnet_dist.pack.state import Request
 
 
 def main(arguments: list[str]) -> None:
-    """Pack a split; the last line of stdout is one JSON object. Raises UserError."""
-    request = _request(arguments)
+    """Pack a split, or verify one; the last line of stdout is one JSON object. Raises UserError."""
+    given = _parser().parse_args(arguments)
+    request = _request(given)
     started = time.monotonic()
     try:
-        packed = pack(request)
+        packed = None if request is None else pack(request)
+        manifest = None if packed is None else packed.manifest
+        if given.verify:
+            # Reads as the loader does, and so takes torch, without which the command itself starts.
+            from alexnet_dist.pack.verify import verify
+
+            manifest = verify(given.out, given.split, given.processes)
     except OSError as error:
         if error.errno is None:
             raise
-        raise UserError(f"{error.filename or request.out}: {error.strerror}") from error
+        raise UserError(f"{error.filename or given.out}: {error.strerror}") from error
+    assert manifest is not None
     seconds = time.monotonic() - started
-    print(_summary(request, packed, seconds), file=sys.stderr)
+    images = manifest.images if packed is None else packed.new_images
+    print(_summary(given, manifest, images, seconds), file=sys.stderr)
     print(
         json.dumps(
             {
-                "images": packed.manifest.images,
-                "rejected": len(packed.manifest.rejected),
-                "shards": len(packed.manifest.shards),
+                "images": manifest.images,
+                "rejected": len(manifest.rejected),
+                "shards": len(manifest.shards),
                 "seconds": round(seconds, 3),
-                "images_per_second": round(packed.new_images / seconds, 1),
+                "images_per_second": round(images / seconds, 1),
             }
         )
     )
 
 
-def _request(arguments: list[str]) -> Request:
+def _request(given: argparse.Namespace) -> Request | None:
+    """Return what is to be packed; None where only OUT is given, to be verified."""
+    if given.source is None:
+        if not given.verify:
+            raise UserError("expected SOURCE and OUT; OUT alone is for --verify")
+        return None
+    options = Options(
+        seed=given.seed,
+        size=given.size,
+        quality=given.quality,
+        chroma=given.chroma,
+        filter=given.filter,
+        samples_per_shard=given.samples_per_shard,
+        holdout=given.holdout,
+    )
+    return Request(given.source, given.out, given.split, options, given.layout, given.processes, given.max_rejected)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_dist.pack",
         description="Pack images into shards: square JPEGs of one size in WebDataset tars, with a manifest. Killed at "
@@ -54,6 +81,7 @@ def _request(arguments: list[str]) -> Request:
     )
     parser.add_argument(
         "source",
+        nargs="?",
         type=Path,
         metavar="SOURCE",
         help="class folders, or train/ and val/ of them; a folder with the files of ILSVRC, Kaggle or Hugging Face, or "
@@ -85,17 +113,10 @@ def _request(arguments: list[str]) -> Request:
     parser.add_argument(
         "--max-rejected", type=_whole(0, 1 << 62), metavar="N", help="stop above N rejected files (default: no limit)"
     )
-    given = parser.parse_args(arguments)
-    options = Options(
-        seed=given.seed,
-        size=given.size,
-        quality=given.quality,
-        chroma=given.chroma,
-        filter=given.filter,
-        samples_per_shard=given.samples_per_shard,
-        holdout=given.holdout,
+    parser.add_argument(
+        "--verify", action="store_true", help="read OUT's split again and check every hash; SOURCE may be left out"
     )
-    return Request(given.source, given.out, given.split, options, given.layout, given.processes, given.max_rejected)
+    return parser
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -117,17 +138,16 @@ def _fraction(text: str) -> float:
     return number
 
 
-def _summary(request: Request, packed: Packed, seconds: float) -> str:
-    manifest = packed.manifest
+def _summary(given: argparse.Namespace, manifest: Manifest, images: int, seconds: float) -> str:
     gigabytes = sum(shard.size_bytes for shard in manifest.shards) / 1e9
     lines = [
-        f"{request.out}: {manifest.split} holds {manifest.images} images of {len(manifest.classes)} classes in "
+        f"{given.out}: {manifest.split} holds {manifest.images} images of {len(manifest.classes)} classes in "
         f"{len(manifest.shards)} shards, {gigabytes:.3f} GB"
     ]
-    if packed.new_images:
-        lines.append(
-            f"packed {packed.new_images} images in {seconds:.1f} s: {packed.new_images / seconds:.0f} images/s"
-        )
+    if given.verify:
+        lines.append(f"verified: every hash, checksum and header is as it was packed, in {seconds:.1f} s")
+    elif images:
+        lines.append(f"packed {images} images in {seconds:.1f} s: {images / seconds:.0f} images/s")
     else:
         lines.append("already packed: nothing was done")
     if manifest.rejected:

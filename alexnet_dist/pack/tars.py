@@ -19,7 +19,7 @@ from alexnet_dist.errors import UserError
 
 BLOCK_BYTES = 512
 LONGEST_NAME_BYTES = 4096
-LONGEST_PAX_BYTES = 1 << 20
+LONGEST_PAX_BYTES = 1 << 16
 REGULAR, FOLDER, LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = (b"0", b"\0", b"7"), b"5", b"L", b"K", b"x", b"g"
 EXTENSIONS = (LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL)
 SPECIAL = {
@@ -79,8 +79,8 @@ def members(read_at: ReadAt, archive: str, first: int = 0) -> Iterator[Member]:
                 raw = given.name if given.name is not None else name
                 yield Member(_text(raw), data, size_bytes, given.problem or _problem(raw, kind))
             given = _Given()
-        if kind == FOLDER or kind in EXTENSIONS:
-            _check_there(read_at, archive, data, size_bytes)
+            if kind == FOLDER:
+                _check_there(read_at, archive, data, size_bytes)
         at = end
 
 
@@ -129,10 +129,12 @@ def _number(field: bytes) -> int | None:
 def _extended(given: _Given, kind: bytes, read_at: ReadAt, data: int, size_bytes: int, archive: str) -> _Given:
     """Take in what a long-name or pax header says; a name beyond reason is not read, and its member refused."""
     if kind in (LONG_LINK, PAX_GLOBAL):
+        _check_there(read_at, archive, data, size_bytes)
         return given
     longest = LONGEST_NAME_BYTES if kind == LONG_NAME else LONGEST_PAX_BYTES
     if size_bytes > longest:
         start = read_at(data, 64)
+        _check_there(read_at, archive, data, size_bytes)
         return given._replace(name=start, problem=f"its name has {size_bytes} bytes, more than {longest}")
     content = read_at(data, size_bytes)
     if len(content) < size_bytes:

@@ -1,0 +1,97 @@
+"""pack --verify finds any damage to a packed split, and names the file that has it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from folders import request, write_folder
+
+from alexnet_dist.errors import UserError
+from alexnet_dist.pack.__main__ import main
+from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.verify import verify
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("verify")
+    pack(request(write_folder(root / "source", {"a": 12, "b": 9}), root / "out"))
+    return root / "out"
+
+
+@pytest.fixture
+def out(packed: Path, tmp_path: Path) -> Path:
+    shutil.copytree(packed, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_whole_split_is_found_whole(packed: Path, processes: int) -> None:
+    assert verify(packed, "train", processes).images == 21
+
+
+def test_the_command_needs_no_source(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(packed), "--verify", "--processes", "1"])
+    told = capsys.readouterr()
+    assert json.loads(told.out.splitlines()[-1])["images"] == 21
+    assert "verified: every hash" in told.err
+    with pytest.raises(UserError, match="expected SOURCE and OUT"):
+        main([str(packed)])
+
+
+@pytest.mark.parametrize("at", [0, 700, 5000, -1])
+def test_any_changed_byte_is_found(out: Path, at: int) -> None:
+    for name in ("train-000001.tar", "train-000003.tar"):
+        content = bytearray((out / name).read_bytes())
+        content[at] ^= 1
+        (out / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"(?s)2 of 5 shards of train .*train-000001\.tar: sha256 .*train-000003\.tar"):
+        verify(out, "train", 1)
+
+
+def test_more_damage_than_is_told(out: Path) -> None:
+    for number in range(5):
+        path = out / f"train-{number:06d}.tar"
+        path.write_bytes(b"x" * path.stat().st_size)
+    (out / "train-000005.tar").write_bytes(b"a stranger, which nobody asked about")
+    with pytest.raises(UserError, match="5 of 5 shards"):
+        verify(out, "train", 1)
+
+
+def reseal(out: Path, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
+    """Change the index, and its hash in the manifest: a lie that no hash tells."""
+    index = np.load(out / "train.index.npy")
+    change(index)
+    np.save(out / "train.index.npy", index)
+    path = out / "train.manifest.json"
+    content = json.loads(path.read_text())
+    content["index"]["sha256"] = hashlib.sha256((out / "train.index.npy").read_bytes()).hexdigest()
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("crc32", 5, "has another crc32 than in the index"),
+        ("label", 1, r"its \.cls members and the index label its images differently"),
+        ("size", 100, "its headers and the index place its images differently"),
+        ("offset", 0, "its headers and the index place its images differently"),
+    ],
+)
+def test_an_index_that_lies_is_found(out: Path, field: str, value: int, message: str) -> None:
+    labels = np.load(out / "train.index.npy")["label"]
+    row = int((labels == 0).argmax())
+
+    def change(index: np.ndarray[Any, Any]) -> None:
+        index[field][row] = value
+
+    reseal(out, change)
+    with pytest.raises(UserError, match=rf"(?s)1 of 5 shards.*train-00000{row // 5}\.tar: .*{message}"):
+        verify(out, "train", 1)
