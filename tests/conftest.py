@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import tarfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,31 @@ from PIL import Image
 from ranks import Ranks, rank_runner
 
 __all__ = ["give_draw_jpegs", "pack_tiny", "run_ranks", "shards"]  # the first two are fixtures of data_shards
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-s", type=float, default=5.0, help="seconds that each fuzz test takes (default: 5)")
+
+
+@pytest.fixture
+def fuzz_seeds(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Give the seeds 0, 1, ... for as long as --fuzz-s says."""
+    end_s = time.monotonic() + request.config.getoption("--fuzz-s")
+    return itertools.takewhile(lambda _: time.monotonic() < end_s, itertools.count())
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[bytes]:
+    """Return a thousand photographs of ImageNet's, which lie beside the repository and never in it; or skip."""
+    path = ROOT.parent / "shared" / "data" / "imagenet-sample-1000.tar"
+    if not path.exists():
+        pytest.skip("the sample of ImageNet's photographs is not here")
+    with tarfile.open(path) as tar:
+        files = [tar.extractfile(member) for member in tar if member.isfile()]
+        return [file.read() for file in files if file is not None]
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def sets(images: Images, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 def pack_both(root: Path, layout: str, out: Path, processes: int = 1) -> Path:
     for split in ("train", "val"):
-        pack(request(place_of(root, layout, split), out, split, processes=processes))
+        pack(request(place_of(root, layout, split), out, split, processes=processes if split == "train" else 1))
     return out
 
 

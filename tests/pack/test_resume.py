@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from arranged import ARRANGE, draw
 from folders import SIZE, contents, encoded, photo, request, write_folder
 
 from alexnet_dist.errors import UserError
@@ -38,10 +39,13 @@ class StopError(Exception):
     """Stands for a kill."""
 
 
+@pytest.mark.parametrize("layout", ["folder", "parquet"])
 def test_stopped_at_any_write_it_ends_with_the_same_bytes(
-    source: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     """Every fsync and every rename of the work is a moment to be stopped at, just before it."""
+    if layout == "parquet":
+        source = ARRANGE[layout](tmp_path / "source", draw())
     real_fsync, real_replace = os.fsync, Path.replace
     moments = 0
 
@@ -70,6 +74,7 @@ def test_stopped_at_any_write_it_ends_with_the_same_bytes(
     pack(request(source, tmp_path / "all"))
     whole = moments
     assert whole > 30
+    expected = contents(tmp_path / "all")
     for moment in range(1, whole + 1, 3):
         out = tmp_path / str(moment)
         stop_at(moment)
@@ -78,7 +83,7 @@ def test_stopped_at_any_write_it_ends_with_the_same_bytes(
         assert not (out / "train.manifest.json").exists() or moment >= whole - 1
         stop_at(-1)
         pack(request(source, out))
-        assert contents(out) == contents(reference)
+        assert contents(out) == expected
 
 
 def test_finished_shards_are_not_made_again(source: Path, reference: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -200,3 +202,39 @@ def test_a_changed_byte_gives_an_image_or_a_reason_that_is_always_the_same(place
             return str(error)
 
     assert outcome() == outcome()
+
+
+def fuzz_seeds_of_images() -> list[bytes]:
+    """Return small files of every kind that has a rule."""
+    image = Image.fromarray(photo(11, 18, 19))
+    kinds = [(image, "JPEG"), (image, "PNG"), (image.convert("CMYK"), "JPEG"), (image.convert("L"), "JPEG")]
+    kinds += [(image.convert("P"), "PNG"), (image.convert("LA"), "PNG"), (image.convert("RGBA"), "PNG")]
+    grey = Image.fromarray(np.asarray(image)[:, :, 0].astype(np.uint16) << 8)
+    return [*(encoded(one, kind) for one, kind in kinds), encoded(grey, "PNG"), encoded(image, progressive=True)]
+
+
+def test_fuzz_damaged_images_are_images_or_rejected(fuzz_seeds: Iterator[int]) -> None:
+    files, rejected = fuzz_seeds_of_images(), 0
+    for seed in fuzz_seeds:
+        chance = random.Random(seed)
+        data = bytearray(chance.choice(files))
+        for _ in range(chance.randrange(1, 5)):
+            at = chance.randrange(len(data))
+            kind = chance.randrange(4)
+            if kind == 0:
+                data[at] = chance.randrange(256)
+            elif kind == 1:
+                data[at : at + 2] = chance.choice((b"\xff\xff", b"\0\0", b"\xff\xc0", b"\xff\xd8", b"\x7f\xff"))
+            elif kind == 2:
+                del data[at : at + chance.choice((1, 20, len(data)))]
+            else:
+                data[at:at] = data[at : at + chance.randrange(40)]
+            data = data or bytearray(b"\0")
+        try:
+            jpeg, pixels = training_image(bytes(data), OPTIONS)
+        except UnusableImageError:
+            rejected += 1
+        else:
+            assert pixels.shape == (SIZE, SIZE, 3)
+            assert jpeg.startswith(b"\xff\xd8")
+    assert 0 < rejected < seed
