@@ -187,3 +187,26 @@ def test_what_could_be_two_layouts_is_asked_for(tmp_path: Path, images: Images) 
 def test_shards_are_not_packed_over_themselves(sets: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="lies inside the images' folder"):
         pack(request(sets["webdataset"], sets["webdataset"]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_thousand_photographs_give_the_same_shards_everywhere(
+    photographs: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """From every layout, by 1, 2 and 5 processes, at the size of ImageNet's."""
+    images, root = draw(train=190, val=10, photographs=photographs), tmp_path_factory.mktemp("photographs")
+    expected: dict[str, bytes] = {}
+    for number, (layout, arrange) in enumerate(ARRANGE.items()):
+        arrange(root / layout, images)
+        for processes in (1, 2, 5) if layout == "folder" else ((1, 2, 5)[number % 3],):
+            out = root / f"{layout}-{processes}"
+            for split in ("train", "val"):
+                source = place_of(root / layout, layout, split)
+                packed = pack(request(source, out, split, processes=processes, size=256, samples_per_shard=100))
+                print(f"{layout}, {processes} processes: {packed.manifest.images} images of {split}")
+            found = {name: content for name, content in contents(out).items() if not name.endswith(".json")}
+            expected = expected or found
+            assert found == expected, (layout, processes)
+            shutil.rmtree(out)
+        shutil.rmtree(root / layout)
