@@ -45,7 +45,7 @@ def draw(train: int = 5, val: int = 2, photographs: Iterable[bytes] = ()) -> Ima
     files = {name: [(f"{name}_{10 * place}", one()) for place in range(train)] for name in CLASSES}
     quirks = [file for several in quirks_by_class().values() for file in several]
     for (name, place), quirk in zip([(n, p) for n in CLASSES for p in range(2)], quirks, strict=True):
-        files[name].append((f"{name}_9{place}", quirk))
+        files[name].append((f"{name}_9000{place}", quirk))
     numbers = np.random.default_rng(3).permutation(len(CLASSES) * val) + 1
     names = iter(f"ILSVRC2012_val_{number:08d}" for number in numbers)
     return Images(files, {name: [(next(names), one()) for _ in range(val)] for name in CLASSES})

@@ -76,9 +76,9 @@ def test_the_reference_has_the_quirks_in_it(reference: Path) -> None:
     content = manifest(reference, "train")
     assert content["images"] == 5 * 5 + 7
     assert [(one["file"], one["reason"]) for one in content["rejected"]] == [
-        ("n07583066/n07583066_90.JPEG", "damaged or truncated JPEG"),
-        ("n07583066/n07583066_91.JPEG", "empty file"),
-        ("n13037406/n13037406_90.JPEG", "not a JPEG or PNG"),
+        ("n07583066/n07583066_90000.JPEG", "damaged or truncated JPEG"),
+        ("n07583066/n07583066_90001.JPEG", "empty file"),
+        ("n13037406/n13037406_90000.JPEG", "not a JPEG or PNG"),
     ]
 
 
@@ -207,6 +207,7 @@ def test_a_thousand_photographs_give_the_same_shards_everywhere(
                 print(f"{layout}, {processes} processes: {packed.manifest.images} images of {split}")
             found = {name: content for name, content in contents(out).items() if not name.endswith(".json")}
             expected = expected or found
-            assert found == expected, (layout, processes)
+            different = [name for name in expected | found if found.get(name) != expected.get(name)]
+            assert not different, (layout, processes)
             shutil.rmtree(out)
         shutil.rmtree(root / layout)
