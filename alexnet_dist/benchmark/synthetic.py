@@ -1,0 +1,60 @@
+"""Photo-like JPEGs for a benchmark without photographs: noise of which each octave is as strong as the next.
+
+Such noise has a photograph's spectrum, and so its JPEG has a photograph's size and costs what that costs to decode.
+Each image is a window of one large canvas under a light of its own: hundreds a second on one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from alexnet_dist.draws import seed64
+
+Floats = npt.NDArray[np.float32]
+
+CANVAS = 1024  # pixels a side
+CLASSES = 20
+QUALITY = 90
+# Chosen for the mean sizes of ImageNet's files: 22 KB at 256 x 256 after packing, 110 KB at 500 x 375.
+PACKED_SIDES, PACKED_CONTRAST = ((256, 256),), 17.0
+FULL_SIDES, FULL_CONTRAST = ((375, 500), (500, 375), (333, 500), (400, 500)), 52.0
+
+
+def canvas(seed: int) -> Floats:
+    """Return noise with spectral density 1 / f², mean 0 and deviation 1 a channel: float32 (CANVAS, CANVAS, 3)."""
+    random = np.random.Generator(np.random.Philox(key=seed64(seed, "benchmark canvas")))
+    rows, columns = np.fft.fftfreq(CANVAS)[:, None], np.fft.rfftfreq(CANVAS)[None, :]
+    frequency = np.hypot(rows, columns)
+    frequency[0, 0] = np.inf
+    # Three channels that mostly agree, as the colours of things in one light do.
+    light, *tints = (
+        np.fft.irfft2(np.fft.rfft2(random.standard_normal((CANVAS, CANVAS))) / frequency) for _ in range(4)
+    )
+    planes = np.stack([light + 0.35 * tint for tint in tints], axis=2)
+    noise: Floats = ((planes - planes.mean((0, 1))) / planes.std((0, 1))).astype(np.float32)
+    return noise
+
+
+def draw(images: int, sides: tuple[tuple[int, int], ...], contrast: float, seed: int = 0) -> Iterator[bytes]:
+    """Yield JPEGs of quality 90; sides: (height, width) pixels, in turn; contrast: mean deviation, of 255."""
+    noise = canvas(seed)
+    random = np.random.Generator(np.random.Philox(key=seed64(seed, "benchmark images")))
+    for number in range(images):
+        height, width = sides[number % len(sides)]
+        top, left = random.integers(0, CANVAS - height), random.integers(0, CANVAS - width)
+        window = noise[top : top + height, left : left + width]
+        pixels = random.uniform(90, 160, 3) + window * (contrast * random.uniform(0.3, 1.7))
+        yield simplejpeg.encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8), quality=QUALITY, colorsubsampling="420")
+
+
+def write(folder: Path, images: int, sides: tuple[tuple[int, int], ...], contrast: float) -> None:
+    """Write the JPEGs as a folder of class folders, the classes taking turns."""
+    for number, jpeg in enumerate(draw(images, sides, contrast)):
+        home = folder / f"class-{number % CLASSES:02d}"
+        home.mkdir(parents=True, exist_ok=True)
+        (home / f"{number:06d}.jpg").write_bytes(jpeg)
