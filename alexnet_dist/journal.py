@@ -93,9 +93,8 @@ class Journal:
             flops=share * self._flops_per_image,
         )
         self._traffic = Traffic(traffic.sent_bytes, traffic.received_bytes, traffic.wait_s)
-        if bad:
-            self._metrics.add_bad_samples(len(bad))
         for one in bad:
+            self._metrics.add_bad_sample(one.kind)
             print(f"rank {self._place.rank}: bad sample replaced: {one}", file=sys.stderr, flush=True)
 
     def sampled(self, step: int, tasks: tuple[Task, ...], own_rows: list[tuple[int, int]]) -> None:

@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import Metric
 
 PREFIX = "alexnet_train_"
 LABELS = ("run", "rank", "replica", "tower")
+BAD_KINDS = ("checksum", "damaged", "size")
 PHASES = ("data_wait", "forward", "link_wait", "backward", "allreduce_wait", "optimizer", "other")
 STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
 CHECKPOINT_BUCKETS_S = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -30,7 +31,6 @@ COUNTERS = {
     "images_total": "Training images, this rank's share: its replica's images divided among the replica's ranks, so"
     " that sum() over ranks is the run's images and sum(rate()) its throughput.",
     "steps_total": "Optimizer steps completed by this process.",
-    "bad_samples_total": "Samples that this rank could not decode and replaced by others.",
     "nonfinite_loss_total": "Steps whose loss over the global batch was not finite.",
     "model_flops_total": "Floating-point operations of the net's training (a multiply-add is two), this rank's share.",
 }
@@ -88,6 +88,13 @@ class Metrics:
         self._phase_s = {phase: phase_s.labels(**self._names, phase=phase) for phase in PHASES}
         link_bytes = self._counter("link_bytes_total", "Bytes sent to and received from the other tower.", "direction")
         self._link_bytes = {way: link_bytes.labels(**self._names, direction=way) for way in ("send", "recv")}
+        bad_samples = self._counter(
+            "bad_samples_total",
+            "Samples that this rank could not use and replaced by others, by reason: the checksum of their bytes, a"
+            " damaged JPEG, or a picture of another size.",
+            "reason",
+        )
+        self._bad_samples = {kind: bad_samples.labels(**self._names, reason=kind) for kind in BAD_KINDS}
         self._checkpoint_s = self._histogram(
             "checkpoint_duration_seconds", "Seconds that training waited for a checkpoint.", CHECKPOINT_BUCKETS_S, "op"
         )
@@ -170,9 +177,9 @@ class Metrics:
         """Count a checkpoint; op: what was done with it, such as "save"."""
         self._checkpoint_s.labels(**self._names, op=op).observe(seconds)
 
-    def add_bad_samples(self, count: int) -> None:
-        """Count samples that were replaced by others."""
-        self._counters["bad_samples_total"].inc(count)
+    def add_bad_sample(self, kind: str) -> None:
+        """Count a sample that was replaced by another; kind: one of BAD_KINDS."""
+        self._bad_samples[kind].inc()
 
     def add_nonfinite(self, count: int) -> None:
         """Count steps whose loss was not finite."""

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from alexnet_dist import step
-from alexnet_dist.metrics import PHASES, Metrics, remove_targets, write_targets
+from alexnet_dist.data import reader
+from alexnet_dist.metrics import BAD_KINDS, PHASES, Metrics, remove_targets, write_targets
 
 NAMES = {"run": "demo", "rank": "3", "replica": "1", "tower": "1"}
 PHASE_S = {"data_wait": 0.1, "forward": 0.05, "link_wait": 0.02, "backward": 0.1, "optimizer": 0.03}
@@ -81,6 +82,15 @@ def test_the_phases_are_the_steps_phases() -> None:
     assert step.PHASES == PHASES
 
 
+def test_bad_samples_are_counted_by_what_the_reader_calls_them() -> None:
+    assert reader.BAD_KINDS == BAD_KINDS
+    metrics = rank_3()
+    assert [value(metrics, "bad_samples_total", reason=kind) for kind in BAD_KINDS] == [0, 0, 0]
+    for kind in ("size", "checksum", "size"):
+        metrics.add_bad_sample(kind)
+    assert [value(metrics, "bad_samples_total", reason=kind) for kind in BAD_KINDS] == [1, 0, 2]
+
+
 def test_a_phase_that_rounding_left_below_nothing_does_not_end_the_run() -> None:
     metrics = rank_3()
     metrics.observe_step(
@@ -92,7 +102,7 @@ def test_a_phase_that_rounding_left_below_nothing_does_not_end_the_run() -> None
 
 def test_counters_stand_at_zero_and_gauges_of_what_has_not_happened_are_absent() -> None:
     metrics = rank_3()
-    for name in ("images_total", "steps_total", "bad_samples_total", "nonfinite_loss_total", "model_flops_total"):
+    for name in ("images_total", "steps_total", "nonfinite_loss_total", "model_flops_total"):
         assert value(metrics, name) == 0, name
     assert all(value(metrics, "phase_seconds_total", phase=phase) == 0 for phase in PHASES)
     assert value(metrics, "checkpoint_duration_seconds_count", op="save") == 0
@@ -111,10 +121,9 @@ def test_what_a_run_tells_is_shown() -> None:
     assert value(metrics, "evaluation_top5_error") is None
     metrics.observe_evaluation(loss=1.5, top1_error=0.4, top5_error=0.2)
     metrics.observe_checkpoint("save", 1.5)
-    metrics.add_bad_samples(3)
     metrics.add_nonfinite(1)
     shown = {"running": 1, "loss": 2.5, "top1_error": 0.75, "learning_rate": 0.01, "evaluation_loss": 1.5}
-    shown |= {"evaluation_top1_error": 0.4, "evaluation_top5_error": 0.2, "bad_samples_total": 3}
+    shown |= {"evaluation_top1_error": 0.4, "evaluation_top5_error": 0.2}
     shown |= {"nonfinite_loss_total": 1}
     assert {name: value(metrics, name) for name in shown} == shown
     assert value(metrics, "checkpoint_duration_seconds_sum", op="save") == 1.5

@@ -120,13 +120,26 @@ def _decode(split: Split, planned: int, image: Bytes) -> tuple[int, BadSample | 
 
 
 def _decode_one(split: Split, sample: int, image: Bytes) -> None:
-    jpeg = split.jpeg(sample)
+    jpeg, sides = split.jpeg(sample), image.shape[:2]
     try:
-        found = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=image, strict=True).shape
+        found = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=image, strict=True).shape[:2]
     except ValueError as error:
-        raise split.bad_sample(sample, str(error)) from None
-    if found != image.shape:
-        raise split.bad_sample(sample, f"{found[1]} x {found[0]} pixels, expected {split.manifest.size} a side")
+        # A picture that is larger than the buffer is refused in the same way as a damaged one.
+        found = _sides(jpeg)
+        if found in (None, sides):
+            raise split.bad_sample(sample, str(error), "damaged") from None
+    if found != sides:
+        reason = f"{found[1]} x {found[0]} pixels, expected {split.manifest.size} a side"
+        raise split.bad_sample(sample, reason, "size")
+
+
+def _sides(jpeg: memoryview) -> tuple[int, int] | None:
+    """Return (height, width) by a JPEG's header, or None where it has none."""
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+    except ValueError:
+        return None
+    return height, width
 
 
 def _portable(error: Exception) -> Exception:

@@ -12,7 +12,7 @@ import zlib
 from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +27,22 @@ OPEN_SHARDS = 256
 REPACK = "pack the images again"
 
 
+# What can be wrong with a sample: its bytes are not those that were packed, they are no whole JPEG, or the picture has
+# other sides than the packed size.
+BadKind = Literal["checksum", "damaged", "size"]
+BAD_KINDS: tuple[BadKind, ...] = get_args(BadKind)
+
+
 class BadSample(Exception):  # noqa: N818 - a report first, and raised at times
     """A sample that cannot be read or decoded; it stands for its slot in reports, and crosses process borders.
 
-    sample: its id. shard: the tar's name. offset: bytes, of the JPEG in the tar. reason: a clause.
+    sample: its id. shard: the tar's name. offset: bytes, of the JPEG in the tar. reason: a clause. kind: one of
+    BAD_KINDS, to count by.
     """
 
-    def __init__(self, sample: int, shard: str, offset: int, reason: str) -> None:
-        super().__init__(sample, shard, offset, reason)
-        self.sample, self.shard, self.offset, self.reason = sample, shard, offset, reason
+    def __init__(self, sample: int, shard: str, offset: int, reason: str, kind: BadKind) -> None:
+        super().__init__(sample, shard, offset, reason, kind)
+        self.sample, self.shard, self.offset, self.reason, self.kind = sample, shard, offset, reason, kind
 
     def __str__(self) -> str:
         return f"sample {self.sample} ({self.shard}, byte {self.offset}): {self.reason}"
@@ -113,10 +120,10 @@ class Split:
             raise self.bad_sample(sample, "its bytes are not those that were packed (crc32)")
         return data
 
-    def bad_sample(self, sample: int, reason: str) -> BadSample:
-        """Return the report on a sample that cannot be used."""
+    def bad_sample(self, sample: int, reason: str, kind: BadKind = "checksum") -> BadSample:
+        """Return the report on a sample that cannot be used; kind: checksum for what reading finds."""
         shard = self.manifest.shards[bisect_right(self._ends, sample)]
-        return BadSample(sample, shard.name, int(self._offsets[sample]), reason)
+        return BadSample(sample, shard.name, int(self._offsets[sample]), reason, kind)
 
     def _map(self, shard: int) -> memoryview:
         with (self.root / self.manifest.shards[shard].name).open("rb") as file:

@@ -180,7 +180,9 @@ def test_the_next_sample_that_decodes_stands_in_for_a_bad_one(pack_tiny: Pack, d
         assert [(bad.sample, bad.shard) for bad in batch.bad] == [
             (19, "train-000002.tar"), (7, "train-000001.tar"), (11, "train-000002.tar"), (0, "train-000000.tar"),
         ]  # fmt: skip
+        assert [bad.kind for bad in batch.bad] == ["damaged", "size", "size", "damaged"]
         assert all(bad.reason for bad in batch.bad)
+        assert batch.bad[2].reason == "32 x 32 pixels, expected 16 a side"
         assert batch.bad[1].reason == "8 x 8 pixels, expected 16 a side"
 
 

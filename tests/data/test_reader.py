@@ -91,14 +91,16 @@ def test_a_changed_byte_is_a_bad_sample(pack_tiny: Pack) -> None:
     with pytest.raises(BadSample, match=r"sample 8 \(train-000002\.tar, byte 512\): .*crc32") as caught:
         split.jpeg(8)
     assert (caught.value.sample, caught.value.shard, caught.value.offset) == (8, "train-000002.tar", 512)
+    assert caught.value.kind == "checksum"
     assert good[:2] == b"\xff\xd8"
     split.jpeg(9)
 
 
 def test_a_report_crosses_process_borders() -> None:
-    report = pickle.loads(pickle.dumps(BadSample(8, "train-000002.tar", 512, "truncated")))
+    report = pickle.loads(pickle.dumps(BadSample(8, "train-000002.tar", 512, "truncated", "damaged")))
     assert isinstance(report, BadSample)
     assert (report.sample, report.shard, report.offset, report.reason) == (8, "train-000002.tar", 512, "truncated")
+    assert report.kind == "damaged"
 
 
 @pytest.mark.parametrize("name", ["train.manifest.json", "train.index.npy", "train.mean.npy", "train-000001.tar"])
