@@ -69,6 +69,8 @@ def train(settings: Config) -> None:
         groups = topology.open_groups(place, settings.topology.timeout_s)
         control = Control(groups.everyone)
         trainer = build_engine(settings, place, groups)
+        if place.device.type == "cuda":
+            loader.pin()
         position = programme.position(0, splits["train"].manifest.sha256)
         start = resume(directory, trainer, run.geometry_state(net), position, control, place)
         if start.step >= programme.steps:

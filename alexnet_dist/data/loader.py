@@ -23,6 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from alexnet_dist import process
+from alexnet_dist.data import pinning
 from alexnet_dist.data.decoder import Decoder, Message, Order, Task, labels, pixels, row_bytes
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
@@ -103,8 +104,19 @@ class Loader:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._running: Generator[LoadedBatch, None, None] | None = None
+        self._pinned = False
         # Workers ignore SIGTERM, by which Python would end them as it exits, and would be waited for in vain.
         atexit.register(self.close)
+
+    def pin(self) -> None:
+        """Register the ring with CUDA until `close`; call once, when CUDA is up in this process.
+
+        Raises RunError where CUDA refuses.
+        """
+        if self._pinned:
+            raise RuntimeError("Loader.pin is called once: the ring is registered already")
+        pinning.register(self.ring)
+        self._pinned = True
 
     def run(self, orders: Iterable[Order]) -> Iterator[LoadedBatch]:
         """Return the batches of the orders, in order; call once.
@@ -150,6 +162,9 @@ class Loader:
         shut_down = getattr(messages, "_shutdown_workers", None)
         if shut_down is not None:
             shut_down()
+        if self._pinned:
+            self._pinned = False
+            pinning.unregister(self.ring)
 
     def __enter__(self) -> Loader:
         return self
