@@ -19,7 +19,7 @@ FLOORS = (
     {"step"},
     {"journal", "opening"},
     {"train"},
-    {"pack", "evaluate", "predict", "export", "figures", "demo", "benchmark", "launch"},
+    {"pack", "evaluate", "predict", "export", "figures", "demo", "benchmark", "show", "launch"},
 )
 # Commands whose library part another command calls.
 LENT: Mapping[str, set[str]] = {"predict": {"evaluate", "pack"}, "figures": {"export"}}
