@@ -1,0 +1,152 @@
+"""How well the plan shuffles, measured against a uniform order of the same samples; ARCHITECTURE.md has the table.
+
+Run as a script it prints that table for a set of ImageNet's size: ``python tests/data/test_shuffle.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from alexnet_dist import draws
+from alexnet_dist.data.plan import Plan
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over batches.
+
+    neighbours: pairs of samples that also stand side by side in a shard. packed_classes, sorted_classes: different
+    classes, of a set packed in a seeded order (as pack does) and of one whose shards are sorted by class. again: pairs
+    that stand in one batch in the next epoch too. place: correlation of a sample's place in this epoch and the next.
+    """
+
+    neighbours: float
+    packed_classes: float
+    sorted_classes: float
+    again: float
+    place: float
+
+
+def order(plan: Plan) -> Ids:
+    """Return an epoch's ids, (batches, global batch)."""
+    return np.stack([plan.sample_ids(batch, 0, plan.global_batch) for batch in range(plan.batches)])
+
+
+def uniform(plan: Plan) -> Ids:
+    """Return as many batches of a uniform order, each epoch another."""
+    ids = draws.permutation(plan.samples, plan.seed, plan.epoch, "uniform")
+    return ids[: plan.batches * plan.global_batch].reshape(plan.batches, plan.global_batch)
+
+
+def quality(batches: Ids, following: Ids, samples: int, classes: int) -> Quality:
+    """Measure an epoch's order, (batches, global batch), and what it shares with the following one's."""
+    by_class = np.arange(samples) * classes // samples
+    packed = by_class[draws.permutation(samples, 0, "pack", "train")]
+    place = np.full((2, samples), -1)
+    for epoch, ids in enumerate((batches, following)):
+        place[epoch, ids.ravel()] = np.repeat(np.arange(len(ids)), ids.shape[1])
+    both = place[:, (place >= 0).all(0)]
+    next_batches = place[1][batches]
+    return Quality(
+        neighbours=float(np.mean([(np.diff(np.sort(ids)) == 1).sum() for ids in batches])),
+        packed_classes=float(np.mean([len(np.unique(packed[ids])) for ids in batches])),
+        sorted_classes=float(np.mean([len(np.unique(by_class[ids])) for ids in batches])),
+        again=float(np.mean([_pairs(ids[ids >= 0]) for ids in next_batches])),
+        place=float(np.corrcoef(both)[0, 1]),
+    )
+
+
+def _pairs(values: Ids) -> int:
+    counts = np.unique(values, return_counts=True)[1]
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def measured(counts: tuple[int, ...], global_batch: int, lanes: int, window: int, classes: int) -> Quality:
+    plans = [Plan(counts, 0, epoch, global_batch, lanes, window) for epoch in (0, 1)]
+    return quality(order(plans[0]), order(plans[1]), sum(counts), classes)
+
+
+def measured_uniform(counts: tuple[int, ...], global_batch: int, classes: int) -> Quality:
+    plans = [Plan(counts, 0, epoch, global_batch, 1, 1) for epoch in (0, 1)]
+    return quality(uniform(plans[0]), uniform(plans[1]), sum(counts), classes)
+
+
+# A small set in the proportions of ImageNet and the defaults: four slots a lane, windows of about two shards.
+SMALL = ((100,) * 127 + (67,), 64)
+CLASSES = 100
+LANES, WINDOW = 16, 205
+
+
+@pytest.fixture(scope="module")
+def best() -> Quality:
+    return measured_uniform(*SMALL, CLASSES)
+
+
+def test_the_defaults_are_close_to_a_uniform_order(best: Quality) -> None:
+    found = measured(*SMALL, LANES, WINDOW, CLASSES)
+    assert found.packed_classes == pytest.approx(best.packed_classes, rel=0.02)
+    assert found.neighbours < best.neighbours + 1
+    assert found.again < 2 * best.again + 1
+    assert abs(found.place) < 0.1
+    # Sorted by class, the lanes still bring many classes together: a third of what a uniform order does, at least.
+    assert found.sorted_classes > best.sorted_classes / 3
+
+
+def test_without_lanes_and_windows_the_order_is_the_shards_own(best: Quality) -> None:
+    found = measured(*SMALL, 1, 1, CLASSES)
+    assert found.neighbours > 60
+    assert found.again > 100 * (best.again + 0.1)
+    assert found.sorted_classes < 3
+    assert found.packed_classes == pytest.approx(best.packed_classes, rel=0.02)
+
+
+@pytest.mark.parametrize(("lanes", "window"), [(1, WINDOW), (LANES, 1)])
+def test_lanes_and_windows_are_both_needed(lanes: int, window: int) -> None:
+    found, both = measured(*SMALL, lanes, window, CLASSES), measured(*SMALL, LANES, WINDOW, CLASSES)
+    assert found.neighbours > 4 * both.neighbours
+    assert found.sorted_classes <= both.sorted_classes
+
+
+def test_a_batch_follows_the_classes_of_the_set() -> None:
+    counts, global_batch = SMALL
+    plan = Plan(counts, 0, 0, global_batch, LANES, WINDOW)
+    packed = (np.arange(plan.samples) * 10 // plan.samples)[draws.permutation(plan.samples, 0, "pack", "train")]
+    seen = np.stack([np.bincount(packed[ids], minlength=10) for ids in order(plan)])
+    expected = global_batch / 10
+    chi_squares = ((seen - expected) ** 2 / expected).sum(1)
+    # Nine degrees of freedom: mean 9, deviation 4.2, over 199 batches 0.3; without replacement a little less.
+    assert 7.7 < chi_squares.mean() < 10.3
+    assert (chi_squares > 21.67).mean() < 0.05  # the upper hundredth
+
+
+def main() -> None:
+    counts = (1000,) * 1281 + (167,)
+    rows = [("uniform", measured_uniform(counts, 128, 1000))]
+    for lanes, window in (
+        (1, 1),
+        (1, 2048),
+        (1, 16384),
+        (8, 2048),
+        (32, 1),
+        (32, 256),
+        (32, 2048),
+        (32, 16384),
+        (128, 2048),
+    ):
+        rows.append((f"{lanes} lanes, windows of {window:,}", measured(counts, 128, lanes, window, 1000)))
+    for name, found in rows:
+        sys.stdout.write(
+            f"| {name} | {found.neighbours:.3f} | {found.packed_classes:.1f} | {found.sorted_classes:.1f}"
+            f" | {found.again:.2f} | {found.place:+.3f} |\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
