@@ -45,10 +45,14 @@ class Plan:
     global_batch: int
     lanes: int
     window: int
-    _order: Ids = field(init=False, repr=False, compare=False)
+    _line: Ids = field(init=False, repr=False, compare=False)
+    _shuffled: set[Span] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Lay out the epoch: O(samples), 0.05 s and 10 MB for ImageNet."""
+        """Lay out the epoch: O(samples), 0.01 s and 10 MB for ImageNet.
+
+        Windows are shuffled as they are reached: all at once would stop the training for 0.05 s at an epoch's border.
+        """
         for name in ("global_batch", "lanes", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}: {getattr(self, name)}; expected at least 1")
@@ -57,14 +61,8 @@ class Plan:
                 f"data.global_batch: {self.global_batch} is more than the {self.samples} samples of the set;"
                 f" expected at most {self.samples}: lower it, or pack more images"
             )
-        line = _line(self.counts, self.seed, self.epoch, self.global_batch)
-        for lane in range(self.used_lanes):
-            first, end = (slot * self.batches for slot in self.lane_slots(lane))
-            for start in range(first, end, self.window):
-                window = line[start : min(start + self.window, end)]
-                window[:] = window[draws.permutation(len(window), self.seed, self.epoch, "window", start)]
-        line.flags.writeable = False
-        object.__setattr__(self, "_order", line)
+        object.__setattr__(self, "_line", _line(self.counts, self.seed, self.epoch, self.global_batch))
+        object.__setattr__(self, "_shuffled", set())
 
     @property
     def samples(self) -> int:
@@ -99,21 +97,35 @@ class Plan:
         lane = slots * self.used_lanes // self.global_batch
         first = -(-lane * self.global_batch // self.used_lanes)
         width = -(-(lane + 1) * self.global_batch // self.used_lanes) - first
-        ids: Ids = self._order[first * self.batches + batch * width + slots - first]
+        lane_start, lane_end = first * self.batches, (first + width) * self.batches
+        places = lane_start + batch * width + slots - first
+        starts = places - (places - lane_start) % self.window
+        ends = np.minimum(starts + self.window, lane_end)
+        self._shuffle(set(zip(starts.tolist(), ends.tolist(), strict=True)))
+        ids: Ids = self._line[places]
         return ids
+
+    def _shuffle(self, windows: set[Span]) -> None:
+        """Shuffle those windows, [start, end) of the line, that nobody has asked for yet."""
+        for start, end in windows - self._shuffled:
+            window = self._line[start:end]
+            window[:] = window[draws.permutation(len(window), self.seed, self.epoch, "window", start)]
+        self._shuffled.update(windows)
 
 
 def _line(counts: tuple[int, ...], seed: int, epoch: int, global_batch: int) -> Ids:
     """Return the ids that do not rest, shard after shard in the epoch's order of shards."""
-    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    shards = draws.permutation(len(counts), seed, epoch, "shards")
-    ids = np.concatenate([np.arange(starts[shard], starts[shard + 1], dtype=np.int64) for shard in shards])
+    shards, sizes = draws.permutation(len(counts), seed, epoch, "shards"), np.array(counts, dtype=np.int64)
+    first_ids, places = np.cumsum(sizes) - sizes, np.cumsum(sizes[shards]) - sizes[shards]
+    ids: Ids = np.arange(sizes.sum()) + np.repeat(first_ids[shards] - places, sizes[shards])
     resting = len(ids) % global_batch
     if not resting:
         return ids
     # The set as a circle: the resting ids move on by their own number each epoch, from a seeded start.
     first_resting = (draws.seed64(seed, "rest") + epoch * resting) % len(ids)
-    return ids[(ids - first_resting) % len(ids) >= resting]
+    beyond = ids - first_resting
+    beyond[beyond < 0] += len(ids)
+    return ids[beyond >= resting]
 
 
 def replica_slots(replica: int, replicas: int, global_batch: int) -> Span:
