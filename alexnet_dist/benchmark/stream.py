@@ -73,7 +73,7 @@ def _through(batches: Iterator[Batch]) -> tuple[int, float]:
     began_s, first_s, images = time.perf_counter(), 0.0, 0
     for pixels, labels in batches:
         # The images are there, and not only promised.
-        assert pixels.flatten()[-1] is not None
+        pixels[-1, -1, -1, -1].item()
         first_s = first_s or time.perf_counter() - began_s
         images += len(labels)
     return images, first_s
