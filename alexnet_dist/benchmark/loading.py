@@ -20,6 +20,7 @@ COLUMNS = {
     "cpu_ms_per_image": "CPU ms/image",
     "first_batch_ms": "first batch ms",
     "boundary_stall_ms": "border stall ms",
+    "elsewhere_stall_ms": "elsewhere ms",
 }
 RATIOS = {
     "vs_webdataset": WEB,

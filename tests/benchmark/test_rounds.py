@@ -1,0 +1,77 @@
+"""Rounds: every contender in turn, in a process of its own, and figures that are medians over the rounds."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_dist.benchmark import rounds
+from alexnet_dist.benchmark.rounds import OTHERS, Entry, Row, others_cpu_cores, ratio, run_alone, run_rounds, table
+from alexnet_dist.errors import RunError
+
+
+def row(name: str, *speeds: float, missing: str = "") -> Row:
+    return Row(Entry(name, "", {}, missing), tuple({"images_per_second": one, OTHERS: 0.1} for one in speeds))
+
+
+def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def run(entry: Entry) -> Mapping[str, float]:
+        ran.append(entry.name)
+        return {"images_per_second": float(len(ran))}
+
+    monkeypatch.setattr(rounds, "run_alone", run)
+    a, gone, b = run_rounds([Entry("a", "", {}), Entry("gone", "", {}, "not installed"), Entry("b", "", {})], 3)
+    assert ran == ["a", "b", "a", "b", "a", "b"]
+    assert [one["images_per_second"] for one in b.rounds] == [2, 4, 6]
+    assert gone.rounds == ()
+    assert a.median("images_per_second") == 3
+    assert a.spread("images_per_second") == 4 / 3
+    assert (gone.median("images_per_second"), gone.spread("images_per_second")) == (None, None)
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e4), st.floats(1, 1e4)), min_size=5, max_size=9))
+def test_a_ratio_is_taken_within_the_rounds(pairs: list[tuple[float, float]]) -> None:
+    ours, theirs = zip(*pairs, strict=True)
+    found = ratio([row("ours", *ours), row("theirs", *theirs)], "ours", "theirs")
+    assert found == statistics.median(a / b for a, b in pairs)
+
+
+def test_a_machine_that_slows_down_does_not_change_a_ratio() -> None:
+    slowing = [1.0, 0.5, 0.25, 0.1, 0.1]
+    rows = [row("ours", *(600 * one for one in slowing)), row("theirs", *(100 * one for one in slowing))]
+    assert ratio(rows, "ours", "theirs") == pytest.approx(6)
+
+
+def test_a_ratio_to_what_is_missing_is_none() -> None:
+    assert ratio([row("ours", 1, 2), row("theirs", missing="not installed")], "ours", "theirs") is None
+    assert ratio([row("ours", 1, 2)], "ours", "theirs") is None
+
+
+def test_rows_are_summed_up_for_json() -> None:
+    assert row("a", 1, 2, 4).summary() == {"name": "a", "images_per_second": 2, "spread": 1.5}
+    assert row("b", missing="not installed").summary() == {"name": "b", "missing": "not installed"}
+    assert others_cpu_cores([row("a", 1), row("b", missing="x")]) == 0.1
+
+
+def test_the_table_is_aligned() -> None:
+    text = table(
+        [row("a", 1234.5), row("a longer name", 0.28), row("gone", missing="not installed")],
+        {"images_per_second": "images/s", "first_batch_ms": "first batch ms"},
+    )
+    head, *lines = text.splitlines()
+    assert [line.split()[-3:] for line in lines[:2]] == [["1,234", "-", "0%"], ["0.28", "-", "0%"]]
+    assert lines[2].split() == ["gone", "not", "installed"]
+    end = head.index("images/s") + len("images/s")
+    assert all(re.search(r"\d$", line[:end]) for line in lines[:2])
+
+
+def test_a_contender_that_fails_is_told_with_its_last_words() -> None:
+    with pytest.raises(RunError, match=r"mine: its process ended with exit code 1\n(.*\n)*.*KeyError: 'no such task'"):
+        run_alone(Entry("mine", "no such task", {}))
