@@ -25,6 +25,7 @@ LEAST_ROUNDS = 5
 LONGEST_RUN_S = 900
 # Figures of the machine and not of the contender: they are told once, over all.
 OTHERS = "others_cpu_cores"
+SPREAD, NARROWEST = "spread", 7  # the table's last column, and characters of its narrowest
 
 
 @dataclass(frozen=True)
@@ -125,25 +126,22 @@ def others_cpu_cores(rows: Sequence[Row]) -> float:
 
 def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """Return the rows as aligned text; columns: title by figure."""
-    lines = [["", *columns.values(), "spread"]]
+    first = max(len(row.entry.name) for row in rows)
+    widths = [max(len(title), NARROWEST) + 2 for title in (*columns.values(), SPREAD)]
+    lines = [_line("".ljust(first), (*columns.values(), SPREAD), widths)]
     for row in rows:
-        cells = [row.entry.name]
+        name = row.entry.name.ljust(first)
         if row.entry.missing:
-            lines.append([*cells, row.entry.missing])
+            lines.append(f"{name}  {row.entry.missing}")
             continue
-        cells += [_number(row.median(figure)) for figure in columns]
-        spread = row.summary().get("spread")
-        lines.append([*cells, f"{spread:.0%}" if isinstance(spread, float) else ""])
-    full = [line for line in lines if len(line) == len(lines[0])]
-    first, *widths = [max(len(cell) for cell in column) for column in zip(*full, strict=True)]
-    first = max(first, *(len(line[0]) for line in lines))
-    texts = []
-    for name, *cells in lines:
-        right = "  ".join(
-            cell.rjust(width) for cell, width in zip(cells, widths, strict=False)
-        ) if len(cells) == len(widths) else cells[0]  # fmt: skip
-        texts.append(f"{name.ljust(first)}  {right}".rstrip())
-    return "\n".join(texts)
+        spread = row.spread(next(iter(row.rounds[0])))
+        cells = [_number(row.median(figure)) for figure in columns]
+        lines.append(_line(name, [*cells, f"{spread:.0%}"], widths))
+    return "\n".join(lines)
+
+
+def _line(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
+    return name + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
 
 def _number(value: float | None) -> str:
