@@ -55,9 +55,9 @@ class Row:
         return median(values) if values else None
 
     def spread(self, figure: str) -> float | None:
-        """Return (largest - smallest) / median over the rounds, a fraction."""
+        """Return (largest - smallest) / median over the rounds, a fraction; None where the median is not above 0."""
         values = [one[figure] for one in self.rounds if figure in one]
-        return (max(values) - min(values)) / median(values) if values else None
+        return (max(values) - min(values)) / median(values) if values and median(values) > 0 else None
 
     def summary(self) -> dict[str, object]:
         """Return the row as the JSON has it: its name, the median of each figure, the spread of the first."""
@@ -136,7 +136,7 @@ def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
             continue
         spread = row.spread(next(iter(row.rounds[0])))
         cells = [_number(row.median(figure)) for figure in columns]
-        lines.append(_line(name, [*cells, f"{spread:.0%}"], widths))
+        lines.append(_line(name, [*cells, "-" if spread is None else f"{spread:.0%}"], widths))
     return "\n".join(lines)
 
 

@@ -34,6 +34,9 @@ def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert a.median("images_per_second") == 3
     assert a.spread("images_per_second") == 4 / 3
     assert (gone.median("images_per_second"), gone.spread("images_per_second")) == (None, None)
+    # A stall is a difference, and may come out as none, or as less than none.
+    assert row("stall", 3, -1, 0).spread("images_per_second") is None
+    assert table([row("stall", 3, -1, 0)], {"images_per_second": "ms"}).splitlines()[1].split() == ["stall", "0", "-"]
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e4), st.floats(1, 1e4)), min_size=5, max_size=9))
