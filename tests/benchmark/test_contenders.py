@@ -95,6 +95,17 @@ def test_a_loader_is_measured_over_whole_epochs(job: Job, monkeypatch: pytest.Mo
     assert found["cpu_ms_per_image"] < 2 * 1000 * 2 / found["images_per_second"]  # a worker and its consumer
 
 
+@pytest.mark.parametrize(
+    ("task", "figures"),
+    [("read", ["images_per_second"]), ("boundary", ["boundary_stall_ms", "elsewhere_stall_ms"])],
+)
+def test_a_task_runs_in_a_process_of_its_own(job: Job, task: str, figures: list[str]) -> None:
+    found = rounds.run_alone(Entry(task, task, vars(job)))
+    assert list(found) == [*figures, rounds.OTHERS]
+    if task == "read":
+        assert found["images_per_second"] > 1000
+
+
 def test_the_drawn_photographs_are_as_large_as_photographs() -> None:
     small = list(synthetic.draw(40, synthetic.PACKED_SIDES, synthetic.PACKED_CONTRAST))
     large = list(synthetic.draw(12, synthetic.FULL_SIDES, synthetic.FULL_CONTRAST))
