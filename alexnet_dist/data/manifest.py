@@ -11,12 +11,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
 from alexnet_dist.data.files import replace_file
 from alexnet_dist.errors import UserError
@@ -35,6 +36,11 @@ _SidecarName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.npy$")]
 _ClassName = Annotated[str, Field(pattern=r"^[^/\x00]+$")]
 _Positive = Annotated[int, Field(ge=1)]
 _Triple = tuple[float, float, float]
+# The lists of a manifest that may be long, and the values in an entry of theirs, or in all the rest: far above what
+# pack writes. Pydantic copies an object into each report on it, so a stranger's file could take any amount of memory.
+_LONG = ("classes", "shards", "rejected")
+_MOST_VALUES = 1000
+_EXPECTED = "Expected a manifest as alexnet_dist.pack writes it: pack again"
 
 
 @dataclass(frozen=True)
@@ -122,12 +128,12 @@ class Manifest:
     split: SplitName
     size: _Positive
     images: _Positive
-    classes: Annotated[tuple[Class, ...], Field(min_length=1)]
-    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
+    classes: Annotated[tuple[Class, ...], Field(min_length=1), FailFast()]
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1), FailFast()]
     index: Sidecar
     mean: Sidecar | None
     colour: Colour | None
-    rejected: tuple[Rejected, ...]
+    rejected: Annotated[tuple[Rejected, ...], FailFast()]
     options: Options
     libraries: Mapping[str, str]
     source: SourceId | None = None
@@ -155,11 +161,7 @@ def save(manifest: Manifest, path: Path) -> None:
 
 
 def load(path: Path) -> Manifest:
-    """Read a manifest and check it against itself; that the files agree with it is the reader's to check.
-
-    Raises UserError naming the file and the key for anything that is missing, of a wrong type, out of range, unknown,
-    or in contradiction to another key.
-    """
+    """Read a manifest from a file and check it as `parse` does; raises UserError naming the file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -169,14 +171,60 @@ def load(path: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(content, str(path))
+
+
+def parse(content: bytes, name: str) -> Manifest:
+    """Read a manifest and check it against itself; that the files agree with it is the reader's to check.
+
+    The file may be a stranger's: whatever is in it, this takes memory in proportion to its size.
+    Raises UserError naming the file, as `name`, and the key for anything that is missing, of a wrong type, out of
+    range, unknown, or in contradiction to another key.
+    """
     try:
-        manifest = _adapter().validate_json(content)
+        value = from_json(content)
+    except ValueError as error:
+        raise UserError(f"{name}: the whole file: Invalid JSON: {error}. {_EXPECTED}") from None
+    problem = _misshapen(value)
+    if problem:
+        raise UserError(f"{name}: {problem}. {_EXPECTED}")
+    try:
+        manifest = _adapter().validate_json(to_json(value, inf_nan_mode="constants"))
     except ValidationError as error:
-        raise UserError(_first_problem(path, error)) from None
+        raise UserError(f"{name}: {_first_problem(error)}. {_EXPECTED}") from None
     problem = _contradiction(manifest)
     if problem:
-        raise UserError(f"{path}: {problem}. The file was changed after packing: pack again")
+        raise UserError(f"{name}: {problem}. The file was changed after packing: pack again")
     return manifest
+
+
+def _misshapen(value: Any) -> str | None:
+    """Return what is wrong with a file whose problems could not be reported key by key, or None."""
+    if not isinstance(value, dict):
+        return f"the whole file: not an object, found {value!r:.80}"
+    missing = [field.name for field in fields(Manifest) if field.default is MISSING and field.name not in value]
+    if missing:
+        return f"{missing[0]}: Field required{f' (and {len(missing) - 1} more)' if missing[1:] else ''}"
+    long = {key: value[key] for key in _LONG if isinstance(value[key], list)}
+    if _is_large({key: rest for key, rest in value.items() if key not in long}):
+        return f"the whole file: more than {_MOST_VALUES} values outside {', '.join(_LONG)}"
+    for key, entries in long.items():
+        large = next((number for number, entry in enumerate(entries) if _is_large(entry)), None)
+        if large is not None:
+            return f"{key}.{large}: more than {_MOST_VALUES} values in one entry"
+    return None
+
+
+def _is_large(value: Any) -> bool:
+    waiting, seen = [value], 0
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict | list):
+            seen += len(one)
+            if seen > _MOST_VALUES:
+                return True
+            waiting.extend(one.values() if isinstance(one, dict) else one)
+    return False
 
 
 @functools.cache
@@ -184,13 +232,13 @@ def _adapter() -> TypeAdapter[Manifest]:
     return TypeAdapter(Manifest)
 
 
-def _first_problem(path: Path, error: ValidationError) -> str:
+def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the whole file"
-    found = "" if first["type"] in ("missing", "json_invalid") else f", found {first['input']!r:.80}"
+    key = ".".join(str(part) for part in first["loc"])
+    found = "" if first["type"] == "missing" else f", found {first['input']!r:.80}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{path}: {key}: {first['msg']}{found}{more}. Expected a manifest as alexnet_dist.pack writes it: pack again"
+    return f"{key:.200}: {first['msg']}{found}{more}"
 
 
 def _contradiction(manifest: Manifest) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from alexnet_dist.data import reader
+from alexnet_dist.data import shards
 from alexnet_dist.data.manifest import INDEX_DTYPE
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
@@ -49,7 +49,7 @@ def test_bytes_are_read_in_place(pack_tiny: Pack) -> None:
 
 
 def test_more_shards_than_may_be_open(pack_tiny: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 2)
     jpegs = [bytes([position]) * 5 for position in range(9)]
     split = Split.open(pack_tiny(jpegs, counts=[1] * 9), "train")
     first = split.jpeg(0)
