@@ -17,6 +17,7 @@ from alexnet_dist.data import augment
 from alexnet_dist.data.loader import Loader, Order, labels, pixels
 from alexnet_dist.data.plan import validation_ids, validation_steps
 from alexnet_dist.data.reader import Split
+from alexnet_dist.data.remote import Remote, locate
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.run import Run, load_run
 from alexnet_dist.step import score
@@ -92,8 +93,11 @@ def evaluate(runs: list[Run], split: Split, views: int, device: torch.device, wo
 def _batches(split: Split, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield whole images, uint8 (n, size, size, 3), and labels (n,); empty rows at the end are labelled -1."""
     name, size = split.manifest.split, split.manifest.size
+    ahead_bytes = split.root.cache.most_bytes if isinstance(split.root, Remote) else 0
     ids = (validation_ids(k, 0, 1, split.images, ROWS) for k in range(validation_steps(split.images, 1, ROWS)))
-    with Loader({name: split}, seed=0, crop=size, rows=ROWS, workers=workers, max_bad_fraction=0.0) as loader:
+    with Loader(
+        {name: split}, seed=0, crop=size, rows=ROWS, workers=workers, max_bad_fraction=0.0, ahead_bytes=ahead_bytes
+    ) as loader:
         for batch in loader.run(Order(name, 0, some, False) for some in ids):
             if batch.bad:
                 raise UserError(f"{split.root}: {batch.bad[0]}; an evaluation must see every image: pack it again")
@@ -105,7 +109,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m alexnet_dist.evaluate", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory; several are averaged")
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="1: centre patch; 10: as the paper tests")
-    parser.add_argument("--data", type=Path, help="directory of the shards; default: the run's data.root")
+    parser.add_argument("--data", help="directory or URL of the shards; default: the run's data.root")
     parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
     parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest whole one")
     parser.add_argument(
@@ -115,7 +119,8 @@ def main(arguments: list[str]) -> None:
     parsed = parser.parse_args(arguments)
     process.keep_freed_memory()
     runs = [load_run(directory, parsed.step) for directory in parsed.runs]
-    root = parsed.data if parsed.data is not None else Path(runs[0].config.data.root)
+    data = runs[0].config.data
+    root = locate(parsed.data or data.root, data.cache, data.cache_bytes)
     found = evaluate(runs, Split.open(root, parsed.split), parsed.views, torch.device(parsed.device))
     if parsed.json:
         print(json.dumps(asdict(found)))

@@ -23,6 +23,7 @@ from alexnet_dist import draws, run
 from alexnet_dist.data import augment
 from alexnet_dist.data.manifest import manifest_path
 from alexnet_dist.data.reader import BadSample, Split
+from alexnet_dist.data.remote import locate
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.export import named_weights
 from alexnet_dist.run import Run
@@ -264,14 +265,15 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m alexnet_dist.figures", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the pictures")
-    parser.add_argument("--data", type=Path, help="directory of the shards; default: the run's data.root")
+    parser.add_argument("--data", help="directory or URL of the shards; default: the run's data.root")
     parser.add_argument("--split", default="val", help="split of the shown images (default: val)")
     parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest whole one")
     parsed = parser.parse_args(arguments)
     new_figure(1.0, 1.0)  # fails here, before a long load, where matplotlib is missing
     found = run.load_run(parsed.run, parsed.step)
-    root = parsed.data if parsed.data is not None else Path(found.config.data.root)
-    there = parsed.data is not None or manifest_path(root, parsed.split).exists()
+    data = found.config.data
+    root = locate(parsed.data or data.root, data.cache, data.cache_bytes)
+    there = parsed.data is not None or not isinstance(root, Path) or manifest_path(root, parsed.split).exists()
     try:
         parsed.out.mkdir(parents=True, exist_ok=True)
         for name, figure in draw_all(found, Split.open(root, parsed.split) if there else None).items():

@@ -10,9 +10,10 @@ import torch
 
 from alexnet_dist import checkpoint, config, run
 from alexnet_dist.config import Config
-from alexnet_dist.data import augment
+from alexnet_dist.data import augment, remote
+from alexnet_dist.data.ahead import needed_bytes
 from alexnet_dist.data.loader import Loader
-from alexnet_dist.data.plan import micro_batch, replica_slots
+from alexnet_dist.data.plan import lanes_of, micro_batch, replica_slots
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.feed import Preparation
@@ -33,7 +34,7 @@ def open_splits(settings: Config) -> dict[str, Split]:
 
     Raises UserError when they are missing, damaged, or not what the net is made for.
     """
-    root = Path(settings.data.root)
+    root = remote.locate(settings.data.root, settings.data.cache, settings.data.cache_bytes)
     names = ["train", "val"] if settings.run.evaluate_every else ["train"]
     splits = {name: Split.open(root, name) for name in names}
     classes = [described.name for described in splits["train"].manifest.classes]
@@ -87,8 +88,41 @@ def programme_of(settings: Config, splits: dict[str, Split], place: Topology) ->
     )
 
 
-def open_loader(settings: Config, splits: dict[str, Split], programme: Programme, place: Topology) -> Loader:
-    """Fork this rank's loader processes, with a ring for the largest batch this rank decodes."""
+def cache_room(
+    settings: Config, splits: dict[str, Split], programme: Programme, place: Topology, local_ranks: int
+) -> str | None:
+    """Return a line on what the node needs of data.cache_bytes, None for local shards; UserError where it has less.
+
+    local_ranks: ranks on this node.
+    """
+    if not isinstance(splits["train"].root, remote.Remote):
+        return None
+    ranks_per_replica = 2 // len(place.towers)
+    first = (place.rank - place.local_rank) // ranks_per_replica
+    end = first + local_ranks // ranks_per_replica
+    slots = [replica_slots(replica, place.replicas, programme.global_batch) for replica in (first, end - 1)]
+    lanes = lanes_of(slots[0][0], slots[1][1], programme.global_batch, programme.lanes)
+    needed = needed_bytes(splits["train"], lanes, programme.window, splits.get("val"), local_ranks)
+    limit = settings.data.cache_bytes
+    if limit < needed:
+        raise UserError(
+            f"data.cache_bytes: {limit:,} is less than the {needed:,} bytes of remote shards that this node reads at"
+            f" once: {lanes} lanes x (data.window = {programme.window} samples + 2 shards); raise it, or lower"
+            " data.window or data.lanes"
+        )
+    return (
+        f"remote shards: {lanes} lanes of {settings.data.root} need {needed / 1e9:.3g} GB of data.cache_bytes ="
+        f" {limit / 1e9:.3g} GB in {settings.data.cache}"
+    )
+
+
+def open_loader(
+    settings: Config, splits: dict[str, Split], programme: Programme, place: Topology, local_ranks: int
+) -> Loader:
+    """Fork this rank's loader processes, with a ring for the largest batch this rank decodes.
+
+    local_ranks: ranks on this node, which share the room for remote shards.
+    """
     slots = replica_slots(place.replica, place.replicas, programme.global_batch)
     spans = [micro_batch(index, programme.accumulate, *slots) for index in range(programme.accumulate)]
     batches = [end - first for first, end in spans] + ([programme.validation_rows] if "val" in splits else [])
@@ -100,6 +134,7 @@ def open_loader(settings: Config, splits: dict[str, Split], programme: Programme
         rows=rows,
         workers=settings.data.workers,
         max_bad_fraction=settings.data.max_bad_fraction,
+        ahead_bytes=settings.data.cache_bytes // local_ranks,
     )
 
 

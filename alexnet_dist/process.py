@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
+# torchrun sends these to a rank's whole process group, just when the rank wants its last batch to save and stop.
+GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -74,6 +76,16 @@ def ignore(signals: Iterable[signal.Signals]) -> None:
     """Ignore signals in this process: torchrun sends them to a rank's whole process group, its loaders included."""
     for number in signals:
         signal.signal(number, signal.SIG_IGN)
+
+
+def serve(rank: int) -> None:
+    """Make this process, forked by a rank, outlive the signals to its process group, and never the rank itself.
+
+    rank: its process id. The rank forks with GROUP_SIGNALS blocked, so that none comes in between.
+    """
+    die_with_parent(rank)
+    ignore(GROUP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
 
 
 def _arrived(_number: int, _frame: FrameType | None) -> None:

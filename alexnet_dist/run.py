@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -39,10 +38,11 @@ def samples_file(rank: int) -> str:
     return f"samples-rank-{rank}.jsonl"
 
 
-def open_directory(directory: Path, config_yaml: str, data_root: Path) -> TextIO:
+def open_directory(directory: Path, config_yaml: str, beside: Mapping[str, bytes]) -> TextIO:
     """Make or reopen a run's directory (chief only) and return its lock, held until it is closed or the process ends.
 
-    The config is written anew; class names and the mean image are copied beside it, so that the run stands alone.
+    The config is written anew. beside: name to content of the files that let the run stand alone, class names and mean
+    image, as Split.to_keep gives them.
     Raises UserError when the directory cannot be written, is not a run, or belongs to a running one.
     """
     try:
@@ -56,8 +56,8 @@ def open_directory(directory: Path, config_yaml: str, data_root: Path) -> TextIO
         with ExitStack() as opened:
             lock = opened.enter_context(_lock(directory / LOCK))
             checkpoint.write_durably(directory / CONFIG, config_yaml)
-            for name in (manifest.manifest_path(data_root, "train").name, MEAN):
-                shutil.copyfile(data_root / name, directory / name)
+            for name, content in beside.items():
+                (directory / name).write_bytes(content)
             opened.pop_all()
             return lock
     except OSError as problem:

@@ -29,6 +29,7 @@ from alexnet_dist.model import joined
 from alexnet_dist.opening import (
     Start,
     build_engine,
+    cache_room,
     open_loader,
     open_splits,
     preparation,
@@ -58,12 +59,13 @@ def train(settings: Config) -> None:
     torch.use_deterministic_algorithms(settings.train.deterministic)
     splits = open_splits(settings)
     programme = programme_of(settings, splits, place)
+    room = cache_room(settings, splits, programme, place, launched.local_world_size)
     directory, net = Path(settings.run.directory), config.geometry(settings)
     with ExitStack() as opened:
         if place.is_chief:
-            opened.enter_context(run.open_directory(directory, config.to_yaml(settings), Path(settings.data.root)))
+            opened.enter_context(run.open_directory(directory, config.to_yaml(settings), splits["train"].to_keep()))
         # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
-        loader = opened.enter_context(open_loader(settings, splits, programme, place))
+        loader = opened.enter_context(open_loader(settings, splits, programme, place, launched.local_world_size))
         stop = process.StopRequest(STOP_SIGNALS)
         opened.callback(topology.close_groups)
         groups = topology.open_groups(place, settings.topology.timeout_s)
@@ -79,7 +81,7 @@ def train(settings: Config) -> None:
         link = trainer.model.link if isinstance(trainer.model, LinkedTower) else None
         tasks = programme.tasks(place.replica, place.replicas, start.step, start.evaluations)
         feed = Feed(tasks, loader, place.towers, link, preparation(settings, splits["train"], place))
-        announce(settings, place, programme, net, start)
+        announce(settings, place, programme, net, start, room)
         metrics = opened.enter_context(closing(open_metrics(settings, directory, place, control)))
         opened.callback(remove_targets, directory / run.TARGETS)
         journal = opened.enter_context(
@@ -242,8 +244,12 @@ def open_metrics(settings: Config, directory: Path, place: Topology, control: Co
     return metrics
 
 
-def announce(settings: Config, place: Topology, programme: Programme, net: geometry.Geometry, start: Start) -> None:
-    """Say what is about to be trained, where, and from which step."""
+def announce(
+    settings: Config, place: Topology, programme: Programme, net: geometry.Geometry, start: Start, room: str | None
+) -> None:
+    """Say what is about to be trained, where, from which step, and what remote shards need."""
+    if room is not None:
+        say(place, room)
     wiring = "2 linked towers" if place.layout == "paired" else "both towers in one process"
     say(
         place,

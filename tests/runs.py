@@ -50,7 +50,8 @@ def write_run(home: Path, steps: tuple[int, ...] = (3,), *words: str) -> tuple[P
     """Write a run with checkpoints; return its directory and each step's net."""
     chosen = settings(*words)
     shards, directory = write_shards(home / "shards"), home / "run"
-    run.open_directory(directory, config.to_yaml(chosen), shards).close()
+    beside = {path.name: path.read_bytes() for path in shards.iterdir()}
+    run.open_directory(directory, config.to_yaml(chosen), beside).close()
     nets = {}
     for step in steps:
         nets[step] = AlexNet(config.geometry(chosen), seed=step).eval()

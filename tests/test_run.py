@@ -28,7 +28,7 @@ import os, sys, time
 from pathlib import Path
 from alexnet_dist import run
 directory, shards = map(Path, sys.argv[1:])
-lock = run.open_directory(directory, "", shards)
+lock = run.open_directory(directory, "", {path.name: path.read_bytes() for path in shards.iterdir()})
 child = os.fork()
 if child == 0:
     time.sleep(120)
@@ -48,7 +48,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 def test_a_new_run_holds_its_config_classes_and_mean(tmp_path: Path, shards: Path) -> None:
     directory = tmp_path / "deep" / "run"
-    with run.open_directory(directory, "config: text\n", shards):
+    with run.open_directory(directory, "config: text\n", files(shards)):
         found = files(directory)
     assert found.pop(".lock").decode().startswith(f"process {os.getpid()} on ")
     assert found == files(shards) | {"config.yaml": b"config: text\n"}
@@ -56,9 +56,9 @@ def test_a_new_run_holds_its_config_classes_and_mean(tmp_path: Path, shards: Pat
 
 def test_a_run_is_opened_again_with_a_new_config(tmp_path: Path, shards: Path) -> None:
     directory = tmp_path / "run"
-    run.open_directory(directory, "old", shards).close()
+    run.open_directory(directory, "old", files(shards)).close()
     (directory / "metrics.jsonl").write_text("{}\n")
-    run.open_directory(directory, "new", shards).close()
+    run.open_directory(directory, "new", files(shards)).close()
     assert (directory / "config.yaml").read_text() == "new"
     assert (directory / "metrics.jsonl").read_text() == "{}\n"
     assert len((directory / ".lock").read_text().splitlines()) == 1
@@ -67,7 +67,7 @@ def test_a_run_is_opened_again_with_a_new_config(tmp_path: Path, shards: Path) -
 def test_a_directory_with_nothing_but_a_lock_is_new(tmp_path: Path, shards: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").write_text("process 1 on elsewhere\n")
-    run.open_directory(tmp_path / "run", "", shards).close()
+    run.open_directory(tmp_path / "run", "", files(shards)).close()
 
 
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path, shards: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path, shards: P
     with pytest.raises(
         UserError, match=r"photos is not a run: it holds 'cat\.jpg' but no config\.yaml; choose another"
     ):
-        run.open_directory(tmp_path / "photos", "", shards)
+        run.open_directory(tmp_path / "photos", "", files(shards))
     assert files(tmp_path / "photos") == {"cat.jpg": b"cat"}
 
 
@@ -87,7 +87,7 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, shards: P
     with pytest.raises(
         UserError, match=rf"run\.directory: {tmp_path / place} cannot be written: \w+.*; choose another"
     ):
-        run.open_directory(tmp_path / place, "", shards)
+        run.open_directory(tmp_path / place, "", files(shards))
 
 
 @pytest.fixture
@@ -112,12 +112,12 @@ def test_a_directory_belongs_to_one_process_until_it_is_gone(
         with pytest.raises(
             UserError, match=rf"run is in use by another run \(process {process.pid} on .+\); stop that"
         ):
-            run.open_directory(tmp_path / "run", "mine", shards)
+            run.open_directory(tmp_path / "run", "mine", files(shards))
     assert (tmp_path / "run" / "config.yaml").read_text() == ""
     process.kill()
     process.wait()
     os.kill(child, 0)  # a forked child that still has the lock's file open does not hold it
-    with run.open_directory(tmp_path / "run", "mine", shards):
+    with run.open_directory(tmp_path / "run", "mine", files(shards)):
         assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
@@ -241,7 +241,7 @@ def test_a_broken_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path, shards: Path) -> None:
     with pytest.raises(UserError, match=r"shards: not a run: there is no config\.yaml in it"):
         run.load_run(shards)
-    run.open_directory(tmp_path / "run", config.to_yaml(settings()), shards).close()
+    run.open_directory(tmp_path / "run", config.to_yaml(settings()), files(shards)).close()
     with pytest.raises(UserError, match="run: no whole checkpoint yet"):
         run.load_run(tmp_path / "run")
 

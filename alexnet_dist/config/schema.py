@@ -65,7 +65,11 @@ class Data(Section):
     """What is read, and how it becomes batches."""
 
     root: str = Field("shards", min_length=1)
-    """Directory of the shards and their manifests, as alexnet_dist.pack writes them."""
+    """Directory of the shards and their manifests, as alexnet_dist.pack writes them; or its http, https or s3 URL."""
+    cache: str = Field("~/.cache/alexnet_dist", min_length=1)
+    """Directory where a node keeps the remote shards that it reads; its processes, and runs, share it."""
+    cache_bytes: int = Field(20_000_000_000, ge=1)
+    """Bytes that the directory of remote shards may grow to."""
     global_batch: int = Field(128, ge=1)
     """Images in one optimizer step over all replicas (§5)."""
     workers: int = Field(2, ge=0)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from alexnet_dist import process
 from alexnet_dist.data import pinning
+from alexnet_dist.data.ahead import Ahead
 from alexnet_dist.data.decoder import Decoder, Message, Order, Task, labels, pixels, row_bytes
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
@@ -36,8 +37,6 @@ PREFETCH = 2
 SPARE_SLOTS = 3
 # Bad samples below which no fraction is too large: the first bad one of a run would otherwise stop it.
 FEWEST_BAD = 10
-# torchrun sends these to a rank's whole process group, just when the rank wants its last batch to save and stop.
-GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +67,12 @@ class Loader:
         rows: int,
         workers: int,
         max_bad_fraction: float,
+        ahead_bytes: int = 0,
     ) -> None:
         """Allocate the ring and fork the workers; with workers=0 this process decodes, by the same code.
 
         rows: of the largest order. max_bad_fraction: of all samples asked for, beyond which the run stops.
+        ahead_bytes: of remote shards that one more process fetches before the workers want them.
         Raises UserError where the crop is larger than a split's images.
         """
         for split in splits.values():
@@ -98,8 +99,9 @@ class Loader:
             generator=torch.Generator(),  # its own: DataLoader draws a number that nobody uses
         )
         # Held back until the workers ignore them, so that none dies of one in between.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, process.GROUP_SIGNALS)
         try:
+            self._ahead = Ahead(splits, ahead_bytes)
             self._messages: Iterator[Message] = iter(loader)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -126,7 +128,7 @@ class Loader:
         """
         if self._running is not None:
             raise RuntimeError("Loader.run is called once: its workers follow one stream of orders")
-        self._feed.orders = iter(orders)
+        self._feed.orders = self._ahead.watch(iter(orders))
         self._running = self._batches()
         return self._running
 
@@ -165,6 +167,7 @@ class Loader:
         if self._pinned:
             self._pinned = False
             pinning.unregister(self.ring)
+        self._ahead.close()
 
     def __enter__(self) -> Loader:
         return self
@@ -193,11 +196,8 @@ class _Feed(Sampler[Task]):
             yield position % self._slots, order
 
 
-def _settle(parent: int, _worker: int) -> None:
-    """Make a worker outlive the signals to its process group, and never its rank."""
-    process.die_with_parent(parent)
-    process.ignore(GROUP_SIGNALS)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+def _settle(rank: int, _worker: int) -> None:
+    process.serve(rank)
 
 
 def _unchanged(message: Any) -> Any:

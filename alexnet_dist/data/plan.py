@@ -133,6 +133,12 @@ def replica_slots(replica: int, replicas: int, global_batch: int) -> Span:
     return replica * global_batch // replicas, (replica + 1) * global_batch // replicas
 
 
+def lanes_of(first: int, end: int, global_batch: int, lanes: int) -> int:
+    """Return how many lanes the slots [first, end) of the global batch are in."""
+    used = min(lanes, global_batch)
+    return (end - 1) * used // global_batch - first * used // global_batch + 1 if first < end else 0
+
+
 def tower_half(tower: int, first: int, end: int) -> Span:
     """Return the part of slots [first, end) that a tower decodes; tower 0 has the smaller half of an odd number."""
     slots = end - first

@@ -61,7 +61,7 @@ class Split:
         self._check_index(index)
         # Indexing a memoryview gives a plain int, in a third of the time that a NumPy scalar takes.
         self._offsets, self._sizes, self._crcs = (
-            memoryview(np.ascontiguousarray(index[column])) for column in ("offset", "size", "crc32")
+            np.ascontiguousarray(index[column]).data for column in ("offset", "size", "crc32")
         )
         self._mean: npt.NDArray[np.float32] | None = None
         if manifest.mean:
@@ -125,8 +125,8 @@ class Split:
 
     def shards_of(self, samples: npt.NDArray[np.int64]) -> list[int]:
         """Return the numbers of the shards that hold some samples, each once; -1, an empty row, is in none."""
-        numbers = np.searchsorted(self._ends, samples[samples >= 0], side="right")
-        return np.unique(numbers).tolist()
+        numbers: list[int] = np.unique(np.searchsorted(self._ends, samples[samples >= 0], side="right")).tolist()
+        return numbers
 
     def to_keep(self) -> dict[str, bytes]:
         """Return what a run keeps of its training set, file name to content: the manifest and the mean image."""

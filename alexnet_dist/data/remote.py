@@ -1,0 +1,205 @@
+"""A packed set under a URL: its manifest read anew at each opening, everything else by way of the node's cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from alexnet_dist import process
+from alexnet_dist.data.cache import Blob, Cache
+from alexnet_dist.data.download import Patience, download, load_library
+from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar, parse
+from alexnet_dist.errors import RunError, UserError
+
+SCHEMES = ("http", "https", "s3")
+# ImageNet's manifest has 0.4 MB, and 15 million images would have 6.
+MOST_MANIFEST_BYTES = 16 << 20
+# Index and mean are held in memory: enough for 50 million images.
+MOST_SIDECAR_BYTES = 1 << 30
+HEADER_BYTES = 4096  # more than the header of a .npy file has
+# Between a reader's touches of a shard, well within cache.IN_USE_S.
+TOUCH_S = 1.0
+# Fetches of one shard in a row, each removed again before it could be opened.
+TRIES = 10
+
+Answer = TypeVar("Answer")
+
+
+def locate(root: str, cache: str, cache_bytes: int, patience: Patience | None = None) -> Path | Remote:
+    """Return the folder or the remote place that data.root names; cache and cache_bytes are data.cache's.
+
+    Raises UserError for a scheme that is not read, `pipe:` for one, and where the library for it is not installed.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", root)
+    if scheme is None:
+        return Path(root)
+    parts = urlsplit(root) if scheme[1].lower() in SCHEMES else None
+    if parts is None:
+        raise UserError(
+            f"data.root: {root}: scheme {scheme[1]!r} is not read; expected a folder, or a URL that begins with"
+            f" {', '.join(f'{known}://' for known in SCHEMES)} (a folder with a colon in its name: ./{root})"
+        )
+    if not parts.netloc or parts.query or parts.fragment:
+        raise UserError(f"data.root: {root}: expected SCHEME://HOST/FOLDER, without query or fragment")
+    url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+    load_library(url)
+    return Remote(url, Cache(Path(cache).expanduser(), cache_bytes), patience or Patience())
+
+
+class Remote:
+    """A packed set under a URL; see shards.Files."""
+
+    def __init__(self, url: str, cache: Cache, patience: Patience) -> None:
+        self.url, self.cache, self.patience = url, cache, patience
+
+    def __str__(self) -> str:
+        return self.url
+
+    def manifest(self, split: str) -> Manifest:
+        """Read the manifest, and bring what it names beside the shards into the cache.
+
+        A forked child does it, for the sake of this process's own forks; see download.
+        """
+        name = f"{split}.manifest.json"
+        return parse(in_child(lambda: self._bring(name)), f"{self.url}/{name}")
+
+    def sidecar(self, sidecar: Sidecar) -> bytes:
+        """Read an index or a mean from the cache."""
+        return self.cache.path(Blob(sidecar.name, sidecar.sha256, 0)).read_bytes()
+
+    def shards(self, manifest: Manifest) -> CachedShards:
+        """Check that each shard fits the cache; it is fetched when it is read."""
+        name = f"{self.url}/{manifest.split}.manifest.json"
+        for shard in manifest.shards:
+            if shard.size_bytes > self.cache.most_bytes:
+                raise UserError(
+                    f"{name}: shard {shard.name} has {shard.size_bytes:,} bytes, more than data.cache_bytes ="
+                    f" {self.cache.most_bytes:,}; raise that, or pack with fewer --samples-per-shard"
+                )
+        return CachedShards(self, [Blob(shard.name, shard.sha256, shard.size_bytes) for shard in manifest.shards])
+
+    def fetch(self, blob: Blob, spare: bool = False) -> bool:
+        """Make sure that a blob is in the cache; see Cache.fetch."""
+        return self.cache.fetch(blob, f"{self.url}/{blob.name}", self.patience, spare)
+
+    def _bring(self, name: str) -> bytes:
+        text = _Text()
+        download(f"{self.url}/{name}", MOST_MANIFEST_BYTES, text, self.patience)
+        manifest = parse(bytes(text.content), f"{self.url}/{name}")
+        for blob in _sidecars(manifest):
+            if blob.most_bytes > MOST_SIDECAR_BYTES:
+                raise UserError(
+                    f"{self.url}/{name}: {manifest.images} images of {manifest.size} pixels a side make {blob.name}"
+                    f" larger than {MOST_SIDECAR_BYTES:,} bytes; expected the manifest of a packed set"
+                )
+            self.fetch(blob)
+            if self.cache.drop_if_damaged(blob):
+                self.fetch(blob)
+        return bytes(text.content)
+
+
+class CachedShards:
+    """Shards read from the cache, each fetched by whoever misses it first.
+
+    A file is opened for each read, 5 us for an ImageNet sample: nothing of it is mapped, and what the cache removes
+    is gone from the disk at once.
+    """
+
+    def __init__(self, remote: Remote, blobs: list[Blob]) -> None:
+        self.remote, self.blobs = remote, blobs
+        self._paths = [str(remote.cache.path(blob)) for blob in blobs]
+        self._touched_s = [0.0] * len(blobs)
+        self._checked: set[int] = set()
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """Read from the cached file, fetching it first where it is missing; raises as Cache.fetch does."""
+        descriptor = self._open(shard)
+        try:
+            now_s = time.monotonic()
+            if now_s > self._touched_s[shard] + TOUCH_S:
+                self._touched_s[shard] = now_s
+                os.utime(descriptor)
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+
+    def mend(self, shard: int) -> bool:
+        """Fetch a shard anew where the cached file does not have its hash; checked once in a process."""
+        if shard in self._checked:
+            return False
+        self._checked.add(shard)
+        return self.remote.cache.drop_if_damaged(self.blobs[shard])
+
+    def _open(self, shard: int) -> int:
+        for _ in range(TRIES):
+            try:
+                return os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self.remote.fetch(self.blobs[shard])
+        raise RunError(
+            f"{self._paths[shard]}: removed {TRIES} times before it was read; give the run a data.cache of its own"
+        )
+
+
+class _Text:
+    """The sink of a manifest's download: memory. What is wrong with it, its parser says."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def begin(self) -> None:
+        self.content.clear()
+
+    def write(self, chunk: bytes) -> None:
+        self.content += chunk
+
+    def problem(self) -> str | None:
+        return None
+
+
+def _sidecars(manifest: Manifest) -> list[Blob]:
+    index_bytes = manifest.images * INDEX_DTYPE.itemsize + HEADER_BYTES
+    blobs = [Blob(manifest.index.name, manifest.index.sha256, index_bytes)]
+    if manifest.mean:
+        mean_bytes = 3 * manifest.size**2 * 4 + HEADER_BYTES
+        blobs.append(Blob(manifest.mean.name, manifest.mean.sha256, mean_bytes))
+    return blobs
+
+
+def in_child(work: Callable[[], Answer]) -> Answer:
+    """Do work in a forked process and return its answer, or raise its error; both must be picklable."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_work, args=(os.getpid(), work, sender), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        is_answer, value = receiver.recv()
+    except EOFError:
+        raise RunError("a process that was to read the remote manifest has died; is there memory enough?") from None
+    finally:
+        receiver.close()
+        child.kill()
+        child.join()
+        child.close()
+    if is_answer:
+        answer: Answer = value
+        return answer
+    raise value
+
+
+def _work(parent: int, work: Callable[[], Answer], sender: Connection) -> None:
+    process.die_with_parent(parent)
+    process.ignore([signal.SIGINT])  # Ctrl-C is for the parent to act on, and ends this process with it
+    try:
+        sender.send((True, work()))
+    except Exception as error:
+        sender.send((False, error))
