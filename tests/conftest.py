@@ -15,8 +15,10 @@ import pytest
 from data_shards import give_draw_jpegs, pack_tiny
 from PIL import Image
 from ranks import Ranks, rank_runner
+from remote_server import http_server, running_server
 
-__all__ = ["give_draw_jpegs", "pack_tiny", "run_ranks", "shards"]  # the first two are fixtures of data_shards
+# Fixtures of data_shards and remote_server, and those below.
+__all__ = ["give_draw_jpegs", "http_server", "pack_tiny", "run_ranks", "running_server", "shards"]
 
 
 ROOT = Path(__file__).parent.parent

@@ -95,26 +95,30 @@ def _receive(url: str, most_bytes: int, sink: Sink, patience: Patience) -> int:
     from fsspec.asyn import sync
 
     protocol = url.partition(":")[0]
-    system = fsspec.filesystem(protocol)
-    options: dict[str, Any] = {}
-    if protocol != "s3":
+    opening: dict[str, Any] = {}
+    if protocol == "s3":
+        # Its own patience would multiply ours; what else the user has configured for fsspec stays.
+        configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        system = fsspec.filesystem("s3", config_kwargs={**configured, "retries": {"max_attempts": 0}})
+    else:
         import aiohttp
 
-        # A size spares a HEAD; the time limits are ours below, where s3's are too; bytes are to come as they are.
-        options["size"] = most_bytes
-        options["timeout"] = aiohttp.ClientTimeout(total=None)
-        options["headers"] = {"Accept-Encoding": "identity"}
-    received: int = sync(system.loop, _stream, system, url, options, most_bytes, sink, patience)
+        system = fsspec.filesystem(protocol)
+        # A size spares a HEAD; the time limits are ours below, as for s3; the bytes are to come as they are.
+        opening["size"] = most_bytes
+        opening["timeout"] = aiohttp.ClientTimeout(total=None)
+        opening["headers"] = {"Accept-Encoding": "identity"}
+    received: int = sync(system.loop, _stream, system, url, opening, most_bytes, sink, patience)
     return received
 
 
 async def _stream(
-    system: Any, url: str, options: dict[str, Any], most_bytes: int, sink: Sink, patience: Patience
+    system: Any, url: str, opening: dict[str, Any], most_bytes: int, sink: Sink, patience: Patience
 ) -> int:
     received = 0
     end_s = time.monotonic() + patience.stall_s + most_bytes / LEAST_BYTES_PER_S
     async with asyncio.timeout(patience.stall_s):
-        file = await system.open_async(url, "rb", **options)
+        file = await system.open_async(url, "rb", **opening)
     try:
         while received <= most_bytes:
             async with asyncio.timeout(patience.stall_s):

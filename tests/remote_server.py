@@ -1,0 +1,157 @@
+"""A real HTTP server in a process of its own, with faults to order: GET and PUT of files by their absolute path.
+
+It answers an S3 client's GETs as well, the first folder of the path being the bucket.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+GETS, FAULTS = "/-/gets", "/-/faults"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves files; what goes wrong with the next GETs of a path is a list of words that the test sends."""
+
+    protocol_version = "HTTP/1.1"
+    gets: ClassVar[Counter[str]] = Counter()
+    faults: ClassVar[dict[str, list[str]]] = {}
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_PUT(self) -> None:
+        """Take the faults, path to list; `word*` is for ever. The counts begin anew."""
+        self.faults.clear()
+        self.faults.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.gets.clear()
+        self._answer(200, b"")
+
+    def do_GET(self) -> None:
+        """Serve a file, or the counts."""
+        if self.path == GETS:
+            self._answer(200, json.dumps(self.gets).encode())
+            return
+        self.gets[self.path] += 1
+        waiting = self.faults.get(self.path, [])
+        fault = "" if not waiting else waiting[0].rstrip("*") if waiting[0].endswith("*") else waiting.pop(0)
+        path = Path(self.path)
+        if fault.isdigit() or not path.is_file():
+            self._answer(int(fault or 404), b"<Error><Code>Told</Code><Message>told to</Message></Error>")
+            return
+        self._serve(path.read_bytes(), fault)
+
+    def _serve(self, content: bytes, fault: str) -> None:
+        half = len(content) // 2
+        if fault == "wrong":
+            content = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+        elif fault == "longer":
+            content += b"more"
+        elif fault == "shorter":
+            content = content[:half]
+        elif fault == "endless":
+            self.send_response(200)
+            self.end_headers()
+            self.close_connection = True
+            while True:
+                self.wfile.write(content)
+        if fault in ("truncated", "slow", "trickle"):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:half])
+            if fault == "slow":
+                time.sleep(5)
+            if fault == "trickle":  # a second for the rest
+                for byte in range(20):
+                    time.sleep(0.05)
+                    self.wfile.write(content[half + byte : half + byte + 1] if byte < 19 else content[half + 19 :])
+                return
+            self.close_connection = True
+            return
+        if fault == "reset":
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        self._answer(200, content)
+
+    def _answer(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def handle(self) -> None:
+        """Serve a connection until either side has had enough."""
+        try:
+            super().handle()
+        except OSError:
+            self.close_connection = True
+
+    def finish(self) -> None:
+        """Close a connection that may be closed."""
+        try:
+            super().finish()
+        except (OSError, ValueError):
+            self.close_connection = True
+
+
+class HttpServer:
+    """The running server, as tests see it."""
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+
+    def url(self, path: Path) -> str:
+        """Return the URL of a file or folder."""
+        return f"{self.endpoint}{path}"
+
+    def fail(self, faults: dict[Path, list[str]]) -> None:
+        """Order faults, for the next GETs of each path in turn, and count anew."""
+        content = json.dumps({str(path): words for path, words in faults.items()}).encode()
+        request = urllib.request.Request(self.endpoint + FAULTS, data=content, method="PUT")
+        with urllib.request.urlopen(request, timeout=10):
+            pass
+
+    def gets(self) -> Counter[str]:
+        """Return how often each file was asked for since the last `fail`, by file name."""
+        with urllib.request.urlopen(self.endpoint + GETS, timeout=10) as answer:
+            return Counter({Path(path).name: count for path, count in json.load(answer).items()})
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[HttpServer]:
+    """Start the server, once for all tests."""
+    command = [sys.executable, __file__]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield HttpServer(int(server.stdout.readline()))
+        finally:
+            server.kill()
+
+
+@pytest.fixture
+def http_server(running_server: HttpServer) -> HttpServer:
+    """Give the server, without faults and counts."""
+    running_server.fail({})
+    return running_server
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer.daemon_threads = True
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        print(listening.server_port, flush=True)
+        listening.serve_forever()
