@@ -165,7 +165,7 @@ def _array(files: Files, sidecar: Sidecar, shape: tuple[int, ...], dtype: np.dty
         raise UserError(f"{name}: sha256 {found[:12]}..., expected {sidecar.sha256[:12]}... by its manifest; {REPACK}")
     try:
         array = _parsed(data)
-    except (ValueError, EOFError, TypeError, KeyError, SyntaxError) as error:
+    except Exception as error:  # numpy reads the header as Python's literals, and raises whatever that does
         raise UserError(f"{name}: not a NumPy array file ({error!s:.80}); {REPACK}") from None
     if array.shape != shape or array.dtype != dtype:
         raise UserError(f"{name}: {array.dtype} {array.shape}, expected {dtype} {shape}; {REPACK}")

@@ -94,12 +94,7 @@ class Remote:
         text = _Text()
         download(f"{self.url}/{name}", MOST_MANIFEST_BYTES, text, self.patience)
         manifest = parse(bytes(text.content), f"{self.url}/{name}")
-        for blob in _sidecars(manifest):
-            if blob.most_bytes > MOST_SIDECAR_BYTES:
-                raise UserError(
-                    f"{self.url}/{name}: {manifest.images} images of {manifest.size} pixels a side make {blob.name}"
-                    f" larger than {MOST_SIDECAR_BYTES:,} bytes; expected the manifest of a packed set"
-                )
+        for blob in sidecars(manifest, f"{self.url}/{name}"):
             self.fetch(blob)
             if self.cache.drop_if_damaged(blob):
                 self.fetch(blob)
@@ -165,12 +160,19 @@ class _Text:
         return None
 
 
-def _sidecars(manifest: Manifest) -> list[Blob]:
+def sidecars(manifest: Manifest, name: str) -> list[Blob]:
+    """Return the files beside a manifest's shards; UserError, naming it as `name`, where they could not be held."""
     index_bytes = manifest.images * INDEX_DTYPE.itemsize + HEADER_BYTES
     blobs = [Blob(manifest.index.name, manifest.index.sha256, index_bytes)]
     if manifest.mean:
         mean_bytes = 3 * manifest.size**2 * 4 + HEADER_BYTES
         blobs.append(Blob(manifest.mean.name, manifest.mean.sha256, mean_bytes))
+    for blob in blobs:
+        if blob.most_bytes > MOST_SIDECAR_BYTES:
+            raise UserError(
+                f"{name}: {manifest.images} images of {manifest.size} pixels a side make {blob.name} larger than"
+                f" {MOST_SIDECAR_BYTES:,} bytes; expected the manifest of a packed set"
+            )
     return blobs
 
 

@@ -1,0 +1,187 @@
+"""Mutated manifests and indices of strangers: opened, or refused by UserError; nothing else, whatever the bytes."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_dist.data.cache import Blob, Cache
+from alexnet_dist.data.download import Patience
+from alexnet_dist.data.manifest import Manifest, Sidecar, parse
+from alexnet_dist.data.reader import BadSample, Split
+from alexnet_dist.data.remote import Remote, sidecars
+from alexnet_dist.errors import UserError
+
+Pack = Callable[..., Path]
+NAME = "http://stranger/train.manifest.json"
+ODD: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2, 7, 12, 2**31, 2**63, 2**64, 10**30, -(10**400), 0.5, 1e308, float("nan"),
+    float("inf"), "", "train", "val", "test", "a" * 1000, "\ud800", "\x00", "../x.tar", "pipe:x.tar", "http://h/x.tar",
+    "train-000000.tar", "0" * 64, "g" * 64, [], {}, [[]], [0] * 50, {"name": 1}, {"": {}}, [None, {}], [[1.0] * 3] * 3,
+)  # fmt: skip
+TOKENS = [
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b'"',
+    b"\\",
+    b"null",
+    b"1e999",
+    b"-",
+    b"\xff",
+    b"\x00",
+    b"[" * 300,
+    b"0" * 500,
+]
+
+
+class Stranger(Remote):
+    """A remote place that has been read: bytes of a manifest and of arrays, shards in the cache, and no network."""
+
+    def __init__(self, cache: Cache, content: bytes, arrays: dict[str, bytes]) -> None:
+        super().__init__("http://stranger", cache, Patience())
+        self.content, self.arrays = content, arrays
+
+    def manifest(self, _split: str) -> Manifest:
+        manifest = parse(self.content, NAME)
+        sidecars(manifest, NAME)
+        return manifest
+
+    def sidecar(self, sidecar: Sidecar) -> bytes:
+        if sidecar.sha256 not in self.arrays:
+            raise UserError("not there")
+        return self.arrays[sidecar.sha256]
+
+    def fetch(self, *_: object, **__: object) -> bool:
+        raise UserError("not there")
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths of all values in a tree."""
+    found = [path]
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            found += places(child, (*path, key))
+    return found
+
+
+def mutate_tree(tree: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """Change, remove, copy or add some values."""
+    tree = copy.deepcopy(tree)
+    for _ in range(chance.randint(1, 3)):
+        *parents, key = chance.choice(places(tree)[1:])
+        node: Any = tree
+        for parent in parents:
+            node = node[parent]
+        way = chance.randrange(5)
+        if way == 0:
+            del node[key]
+        elif way == 1 and isinstance(node, list):
+            node.insert(chance.randint(0, len(node)), copy.deepcopy(node[key]))
+        elif way == 2 and isinstance(node[key], int | float):
+            node[key] += chance.choice((-1, 1, 0.5, 1000))
+        elif way == 3 and isinstance(node, dict):
+            node[chance.choice(("extra", "name", "images", "\u2028"))] = copy.deepcopy(chance.choice(ODD))
+        else:
+            node[key] = copy.deepcopy(chance.choice(ODD))
+        if len(places(tree)) < 3:
+            break
+    return tree
+
+
+def mutate_bytes(content: bytes, chance: random.Random) -> bytes:
+    """Cut, overwrite, flip, remove or repeat some bytes."""
+    changed = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(changed) + 1)
+        end = at + chance.choice((0, 1, 2, 10, 200))
+        way = chance.randrange(5)
+        if way == 0:
+            del changed[at:end]
+        elif way == 1:
+            changed[at:at] = chance.choice(TOKENS)
+        elif way == 2 and at < len(changed):
+            changed[at] ^= 1 << chance.randrange(8)
+        elif way == 3:
+            changed[at:at] = changed[at:end]
+        else:
+            changed[at:end] = bytes(chance.randrange(256) for _ in range(min(8, end - at)))
+    return bytes(changed[: chance.randrange(len(changed))] if changed and chance.random() < 0.05 else changed)
+
+
+def mutant(tree: dict[str, Any], arrays: dict[str, bytes], chance: random.Random) -> tuple[bytes, dict[str, bytes]]:
+    """Return a manifest and arrays, one or the other changed; arrays have their hashes, as a stranger would see to."""
+    way = chance.randrange(3)
+    if way == 0:
+        return json.dumps(mutate_tree(tree, chance)).encode(), arrays
+    if way == 1:
+        return mutate_bytes(json.dumps(tree, indent=chance.choice((None, 1))).encode(), chance), arrays
+    tree, which = copy.deepcopy(tree), chance.choice(("index", "mean"))
+    # Mostly the header, which numpy parses as Python's literals.
+    header, rest = arrays[tree[which]["sha256"]][:128], arrays[tree[which]["sha256"]][128:]
+    content = mutate_bytes(header, chance) + (rest if chance.random() < 0.5 else mutate_bytes(rest, chance))
+    tree[which]["sha256"] = hashlib.sha256(content).hexdigest()
+    return json.dumps(tree).encode(), arrays | {tree[which]["sha256"]: content}
+
+
+def try_out(files: Stranger) -> bool:
+    """Open and read a stranger's set; return whether it was opened."""
+    refusal = ""
+    try:
+        split = Split.open(files, "train")
+    except UserError as error:
+        refusal = str(error)
+    if refusal:
+        assert refusal.startswith("http://stranger/") or refusal == "not there"
+        return False
+    assert parse(split.manifest.text.encode(), NAME) == split.manifest
+    assert split.mean.shape == (3, split.manifest.size, split.manifest.size)
+    for sample in range(split.images):
+        try:
+            split.jpeg(sample)
+        except (BadSample, UserError):
+            continue
+    return True
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(600, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_a_stranger_cannot_crash_the_parser(seconds: int, pack_tiny: Pack, tmp_path: Path) -> None:
+    root = pack_tiny()
+    tree = json.loads((root / "train.manifest.json").read_text())
+    arrays = {tree[which]["sha256"]: (root / tree[which]["name"]).read_bytes() for which in ("index", "mean")}
+    cache = Cache(tmp_path / "cache", 10_000_000)
+    cache.folder.mkdir()
+    for shard in tree["shards"]:
+        blob = Blob(shard["name"], shard["sha256"], shard["size_bytes"])
+        cache.path(blob).write_bytes((root / shard["name"]).read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    assert try_out(Stranger(cache, json.dumps(tree).encode(), arrays))
+
+    opened = refused = 0
+    end_s = time.monotonic() + seconds
+    for seed in itertools.count(seconds):
+        if time.monotonic() > end_s:
+            break
+        content, changed = mutant(tree, arrays, random.Random(seed))
+        try:
+            found = try_out(Stranger(cache, content, changed))
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
+        opened, refused = opened + found, refused + (not found)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert opened > 10  # of mutants that change nothing that matters, such as a class's words
+    assert refused > 50 * seconds
+    print(f"{opened} opened, {refused} refused")
