@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from alexnet_dist.data.download import Patience
@@ -30,6 +33,21 @@ def samples(split: Split) -> str:
         return content.hexdigest()
 
     return in_child(work)
+
+
+def cache_bytes(folder: Path) -> int:
+    """Return the bytes that a cache's files have or will have, at one moment: under the cache's own lock.
+
+    A file that is renamed meanwhile may be seen twice, and counts once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes: dict[str, int] = {}
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for entry in os.scandir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                sizes[entry.name.removesuffix(".part")] = entry.stat().st_size
+    return sum(sizes.values())
 
 
 def change(root: Path, **keys: object) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from remote_server import HttpServer
+from remote_sets import cache_bytes
 
 from alexnet_dist.data import cache as cache_module
 from alexnet_dist.data.cache import Blob, Cache
@@ -72,26 +73,14 @@ def store(tmp_path: Path, http_server: HttpServer) -> Store:
     return Store(http_server, folder, Cache(tmp_path / "deep" / "cache", 3 * SIZE + SIZE // 2), blobs)
 
 
-def total_bytes(folder: Path) -> int:
-    """Return the bytes that a folder's files promise, which is more than they have while they are written."""
-    total = 0
-    for entry in os.scandir(folder):
-        try:
-            total += entry.stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
-
-
 @contextmanager
 def watched(folder: Path) -> Iterator[Callable[[], int]]:
     """Watch how large a folder grows; the function gives the largest sum seen."""
-    folder.mkdir(parents=True, exist_ok=True)
     largest, stop = [0], threading.Event()
 
     def watch() -> None:
         while not stop.is_set():
-            largest[0] = max(largest[0], total_bytes(folder))
+            largest[0] = max(largest[0], cache_bytes(folder))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -148,8 +137,8 @@ def test_what_is_fetched_ahead_takes_no_room_that_is_in_use(store: Store) -> Non
 
 
 def test_the_cache_never_grows_beyond_its_limit(store: Store) -> None:
-    with watched(store.cache.folder) as largest:
-        processes = [store.fetching(*[(first + step) % 6 for step in range(18)]) for first in (0, 2, 3)]
+    processes = [store.fetching(*[(first + step) % 6 for step in range(18)]) for first in (0, 2, 3)]
+    with watched(store.cache.folder) as largest:  # after the forks, which would inherit the watcher's lock
         for process in processes:
             process.join(30)
             assert process.exitcode == 0
@@ -160,7 +149,7 @@ def test_a_killed_download_is_cleaned_up_and_done_again(store: Store) -> None:
     store.server.fail({store.folder / "0.tar": ["slow"], store.folder / "1.tar": ["slow"]})
     killed = [store.fetching(0), store.fetching(1)]
     deadline_s = time.monotonic() + 10
-    while total_bytes(store.cache.folder) < 2 * SIZE and time.monotonic() < deadline_s:
+    while cache_bytes(store.cache.folder) < 2 * SIZE and time.monotonic() < deadline_s:
         time.sleep(0.01)
     for process in killed:
         assert process.pid is not None
@@ -168,7 +157,7 @@ def test_a_killed_download_is_cleaned_up_and_done_again(store: Store) -> None:
         process.join()
     parts = [path for path in store.cache.folder.iterdir() if path.suffix == ".part"]
     assert len(parts) == 2  # as long as their files will be, so that what is under way counts
-    assert total_bytes(store.cache.folder) == 2 * SIZE
+    assert cache_bytes(store.cache.folder) == 2 * SIZE
     store.fetch(0)
     assert store.cache.path(store.blobs[0]).read_bytes() == bytes([0]) * SIZE
     assert not [path for path in store.cache.folder.iterdir() if path.suffix == ".part"]

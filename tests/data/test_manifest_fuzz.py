@@ -91,7 +91,7 @@ def mutate_tree(tree: dict[str, Any], chance: random.Random) -> dict[str, Any]:
         elif way == 1 and isinstance(node, list):
             node.insert(chance.randint(0, len(node)), copy.deepcopy(node[key]))
         elif way == 2 and isinstance(node[key], int | float):
-            node[key] += chance.choice((-1, 1, 0.5, 1000))
+            node[key] += chance.choice((-1, 1, 1000))
         elif way == 3 and isinstance(node, dict):
             node[chance.choice(("extra", "name", "images", "\u2028"))] = copy.deepcopy(chance.choice(ODD))
         else:
