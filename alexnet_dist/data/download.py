@@ -97,9 +97,10 @@ def _receive(url: str, most_bytes: int, sink: Sink, patience: Patience) -> int:
     protocol = url.partition(":")[0]
     opening: dict[str, Any] = {}
     if protocol == "s3":
-        # Its own patience would multiply ours; what else the user has configured for fsspec stays.
+        # The patience of botocore and of s3fs would multiply ours; what else the user has configured for fsspec stays.
         configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
         system = fsspec.filesystem("s3", config_kwargs={**configured, "retries": {"max_attempts": 0}})
+        system.retries = 1
     else:
         import aiohttp
 
