@@ -71,7 +71,8 @@ def write_set(home: Path) -> None:
         shards=tuple(shards), index=write_array(home, "train.index.npy", index),
         mean=write_array(home, "train.mean.npy", np.zeros((3, 256, 256), np.float32)),
         colour=Colour((0.0, 0.0, 0.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))), rejected=(),
-        options=Options(seed=0, size=256, quality=90, samples_per_shard=SAMPLES, holdout=None, layout="folder"),
+        options=Options(seed=0, size=256, quality=90, chroma="420", filter="bicubic", samples_per_shard=SAMPLES,
+        holdout=None),
         libraries={},
     )  # fmt: skip
     manifest.save(described, manifest.manifest_path(home, "train"))
