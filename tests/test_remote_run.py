@@ -81,7 +81,7 @@ def test_a_cache_below_what_the_node_needs_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("root", ["pipe:curl http://host/train.tar", "ftp://host/shards"])
+@pytest.mark.parametrize("root", ["pipe:curl http://host/train.tar"])
 def test_a_scheme_that_is_not_read_is_refused(root: str, tmp_path: Path, run_ranks: Any) -> None:
     words = settings(Path("unused"), tmp_path / "run")
     words[2] = f"data.root={root}"
