@@ -34,6 +34,8 @@ POLL_S = 0.05
 BEAT_S = 1.0
 # Shards that are held by others or for which there is no room, after which the process waits for a better time.
 REFUSALS = 4
+# After a failed download, before this process tries the same shard again; workers that need it do so at once.
+RETRY_S = 60.0
 
 Table = npt.NDArray[np.int64]
 
@@ -112,21 +114,21 @@ def _fetch(rank: int, table: Table, shards: list[tuple[CachedShards, int]]) -> N
     """Fetch what the table wants, in its order, for as long as the rank lives."""
     process.serve(rank)
     threading.Thread(target=_keep, args=(table, shards), daemon=True).start()
-    failed: set[int] = set()
+    failed_s: dict[int, float] = {}
     while True:
         wanted = np.flatnonzero(table)
         refused = 0
         for place in wanted[np.argsort(table[wanted], kind="stable")].tolist():
             cached, number = shards[place]
             blob = cached.blobs[number]
-            if place in failed or cached.remote.cache.touch(blob):
+            if time.monotonic() < failed_s.get(place, -math.inf) + RETRY_S or cached.remote.cache.touch(blob):
                 continue
             try:
                 if cached.remote.fetch(blob, spare=True):
                     break  # the table may want something else first by now
                 refused += 1
             except Exception:  # a worker that needs it will try again, and say what is wrong
-                failed.add(place)
+                failed_s[place] = time.monotonic()
             if refused == REFUSALS:
                 break
         else:

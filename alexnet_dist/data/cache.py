@@ -53,6 +53,8 @@ class Cache:
             os.utime(self.path(blob))
         except FileNotFoundError:
             return False
+        except PermissionError:
+            return True  # another user's file, which may be read all the same
         return True
 
     def fetch(self, blob: Blob, url: str, patience: Patience, spare: bool = False) -> bool:

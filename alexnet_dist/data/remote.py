@@ -121,7 +121,7 @@ class CachedShards:
             now_s = time.monotonic()
             if now_s > self._touched_s[shard] + TOUCH_S:
                 self._touched_s[shard] = now_s
-                os.utime(descriptor)
+                self.remote.cache.touch(self.blobs[shard])
             return os.pread(descriptor, size, offset)
         finally:
             os.close(descriptor)
