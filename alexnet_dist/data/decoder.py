@@ -133,7 +133,7 @@ def _decode_one(split: Split, sample: int, image: Bytes) -> None:
         raise split.bad_sample(sample, reason, "size")
 
 
-def _sides(jpeg: memoryview) -> tuple[int, int] | None:
+def _sides(jpeg: memoryview | bytes) -> tuple[int, int] | None:
     """Return (height, width) by a JPEG's header, or None where it has none."""
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)

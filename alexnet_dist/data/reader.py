@@ -20,7 +20,6 @@ from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar
 from alexnet_dist.data.shards import REPACK, Files, Folder
 from alexnet_dist.errors import UserError
 
-
 # What can be wrong with a sample: its bytes are not those that were packed, they are no whole JPEG, or the picture has
 # other sides than the packed size.
 BadKind = Literal["checksum", "damaged", "size"]
