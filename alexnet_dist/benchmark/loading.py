@@ -70,7 +70,7 @@ def unpack(split: Split, images: Path) -> None:
 def prepare(library: str, folder: Path) -> str:
     """Write the set in a library's own format; returns why it cannot run here, or nothing."""
     if find_spec(library) is None:
-        return "not installed (extra peers)"
+        return "not installed: see benchmarks/README.md"
     try:
         run_alone(Entry(library, f"prepare_{library}", {"folder": str(folder)}))
     except RunError as problem:
