@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,13 @@ def needed(shards: Path) -> int:
     return -(-4 * sum(train) // 84) + 2 * max(train) + min(sum(val), 4 * max(val))
 
 
+def train_and_tell(files: list[Path], words: list[str]) -> str:
+    """Train in this rank and return what it says."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        train_here(files, words)
+    return said.getvalue()
+
+
 def test_a_remote_run_equals_a_local_one_and_resumes(
     shards: Path, http_server: HttpServer, tmp_path: Path, run_ranks: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -39,12 +48,11 @@ def test_a_remote_run_equals_a_local_one_and_resumes(
     cache = [f"data.cache={tmp_path / 'cache'}", f"data.cache_bytes={needed(shards)}", *SMALL]
     local = settings(shards, tmp_path / "local", "run.steps=16", *SMALL)
     run_ranks(2, train_here, [Path(local[1])], local[2:])
-    capfd.readouterr()
+    said = ""
     for steps in (7, 16):
         words = settings(shards, tmp_path / "remote", f"run.steps={steps}", *cache)
         words[2] = f"data.root={http_server.url(shards)}"
-        run_ranks(2, train_here, [Path(words[1])], words[2:])
-    said = capfd.readouterr().out
+        said += run_ranks(2, train_and_tell, [Path(words[1])], words[2:])[0]
     assert f"remote shards: 1 lanes of {http_server.url(shards)} need {needed(shards) / 1e9:.3g} GB" in said
     assert said.index("remote shards:") < said.index("step 1/")
     assert losses(tmp_path / "remote") == losses(tmp_path / "local")
@@ -54,6 +62,7 @@ def test_a_remote_run_equals_a_local_one_and_resumes(
         assert (tmp_path / "remote" / name).read_bytes() == (shards / name).read_bytes()
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= needed(shards)
 
+    capfd.readouterr()
     evaluate([str(tmp_path / "local"), "--data", str(shards), "--json"])
     wanted = capfd.readouterr().out
     evaluate([str(tmp_path / "remote"), "--json"])

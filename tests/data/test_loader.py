@@ -141,8 +141,9 @@ def test_orders_are_not_asked_for_before_run_and_then_only_a_few_ahead(split: Sp
             asked.append(number)
             yield Order("train", 0, np.arange(6), train=True)
 
+    before = len(multiprocessing.active_children())
     with open_loader({"train": split}, workers=2) as loader:
-        assert len(multiprocessing.active_children()) == 2
+        assert len(multiprocessing.active_children()) == before + 2
         batches = loader.run(orders())
         assert asked == []
         next(batches)

@@ -34,13 +34,15 @@ def training_orders(count: int) -> list[Order]:
     return [Order("train", epoch, np.arange(6), train=True) for epoch in range(count)]
 
 
-def workers_of_this_process() -> list[int]:
-    return [process.pid for process in multiprocessing.active_children() if process.pid is not None]
+def children() -> set[int]:
+    """Return the processes that this one has started, by whatever test."""
+    return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
 
 
 def test_workers_ignore_the_signals_to_their_process_group(split: Split) -> None:
+    before = children()
     with open_loader(split, workers=2) as loader:
-        workers = workers_of_this_process()
+        workers = children() - before
         orders = training_orders(24)
         count = 0
         for batch in loader.run(orders):
@@ -60,8 +62,9 @@ def test_signals_of_the_rank_are_as_before(split: Split) -> None:
 
 @pytest.mark.parametrize("moment", ["unused", "midway", "done"])
 def test_close_is_quick_and_leaves_no_worker(split: Split, moment: str) -> None:
+    before = children()
     loader = open_loader(split, workers=2)
-    workers = workers_of_this_process()
+    workers = children() - before
     assert len(workers) == 2
     if moment != "unused":
         batches = loader.run(training_orders(9))
