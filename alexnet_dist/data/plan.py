@@ -11,6 +11,7 @@ lanes, and touches only its share of the shards.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,11 +46,12 @@ class Plan:
     global_batch: int
     lanes: int
     window: int
-    _line: Ids = field(init=False, repr=False, compare=False)
-    _shuffled: set[Span] = field(init=False, repr=False, compare=False)
+    _places: Ids = field(init=False, repr=False, compare=False)
+    _first_ids: Ids = field(init=False, repr=False, compare=False)
+    _windows: dict[int, Ids] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Lay out the epoch: O(samples), 0.01 s and 10 MB for ImageNet.
+        """Lay out the epoch: O(shards), 2 ms for ImageNet.
 
         Windows are shuffled as they are reached: all at once would stop the training for 0.05 s at an epoch's border.
         """
@@ -61,8 +63,10 @@ class Plan:
                 f"data.global_batch: {self.global_batch} is more than the {self.samples} samples of the set;"
                 f" expected at most {self.samples}: lower it, or pack more images"
             )
-        object.__setattr__(self, "_line", _line(self.counts, self.seed, self.epoch, self.global_batch))
-        object.__setattr__(self, "_shuffled", set())
+        places, first_ids = _pieces(self.counts, self.seed, self.epoch, self.global_batch)
+        object.__setattr__(self, "_places", places)
+        object.__setattr__(self, "_first_ids", first_ids)
+        object.__setattr__(self, "_windows", {})
 
     @property
     def samples(self) -> int:
@@ -101,31 +105,51 @@ class Plan:
         places = lane_start + batch * width + slots - first
         starts = places - (places - lane_start) % self.window
         ends = np.minimum(starts + self.window, lane_end)
-        self._shuffle(set(zip(starts.tolist(), ends.tolist(), strict=True)))
-        ids: Ids = self._line[places]
+        ids = np.empty(len(slots), dtype=np.int64)
+        for start, end in set(zip(starts.tolist(), ends.tolist(), strict=True)):
+            here = starts == start
+            ids[here] = self._window(start, end)[places[here] - start]
         return ids
 
-    def _shuffle(self, windows: set[Span]) -> None:
-        """Shuffle those windows, [start, end) of the line, that nobody has asked for yet."""
-        for start, end in windows - self._shuffled:
-            window = self._line[start:end]
-            window[:] = window[draws.permutation(len(window), self.seed, self.epoch, "window", start)]
-        self._shuffled.update(windows)
+    def _window(self, start: int, end: int) -> Ids:
+        """Return the ids that stand at the places [start, end) of the line, which are shuffled together."""
+        if start not in self._windows:
+            places = np.arange(start, end, dtype=np.int64)
+            piece = np.searchsorted(self._places, places, side="right") - 1
+            ids = self._first_ids[piece] + places - self._places[piece]
+            self._windows[start] = ids[draws.permutation(len(ids), self.seed, self.epoch, "window", start)]
+        return self._windows[start]
 
 
-def _line(counts: tuple[int, ...], seed: int, epoch: int, global_batch: int) -> Ids:
-    """Return the ids that do not rest, shard after shard in the epoch's order of shards."""
-    shards, sizes = draws.permutation(len(counts), seed, epoch, "shards"), np.array(counts, dtype=np.int64)
-    first_ids, places = np.cumsum(sizes) - sizes, np.cumsum(sizes[shards]) - sizes[shards]
-    ids: Ids = np.arange(sizes.sum()) + np.repeat(first_ids[shards] - places, sizes[shards])
-    resting = len(ids) % global_batch
-    if not resting:
-        return ids
+def _pieces(counts: tuple[int, ...], seed: int, epoch: int, global_batch: int) -> tuple[Ids, Ids]:
+    """Return the line of the ids that do not rest, shard after shard in the epoch's order of shards.
+
+    It is given as runs of ids one after the other: the place on the line where each run begins, and its first id.
+    """
+    ends = np.cumsum(counts, dtype=np.int64).tolist()
+    samples = ends[-1]
+    resting = samples % global_batch
     # The set as a circle: the resting ids move on by their own number each epoch, from a seeded start.
-    first_resting = (draws.seed64(seed, "rest") + epoch * resting) % len(ids)
-    beyond = ids - first_resting
-    beyond[beyond < 0] += len(ids)
-    return ids[beyond >= resting]
+    first = (draws.seed64(seed, "rest") + epoch * resting) % samples
+    gaps = ((0, first + resting - samples), (first, min(first + resting, samples)))
+    places, first_ids, place = [], [], 0
+    for shard in draws.permutation(len(counts), seed, epoch, "shards").tolist():
+        for begin, end in _without(ends[shard] - counts[shard], ends[shard], gaps):
+            places.append(place)
+            first_ids.append(begin)
+            place += end - begin
+    return np.array(places, dtype=np.int64), np.array(first_ids, dtype=np.int64)
+
+
+def _without(first: int, end: int, gaps: tuple[Span, ...]) -> Iterator[Span]:
+    """Yield what is left of [first, end) without the gaps, which are in order; a gap that ends early is none."""
+    for gap_first, gap_end in gaps:
+        if gap_first < min(end, gap_end) and gap_end > first:
+            if gap_first > first:
+                yield first, gap_first
+            first = gap_end
+    if first < end:
+        yield first, end
 
 
 def replica_slots(replica: int, replicas: int, global_batch: int) -> Span:
