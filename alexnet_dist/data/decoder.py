@@ -6,6 +6,7 @@ little-endian bytes. One message over the pair link thus carries pixels and labe
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import traceback
@@ -71,11 +72,23 @@ class Decoder(Dataset[Message]):
 
     def __getitem__(self, task: Task) -> Message:
         if task is None:
+            self._warm_up()
             return None
         try:
             return self._fill(*task)
         except Exception as error:  # DataLoader would wrap it; the rank raises it as itself
             return _portable(error)
+
+    def _warm_up(self) -> None:
+        """Do once what every order does, before the first one comes: a forked process starts with all pages to fault.
+
+        The ring is only read, a byte a page; other workers may be writing it.
+        """
+        self._ring.reshape(-1)[:: mmap.PAGESIZE].max(initial=0)
+        for image in self._images.values():
+            jpeg = simplejpeg.encode_jpeg(np.zeros_like(image), 90, "RGB", "420")
+            simplejpeg.decode_jpeg(jpeg, "RGB", buffer=image, strict=True)
+            crop_offsets(self._seed, 0, np.zeros(1, np.int64), len(image), self._crop)
 
     def _fill(self, slot: int, order: Order) -> Message:
         split, image, crop = self._splits[order.split], self._images[order.split], self._crop
