@@ -49,6 +49,12 @@ def locate(root: str, cache: str, cache_bytes: int, patience: Patience | None = 
         )
     if not parts.netloc or parts.query or parts.fragment:
         raise UserError(f"data.root: {root}: expected SCHEME://HOST/FOLDER, without query or fragment")
+    if "@" in parts.netloc:
+        # It would stand in config.yaml, in messages and in logs.
+        raise UserError(
+            f"data.root: {parts.scheme}://...@{parts.hostname}: holds a user's name or password; leave it out, and give"
+            " it in fsspec's configuration or the AWS libraries' own files"
+        )
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     load_library(url)
     return Remote(url, Cache(Path(cache).expanduser(), cache_bytes), patience or Patience())

@@ -107,6 +107,12 @@ def test_other_places_are_refused(root: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match=r"data\.root: https://\.\.\.@host: holds a user's name or password") as caught:
+        locate("https://me:secret@host/shards", "cache", 1)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("root", ["shards", "/a/b", "./a:b", "..", "a/http://b"])
 def test_a_folder_is_a_folder(root: str) -> None:
     assert locate(root, "cache", 1) == Path(root)
