@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from alexnet_dist.benchmark.stream import SETTLE_S, Batch, Epochs, Job
-from alexnet_dist.data.augment import train_draws
+from alexnet_dist.data.augment import Floats, train_draws
 from alexnet_dist.data.loader import PREFETCH, LoadedBatch, Loader, Order, labels, pixels
 from alexnet_dist.data.reader import Split
 from alexnet_dist.programme import Programme
@@ -28,12 +28,13 @@ def epochs(job: Job) -> Epochs:
     """Return our loader's epochs: uint8 (n, crop, crop, 3), flipped here; in training the device does it."""
     split = Split.open(Path(job.shards), "train")
     loader = _loader(split, job)
+    components = split.components  # as training has them, from before its first batch
     # More epochs than are taken: the loader works ahead over the last border as over any other.
     batches = loader.run(_orders(_programme(split.counts, job, MANY_EPOCHS)))
 
     def epoch(_number: int) -> Iterator[Batch]:
         for loaded in islice(batches, job.images // job.batch):
-            yield _flipped(loaded, split, job), labels(loaded.rows)
+            yield _flipped(loaded, split, components, job), labels(loaded.rows)
 
     return epoch
 
@@ -55,10 +56,10 @@ def _orders(programme: Programme, step: int = 0, images: int = 1 << 62) -> Itera
         yield Order("train", task.epoch, task.ids % images, train=True)
 
 
-def _flipped(loaded: LoadedBatch, split: Split, job: Job) -> torch.Tensor:
+def _flipped(loaded: LoadedBatch, split: Split, components: Floats, job: Job) -> torch.Tensor:
     """Return the crops, the drawn half of them flipped in place by torch.flip."""
     crops, order = pixels(loaded.rows, job.crop), loaded.order
-    drawn = train_draws(0, order.epoch, order.ids, split.manifest.size, job.crop, split.components, 0.0)
+    drawn = train_draws(0, order.epoch, order.ids, split.manifest.size, job.crop, components, 0.0)
     for row in np.flatnonzero(drawn.flip).tolist():
         crops[row] = torch.flip(crops[row], [1])
     return crops
@@ -89,7 +90,7 @@ def measure_boundary(**settings: object) -> dict[str, float]:
     job = Job(**settings)  # type: ignore[arg-type]
     split = Split.open(Path(job.shards), "train")
     programme = _programme(IMAGENET_COUNTS, job, 2)
-    loader = _loader(split, job)
+    loader, components = _loader(split, job), split.components
     time.sleep(SETTLE_S)
     step = programme.steps_per_epoch - BORDER_STEPS
     batches = loader.run(_orders(programme, step, split.images))
@@ -97,7 +98,7 @@ def measure_boundary(**settings: object) -> dict[str, float]:
     waits_s = []
     for _ in range(2 * BORDER_STEPS):
         began_s = time.perf_counter()
-        _flipped(next(batches), split, job)
+        _flipped(next(batches), split, components, job)
         waits_s.append(time.perf_counter() - began_s)
     # The next plan is made when the loader asks for its first batch, some batches ahead of the border.
     ahead = PREFETCH * max(1, job.workers) + 2
