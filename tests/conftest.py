@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_shards import give_draw_jpegs, pack_tiny
 from PIL import Image
+
+from data_shards import give_draw_jpegs, pack_tiny
 from ranks import Ranks, rank_runner
 from remote_server import http_server, running_server
 

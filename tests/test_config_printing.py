@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import write
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from alexnet_dist import config
 from alexnet_dist.config import Config, keys, load
 from alexnet_dist.geometry import PAPER_LAYERS
+from config_files import write
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 VALUES: dict[str, st.SearchStrategy[Any]] = {

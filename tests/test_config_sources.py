@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_files import problems, write
 
 from alexnet_dist.config import keys, load
+from config_files import problems, write
 
 
 @pytest.fixture(autouse=True)

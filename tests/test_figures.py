@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from runs import CLASSES, SIZE, write_run
 
 from alexnet_dist import figures, run
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.__main__ import main as pack
+from runs import CLASSES, SIZE, write_run
 
 
 @pytest.fixture(scope="module")

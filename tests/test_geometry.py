@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import literal
 from alexnet_dist import geometry
 from alexnet_dist.geometry import PAPER_LAYERS, Geometry, Layer, Norm, channel_span, covering
 

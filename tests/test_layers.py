@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-import literal
 import numpy as np
 import pytest
 import torch
-from literal import Array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import literal
 from alexnet_dist import draws
 from alexnet_dist.geometry import Norm
 from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, window_sum
+from literal import Array
 
 NORMS = [Norm(), Norm(3, 0.05, 0.75, 1.0), Norm(5, 0.2, 0.5, 2.0), Norm(7, 0.1, 1.0, 1.5), Norm(1, 0.3, 1.3, 2.0)]
 

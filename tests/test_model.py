@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nets import SMALL
 from torch import Tensor, nn
 
 from alexnet_dist import geometry
 from alexnet_dist.geometry import Geometry, Layer
 from alexnet_dist.model import AlexNet, Tower, joined, parted
+from nets import SMALL
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,18 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
-import literal
 import numpy as np
 import pytest
 import torch
-from literal import Row
-from nets import SMALL
 from torch import Tensor
 
+import literal
 from alexnet_dist import draws
 from alexnet_dist.geometry import Geometry, Layer, Norm
 from alexnet_dist.layers import Address
 from alexnet_dist.model import AlexNet
+from literal import Row
+from nets import SMALL
 
 # Everything the paper's net has, small enough for loops: overhangs, overlapping pools, odd classes, maps into units.
 TINY = Geometry(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nets import SMALL
 from torch import Tensor
 
 from alexnet_dist import draws, link, model, parallel, topology
@@ -23,6 +22,7 @@ from alexnet_dist.parallel import LinkedTower, Reducer
 from alexnet_dist.process import launched
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Engine, engine, train_step
+from nets import SMALL
 
 SEED = 3
 RATES = (0.02, 0.02, 0.002, 0.002, 0.002)  # a drop after two of the five steps

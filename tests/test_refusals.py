@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_train import TRAIN, finished, settings, torchrun
 
 from alexnet_dist.errors import run_command
 from alexnet_dist.pack.__main__ import main as pack
+from test_train import TRAIN, finished, settings, torchrun
 
 train: Callable[[list[str]], None] = runpy.run_path(str(TRAIN))["one_voice"]
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import SMALL
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +22,7 @@ from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import Reducer
 from alexnet_dist.programme import Task
 from alexnet_dist.step import PHASES, Engine, Stopwatch, engine, score, train_step, validate, widened
+from nets import SMALL
 
 SEED, GLOBAL_BATCH = 3, 8
 

@@ -7,12 +7,12 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks import Ranks
 
 from alexnet_dist import topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.process import Launched, launched
 from alexnet_dist.topology import Groups, Layout, Topology, place
+from ranks import Ranks
 
 ALONE = Launched(0, 1, 0, 1, under_torchrun=False)
 

@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from remote_server import HttpServer
-from remote_sets import place
 
 from alexnet_dist.data import ahead as ahead_module
 from alexnet_dist.data.ahead import Ahead, needed_bytes
@@ -27,6 +25,8 @@ from alexnet_dist.data.plan import Plan, lanes_of
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import CachedShards
 from alexnet_dist.errors import UserError
+from remote_server import HttpServer
+from remote_sets import place
 
 Pack = Callable[..., Path]
 COUNTS = [4] * 10

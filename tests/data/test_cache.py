@@ -15,14 +15,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from remote_server import HttpServer
-from remote_sets import cache_bytes
 
 from alexnet_dist.data import cache as cache_module
 from alexnet_dist.data.cache import Blob, Cache
 from alexnet_dist.data.download import Patience
 from alexnet_dist.data.remote import in_child
 from alexnet_dist.errors import RunError, UserError
+from remote_server import HttpServer
+from remote_sets import cache_bytes
 
 SIZE = 40_000
 HASTE = Patience(waits_s=(0.01, 0.01), stall_s=2.0)

@@ -16,13 +16,13 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
-from ranks import free_port
-from remote_server import HttpServer
-from remote_sets import change, place, samples
 
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.data.remote import CachedShards, Remote, in_child, locate
 from alexnet_dist.errors import RunError, UserError
+from ranks import free_port
+from remote_server import HttpServer
+from remote_sets import change, place, samples
 
 Pack = Callable[..., Path]
 

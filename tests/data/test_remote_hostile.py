@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remote_server import HttpServer
-from remote_sets import change, place, samples
 
 from alexnet_dist.data import remote
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
+from remote_server import HttpServer
+from remote_sets import change, place, samples
 
 Pack = Callable[..., Path]
 
