@@ -80,7 +80,9 @@ class Cache:
             sink = _Part(part, blob)
             download(url, blob.most_bytes, sink, patience)
             os.ftruncate(part, sink.received)
-            self._part_path(blob).rename(self.path(blob))
+            # A rename in the middle of another process's count would be in it under neither name.
+            with self._alone():
+                self._part_path(blob).rename(self.path(blob))
         return True
 
     def drop_if_damaged(self, blob: Blob) -> bool:
@@ -139,9 +141,7 @@ class Cache:
 
     def _reserve(self, part: int, size_bytes: int, spare: bool) -> bool:
         """Give the part file its full size, in holes, having made room for it; return False where there is none."""
-        everyone = self._lock(self.folder / ".lock")
-        assert everyone is not None
-        try:
+        with self._alone():
             files = self._files()
             missing = sum(size for _, size, _ in files) + size_bytes - self.most_bytes
             newest = time.time() - IN_USE_S if spare else float("inf")
@@ -154,8 +154,16 @@ class Cache:
             if missing <= 0:
                 os.ftruncate(part, size_bytes)
             return missing <= 0
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock under which the files of the cache are counted, made room among, and renamed."""
+        descriptor = self._lock(self.folder / ".lock")
+        assert descriptor is not None
+        try:
+            yield
         finally:
-            os.close(everyone)
+            os.close(descriptor)
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """Return time of last touch, size and path of each file of the cache, having removed those of dead writers."""
