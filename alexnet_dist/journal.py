@@ -13,7 +13,6 @@ from tqdm import tqdm
 from alexnet_dist import geometry, run
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.geometry import Geometry
-from alexnet_dist.link import Traffic
 from alexnet_dist.metrics import Metrics
 from alexnet_dist.programme import Programme, Task
 from alexnet_dist.step import Report
@@ -60,7 +59,6 @@ class Journal:
         self._flops_per_image = geometry.training_flops(net)
         self._began_s = time.monotonic() - time_s
         self._told_step, self._told_s = step, time_s
-        self._traffic = Traffic()
         self._bar: tqdm[object] | None = None
         if place.is_chief and sys.stderr.isatty():
             self._bar = tqdm(total=programme.steps, initial=step, unit="step", dynamic_ncols=True)
@@ -79,20 +77,18 @@ class Journal:
         elif self._place.is_chief:
             print(text, flush=True)
 
-    def stepped(self, step: int, report: Report, images: int, traffic: Traffic, bad: list[BadSample]) -> None:
-        """Count a step that this rank has completed; images: of its replica, credited to its ranks in equal shares."""
-        share = images * len(self._place.towers) / 2
+    def stepped(self, step: int, report: Report, bad: list[BadSample]) -> None:
+        """Count a step that this rank has completed; its replica's images are credited to its ranks in equal shares."""
+        share = sum(len(task.ids) for task in report.tasks) * len(self._place.towers) / 2
         self._metrics.observe_step(
             step=step,
             epoch=step / self._programme.steps_per_epoch,
             images_share=share,
-            step_s=report.step_s,
-            phase_s=report.phase_s,
-            link_bytes_sent=traffic.sent_bytes - self._traffic.sent_bytes,
-            link_bytes_received=traffic.received_bytes - self._traffic.received_bytes,
+            times=report.times,
+            link_bytes_sent=report.sent_bytes,
+            link_bytes_received=report.received_bytes,
             flops=share * self._flops_per_image,
         )
-        self._traffic = Traffic(traffic.sent_bytes, traffic.received_bytes, traffic.wait_s)
         for one in bad:
             self._metrics.add_bad_sample(one.kind)
             print(f"rank {self._place.rank}: bad sample replaced: {one}", file=sys.stderr, flush=True)
@@ -121,8 +117,8 @@ class Journal:
             "loss": loss,
             "top1_error": top1_error,
             "learning_rate": told.rate,
-            "step_s": told.report.step_s,
-            "data_wait_s": told.report.phase_s["data_wait"],
+            "step_s": told.report.times.step_s,
+            "data_wait_s": told.report.times.phase_s["data_wait"],
             "time_s": told.time_s,
         }
         run.append(self._directory / run.METRICS, line)

@@ -15,41 +15,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.profiler import record_function
+
+from alexnet_dist.timeline import LINK_WAIT, Timeline, naming
+
+CONTIGUOUS = torch.contiguous_format
+LOGITS, PIXELS = "logits", "pixels"  # the joins that are not a layer's
 
 # torch.autograd.Function is untyped: `apply` returns Any and a context is open to any attribute.
 
 
 @dataclass(frozen=True)
 class Handle:
-    """One exchange in flight; it keeps both buffers alive until `wait`."""
+    """One exchange in flight; it keeps both buffers alive until `wait`.
 
+    arrives_s: the host's clock before which it has not arrived, for a link with a delay.
+    """
+
+    join: str
     works: tuple[dist.Work, ...]
     sent: Tensor
     received: Tensor
-
-
-@dataclass
-class Traffic:
-    """What has crossed a link so far, and how long this rank stood waiting for it."""
-
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    wait_s: float = 0.0
+    arrives_s: float = 0.0
 
 
 class PairLink(Protocol):
     """A two-way line to the other tower of the replica."""
 
-    traffic: Traffic
+    def start(self, tensor: Tensor, receive_shape: Sequence[int], join: str) -> Handle:
+        """Send a tensor and begin to receive one of the same dtype; the sent one must not change before `wait`.
 
-    def start(self, tensor: Tensor, receive_shape: Sequence[int]) -> Handle:
-        """Send a tensor and begin to receive one of the same dtype; the sent one must not change before `wait`."""
+        join: what the exchange is for, by which its wait is counted and a lost tower is told.
+        """
 
     def wait(self, handle: Handle) -> Tensor:
         """Return what the other tower has sent."""
@@ -58,41 +61,87 @@ class PairLink(Protocol):
 class P2PLink:
     """The link over torch.distributed, on the pair's own group: NCCL on CUDA, gloo on a CPU.
 
-    Both directions go in one batch: send-then-receive in both towers can deadlock on NCCL.
+    Both directions go in one batch: send-then-receive in both towers can deadlock on NCCL. Start and wait are on the
+    same stream, and the handle holds both buffers until the wait, so the allocator cannot give them away before.
     """
 
-    def __init__(self, group: dist.ProcessGroup, peer: int) -> None:
-        """Take the pair's group and the global rank of the other tower."""
-        self._group, self._peer = group, peer
-        self.traffic = Traffic()
+    def __init__(
+        self, group: dist.ProcessGroup, peer: int, timeline: Timeline, memory_format: torch.memory_format = CONTIGUOUS
+    ) -> None:
+        """Take the pair's group, the global rank of the other tower, and where waits and bytes are noted.
 
-    def start(self, tensor: Tensor, receive_shape: Sequence[int]) -> Handle:
+        memory_format: of the maps (B, C, H, W) that cross, the same in both towers: what is sent is bytes.
+        """
+        self._group, self._peer, self._timeline, self._memory_format = group, peer, timeline, memory_format
+
+    def start(self, tensor: Tensor, receive_shape: Sequence[int], join: str) -> Handle:
         """Post both directions; the receive buffer is fresh, since autograd may keep the one before."""
-        sent = tensor.contiguous()
-        received = sent.new_empty(tuple(receive_shape))
+        memory_format = self._memory_format if tensor.dim() == 4 else CONTIGUOUS
+        sent = tensor.contiguous(memory_format=memory_format)
+        received = torch.empty(tuple(receive_shape), dtype=sent.dtype, device=sent.device, memory_format=memory_format)
+        self._timeline.sent_bytes += sent.nbytes
+        self._timeline.received_bytes += received.nbytes
+        with record_function(f"send: {join}"), naming(join):
+            return Handle(join, self._post(_in_order(sent), _in_order(received)), sent, received)
+
+    def _post(self, sent: Tensor, received: Tensor) -> tuple[dist.Work, ...]:
         operations = [
             dist.P2POp(dist.isend, sent, self._peer, self._group),
             dist.P2POp(dist.irecv, received, self._peer, self._group),
         ]
-        self.traffic.sent_bytes += sent.nbytes
-        self.traffic.received_bytes += received.nbytes
-        return Handle(tuple(dist.batch_isend_irecv(operations)), sent, received)
+        return tuple(dist.batch_isend_irecv(operations))
 
     def wait(self, handle: Handle) -> Tensor:
         """Wait for both directions; on CUDA only the current stream waits."""
-        began_s = time.perf_counter()
-        for work in handle.works:
-            work.wait()
-        self.traffic.wait_s += time.perf_counter() - began_s
+        with self._timeline.wait(LINK_WAIT, handle.join):
+            for work in handle.works:
+                work.wait()
         return handle.received
+
+
+class DelayedLink(P2PLink):
+    """A link that is slower than the machine's, by a time a byte received; for tests and benchmarks on a CPU.
+
+    Its exchanges hide behind work as those of a slow wire would, or, when `blocking`, are waited for where they are
+    sent: what hiding them is worth is the difference.
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup, peer: int, timeline: Timeline, ns_per_byte: float = 0.0, blocking: bool = False
+    ) -> None:
+        """Take what P2PLink takes, the delay, and whether each exchange is waited for at once."""
+        super().__init__(group, peer, timeline)
+        self._ns_per_byte, self._blocking = ns_per_byte, blocking
+
+    def start(self, tensor: Tensor, receive_shape: Sequence[int], join: str) -> Handle:
+        """Post both directions and note when they will have arrived."""
+        handle = super().start(tensor, receive_shape, join)
+        handle = replace(handle, arrives_s=time.perf_counter() + handle.received.nbytes * self._ns_per_byte * 1e-9)
+        return replace(handle, works=(), received=self._arrived(handle)) if self._blocking else handle
+
+    def wait(self, handle: Handle) -> Tensor:
+        """Wait for both directions and for the rest of the delay."""
+        return handle.received if self._blocking else self._arrived(handle)
+
+    def _arrived(self, handle: Handle) -> Tensor:
+        with self._timeline.wait(LINK_WAIT, handle.join):
+            for work in handle.works:
+                work.wait()
+            time.sleep(max(0.0, handle.arrives_s - time.perf_counter()))
+        return handle.received
+
+
+def _in_order(tensor: Tensor) -> Tensor:
+    """Return a view whose elements lie in memory in the order of its dims, as torch.distributed wants them."""
+    return tensor if tensor.is_contiguous() else tensor.permute(0, 2, 3, 1)
 
 
 class Exchange:
     """One join's state between its `Post` and its `Take`, forward and backward."""
 
-    def __init__(self, link: PairLink) -> None:
-        """Take the link that this join uses."""
-        self.link = link
+    def __init__(self, link: PairLink, join: str) -> None:
+        """Take the link that this join uses, and its name."""
+        self.link, self.join = link, join
         self.forward: Handle | None = None
         self.backward: Handle | None = None
 
@@ -108,7 +157,7 @@ class _Post(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, exchange: Exchange) -> Tensor:
         ctx.exchange = exchange
-        exchange.forward = exchange.link.start(maps, maps.shape)
+        exchange.forward = exchange.link.start(maps, maps.shape, f"{exchange.join} forward")
         # The token orders Take after Post. It lives on the maps' device, so that autograd runs both in one queue.
         return maps.new_empty(0)
 
@@ -131,17 +180,21 @@ class _Take(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        ctx.exchange.backward = ctx.exchange.link.start(gradient, gradient.shape)
+        exchange: Exchange = ctx.exchange
+        exchange.backward = exchange.link.start(gradient, gradient.shape, f"{exchange.join} backward")
         return gradient.new_empty(0), None
 
 
-def exchange(maps: Tensor, link: PairLink) -> Callable[[], Tensor]:
-    """Send my maps now; return a function that waits for the other tower's, of the same shape."""
-    join = Exchange(link)
-    token = _Post.apply(maps, join)  # type: ignore[no-untyped-call]
+def exchange(maps: Tensor, link: PairLink, join: str) -> Callable[[], Tensor]:
+    """Send my maps now; return a function that waits for the other tower's, of the same shape.
+
+    join: the name of the layer that reads both.
+    """
+    state = Exchange(link, join)
+    token = _Post.apply(maps, state)  # type: ignore[no-untyped-call]
 
     def other_maps() -> Tensor:
-        return cast("Tensor", _Take.apply(token, join))  # type: ignore[no-untyped-call]
+        return cast("Tensor", _Take.apply(token, state))  # type: ignore[no-untyped-call]
 
     return other_maps
 
@@ -152,7 +205,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, link: PairLink, tower: int, classes: int) -> Tensor:
         own = logits.shape[1]
-        other = link.wait(link.start(logits, (logits.shape[0], classes - own)))
+        other = link.wait(link.start(logits, (logits.shape[0], classes - own), LOGITS))
         ctx.span = (0, own) if tower == 0 else (classes - own, classes)
         return torch.cat([logits, other] if tower == 0 else [other, logits], 1)
 

@@ -11,7 +11,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Thread
@@ -20,10 +20,11 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.metrics_core import Metric
 
+from alexnet_dist.timeline import PHASES, Times
+
 PREFIX = "alexnet_train_"
 LABELS = ("run", "rank", "replica", "tower")
 BAD_KINDS = ("checksum", "damaged", "size")
-PHASES = ("data_wait", "forward", "link_wait", "backward", "allreduce_wait", "optimizer", "other")
 STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
 CHECKPOINT_BUCKETS_S = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -88,6 +89,12 @@ class Metrics:
         self._phase_s = {phase: phase_s.labels(**self._names, phase=phase) for phase in PHASES}
         link_bytes = self._counter("link_bytes_total", "Bytes sent to and received from the other tower.", "direction")
         self._link_bytes = {way: link_bytes.labels(**self._names, direction=way) for way in ("send", "recv")}
+        self._join_wait_s = self._counter(
+            "link_wait_seconds_total",
+            "Seconds of training steps for which this rank stood still at the link to the other tower, not hidden by"
+            " its work, by join: a layer that reads both towers and the pass, the logits, or the next batch's pixels.",
+            "join",
+        )
         bad_samples = self._counter(
             "bad_samples_total",
             "Samples that this rank could not use and replaced by others, by reason: the checksum of their bytes, a"
@@ -138,8 +145,7 @@ class Metrics:
         step: int,
         epoch: float,
         images_share: float,
-        step_s: float,
-        phase_s: Mapping[str, float],
+        times: Times,
         link_bytes_sent: float,
         link_bytes_received: float,
         flops: float,
@@ -147,15 +153,17 @@ class Metrics:
         """Count a completed step.
 
         step: completed steps. epoch: completed epochs, with the part of the current one. images_share, flops: this
-        rank's share. phase_s: seconds by phase, keys of PHASES. link_bytes: of this step.
+        rank's share. link_bytes: of this step.
         """
         self._counters["images_total"].inc(images_share)
         self._counters["steps_total"].inc()
         self._counters["model_flops_total"].inc(flops)
-        self._step_s.observe(step_s)
-        for phase, seconds in phase_s.items():
+        self._step_s.observe(times.step_s)
+        for phase, seconds in times.phase_s.items():
             # A phase is what is left of a time after its waits: rounding may leave less than nothing.
             self._phase_s[phase].inc(max(0.0, seconds))
+        for join, seconds in times.join_wait_s.items():
+            self._join_wait_s.labels(**self._names, join=join).inc(max(0.0, seconds))
         self._link_bytes["send"].inc(link_bytes_sent)
         self._link_bytes["recv"].inc(link_bytes_received)
         self._progress_images += images_share

@@ -23,10 +23,18 @@ from alexnet_dist.optim import Progress, Rule, Schedule
 from alexnet_dist.parallel import Control, LinkedTower, Reducer
 from alexnet_dist.programme import Programme
 from alexnet_dist.step import Engine, engine
+from alexnet_dist.timeline import Timeline
 from alexnet_dist.topology import Groups, Topology
 
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def set_arithmetic(settings: Config) -> None:
+    """Tell torch, for this process, what the config says of exactness: reproducible operations, TF32."""
+    torch.use_deterministic_algorithms(settings.train.deterministic)
+    torch.backends.cudnn.benchmark = not settings.train.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.train.tf32
 
 
 def open_splits(settings: Config) -> dict[str, Split]:
@@ -152,27 +160,37 @@ def preparation(settings: Config, train: Split, place: Topology) -> Preparation:
         components=train.components,
         mean=mean.to(place.device),
         dtype=WEIGHT_DTYPES[settings.train.dtype],
+        memory_format=memory_format_of(settings),
     )
+
+
+def memory_format_of(settings: Config) -> torch.memory_format:
+    """Return how maps lie in memory."""
+    return torch.channels_last if settings.train.channels_last else torch.contiguous_format
 
 
 def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
     """Build this rank's wiring of the net, with initial weights drawn by address, and what trains it."""
     net, dtype = config.geometry(settings), WEIGHT_DTYPES[settings.train.dtype]
+    memory_format = memory_format_of(settings)
+    timeline = Timeline(place.device)
     model: AlexNet | LinkedTower
     if groups.pair is None:
-        model = AlexNet(net, settings.run.seed, dtype).to(place.device)
+        model = AlexNet(net, settings.run.seed, dtype)
     else:
-        tower = Tower(place.towers[0], net, settings.run.seed, dtype).to(place.device)
-        model = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1))
+        tower = Tower(place.towers[0], net, settings.run.seed, dtype)
+        model = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1, timeline, memory_format))
+    model = model.to(place.device).to(memory_format=memory_format)  # type: ignore[call-overload]
     rule = Rule(settings.optim.momentum, settings.optim.weight_decay, settings.optim.bias_learning_rate_factor)
     return engine(
         model,
-        Reducer(model, groups.row),
+        Reducer(model, groups.row, timeline),
         rule,
         settings.run.seed,
         settings.data.global_batch,
         settings.train.accumulate,
         COMPUTE_DTYPES[settings.train.dtype],
+        timeline,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -11,10 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
+from torch.profiler import record_function
 
 from alexnet_dist.layers import Address
 from alexnet_dist.link import PairLink, exchange, gather
 from alexnet_dist.model import AlexNet, Tower, watch
+from alexnet_dist.timeline import ALLREDUCE_WAIT, AVERAGING, CONTROL, Timeline, naming
 
 SMALL = 4096  # elements: gradients below this share one message
 
@@ -34,7 +35,8 @@ class LinkedTower(nn.Module):
         if self.on_boundary is not None:
             watch(maps, self.on_boundary)
         for stage in range(1, len(self.tower.stage_names)):
-            maps = self.tower.stage(stage, maps, exchange(maps, self.link), address)
+            join = self.tower.stage_names[stage][0]
+            maps = self.tower.stage(stage, maps, exchange(maps, self.link, join), address)
         return gather(maps, self.link, self.tower.index, self.tower.net.classes)
 
 
@@ -49,7 +51,7 @@ class Reducer:
     travel while conv2 and conv1 compute. Those two follow after backward.
     """
 
-    def __init__(self, model: AlexNet | LinkedTower, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, model: AlexNet | LinkedTower, group: dist.ProcessGroup | None, timeline: Timeline) -> None:
         """Watch a model's boundary; without a group (one replica) nothing is ever sent."""
         towers = list(model.towers) if isinstance(model, AlexNet) else [model.tower]
         self._early: list[Parameter] = []
@@ -58,11 +60,10 @@ class Reducer:
             assert isinstance(tower, Tower)
             for name, parameter in tower.named_parameters():
                 (self._late if name.split(".")[0] in tower.stage_names[0] else self._early).append(parameter)
-        self._group, self._towers = group, len(towers)
+        self._group, self._towers, self._timeline = group, len(towers), timeline
         self._missing = -1  # boundaries still to come; negative: not armed
         self._before_launch: Callable[[], None] | None = None
         self._flights: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
-        self.wait_s = 0.0
         model.on_boundary = self._boundary
 
     def arm(self, before_launch: Callable[[], None]) -> None:
@@ -84,7 +85,11 @@ class Reducer:
     def _launch(self, parameters: Sequence[Parameter]) -> None:
         if self._group is None:
             return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        with record_function("averaging: launch"), naming(AVERAGING):
+            self._start([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+    def _start(self, gradients: Sequence[Tensor]) -> None:
+        assert self._group is not None
         small = [gradient for gradient in gradients if gradient.numel() < SMALL]
         for gradient in gradients:
             if gradient.numel() >= SMALL:
@@ -96,14 +101,13 @@ class Reducer:
     def finish(self) -> None:
         """Launch the rest and wait until every gradient is the sum over all replicas."""
         self._launch(self._late)
-        began_s = time.perf_counter()
         for work, flat, small in self._flights:
-            work.wait()
+            with self._timeline.wait(ALLREDUCE_WAIT, AVERAGING):
+                work.wait()
             first = 0
             for gradient in small:
                 gradient.copy_(flat[first : first + gradient.numel()].view_as(gradient))
                 first += gradient.numel()
-        self.wait_s += time.perf_counter() - began_s
         self._flights.clear()
 
 
@@ -133,12 +137,14 @@ class Control:
     def post(self, numbers: Sequence[float]) -> Word:
         """Begin to sum this rank's numbers with all others'."""
         total = torch.tensor(numbers, dtype=torch.float64)
-        return Word(total, None if self._group is None else _sum(total, self._group))
+        with naming(CONTROL):
+            return Word(total, None if self._group is None else _sum(total, self._group))
 
     def wait(self, word: Word) -> list[float]:
         """Return the sums, the same on every rank."""
-        if word.work is not None:
-            word.work.wait()
+        with naming(CONTROL):
+            if word.work is not None:
+                word.work.wait()
         sums: list[float] = word.total.tolist()
         return sums
 
@@ -151,5 +157,6 @@ class Control:
         if self._group is None:
             return [text]
         texts: list[str | None] = [None] * dist.get_world_size(self._group)
-        dist.all_gather_object(texts, text, group=self._group)
+        with naming(CONTROL):
+            dist.all_gather_object(texts, text, group=self._group)
         return [str(one) for one in texts]

@@ -46,6 +46,16 @@ def launched(environment: Mapping[str, str] | None = None) -> Launched:
     )
 
 
+def prepare_cuda() -> None:
+    """Set what CUDA's libraries read of the environment when they start, unless the user has set it.
+
+    NCCL: kernels of several communicators in the host's order on every device (2.26 and newer), which makes it safe to
+    use the pair's and the replicas' in turn. cuBLAS: the workspace that its reproducible algorithms need.
+    """
+    os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of returning them to the kernel after each use.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
+from torch.profiler import record_function
 
 from alexnet_dist import optim
 from alexnet_dist.feed import Batch
@@ -19,20 +19,11 @@ from alexnet_dist.model import AlexNet, Tower
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import LinkedTower, Reducer
 from alexnet_dist.programme import Task
-
-PHASES = ("data_wait", "forward", "link_wait", "backward", "allreduce_wait", "optimizer", "other")
+from alexnet_dist.timeline import Stretch, Timeline, Times
 
 
 class Source(Protocol):
     """Where a replica's batches come from; `feed.Feed` in a run."""
-
-    @property
-    def data_wait_s(self) -> float:
-        """Seconds waited for decoded samples so far."""
-
-    @property
-    def link_wait_s(self) -> float:
-        """Seconds waited for the other tower so far, in all joins."""
 
     def take(self) -> Batch:
         """Return the next batch."""
@@ -58,6 +49,7 @@ class Engine:
     global_batch: int
     accumulate: int
     compute: torch.dtype
+    timeline: Timeline
 
     def gradients(self, tower: int) -> dict[str, Tensor]:
         """Return a tower's gradients, summed over the global batch once a step is done."""
@@ -72,6 +64,7 @@ def engine(
     global_batch: int,
     accumulate: int,
     compute: torch.dtype,
+    timeline: Timeline,
 ) -> Engine:
     """Return an engine at rest: velocities zero."""
     towers = [tower for tower in model.modules() if isinstance(tower, Tower)]
@@ -79,7 +72,7 @@ def engine(
     velocities = {
         index: {name: torch.zeros_like(weight) for name, weight in named.items()} for index, named in weights.items()
     }
-    return Engine(model, reducer, weights, velocities, rule, seed, global_batch, accumulate, compute)
+    return Engine(model, reducer, weights, velocities, rule, seed, global_batch, accumulate, compute, timeline)
 
 
 @dataclass(frozen=True)
@@ -87,81 +80,83 @@ class Report:
     """What one step was on this rank.
 
     loss: this replica's part of the global batch's mean loss; wrong: its rows whose top guess was wrong.
-    tasks: the micro-batches. phase_s: seconds by phase, which add up to step_s.
+    tasks: the micro-batches. times: where its time went. sent_bytes, received_bytes: over the link.
     """
 
     loss: float
     wrong: float
     tasks: tuple[Task, ...]
-    step_s: float
-    phase_s: Mapping[str, float]
+    times: Times
+    sent_bytes: int
+    received_bytes: int
 
 
-@dataclass
-class Stopwatch:
-    """Splits a step's time into phases; time spent waiting inside a phase is counted as that wait."""
+@dataclass(frozen=True)
+class Started:
+    """A step that the host has ordered; the device may still be at it.
 
-    feed: Source
-    reducer: Reducer
-    phase_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    sums: float64 (loss, wrong) on its way to the host.
+    """
 
-    def __post_init__(self) -> None:
-        """Start."""
-        self._last_s, self._last_waits = time.perf_counter(), self._waits()
+    tasks: tuple[Task, ...]
+    sums: Tensor
+    stretch: Stretch
 
-    def _waits(self) -> dict[str, float]:
-        return {
-            "data_wait": self.feed.data_wait_s,
-            "link_wait": self.feed.link_wait_s,
-            "allreduce_wait": self.reducer.wait_s,
-        }
-
-    def lap(self, phase: str) -> None:
-        """Credit the time since the last lap to a phase, less what was waited meanwhile."""
-        now_s, waits = time.perf_counter(), self._waits()
-        waited = {name: value - self._last_waits[name] for name, value in waits.items()}
-        for name, value in waited.items():
-            self.phase_s[name] += value
-        self.phase_s[phase] += now_s - self._last_s - sum(waited.values())
-        self._last_s, self._last_waits = now_s, waits
+    def read(self) -> Report:
+        """Wait until the device has done the step, and return what it was."""
+        times = self.stretch.read()  # waits for the end of the last lap, which comes after the sums
+        loss, wrong = self.sums.tolist()
+        return Report(loss, wrong, self.tasks, times, self.stretch.sent_bytes, self.stretch.received_bytes)
 
 
-def train_step(engine: Engine, feed: Source, step: int, rate: float) -> Report:
+def train_step(engine: Engine, feed: Source, step: int, rate: float) -> Started:
     """Make step `step` (completed steps before it) into step + 1: forward, backward, sum over replicas, update.
 
     The loss is a sum over slots divided by the global batch, and gradients are summed: the same for any number of
-    replicas, also when it does not divide the global batch.
+    replicas, also when it does not divide the global batch. Nothing here waits for a CUDA device.
     """
     engine.model.train()
-    watch = Stopwatch(feed, engine.reducer)
-    loss_sum = wrong = 0.0
+    timeline = engine.timeline
+    timeline.cut()
+    sums: list[Tensor] = []
     tasks: list[Task] = []
     for parameters in engine.weights.values():
         for parameter in parameters.values():
             parameter.grad = None
     for index in range(engine.accumulate):
-        batch = feed.take()
+        with record_function("input"):
+            batch = feed.take()
         tasks.append(batch.task)
-        watch.lap("other")
+        timeline.lap("other")
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=engine.compute == torch.bfloat16):
             logits = engine.model(batch.images, Address(engine.seed, step, batch.slots))
         logits = widened(logits)
         loss = F.cross_entropy(logits, batch.labels, reduction="sum") / engine.global_batch
-        watch.lap("forward")
+        timeline.lap("forward")
         if index == engine.accumulate - 1:
             engine.reducer.arm(before_launch=feed.send_ahead)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         feed.send_ahead()
-        watch.lap("backward")
+        timeline.lap("backward")
         with torch.no_grad():
-            loss_sum += float(loss)
-            wrong += float((logits.argmax(1) != batch.labels).sum())
-    engine.reducer.finish()
-    watch.lap("backward")
-    for tower, weights in engine.weights.items():
-        optim.update(weights, engine.gradients(tower), engine.velocities[tower], rate, engine.rule)
-    watch.lap("optimizer")
-    return Report(loss_sum, wrong, tuple(tasks), sum(watch.phase_s.values()), watch.phase_s)
+            sums.append(torch.stack([loss.double(), (logits.argmax(1) != batch.labels).sum()]))
+    with record_function("averaging"):
+        engine.reducer.finish()
+    timeline.lap("backward")
+    with record_function("optimizer"):
+        for tower, weights in engine.weights.items():
+            optim.update(weights, engine.gradients(tower), engine.velocities[tower], rate, engine.rule)
+    total = _on_its_way(torch.stack(sums).sum(0))
+    timeline.lap("optimizer")
+    return Started(tuple(tasks), total, timeline.cut())
+
+
+def _on_its_way(sums: Tensor) -> Tensor:
+    """Return a tensor's copy on the host, complete once the device has come to what is ordered next."""
+    if sums.device.type != "cuda":
+        return sums
+    # Pinned: into pageable memory the copy would be waited for.
+    return torch.empty_like(sums, device="cpu", pin_memory=True).copy_(sums, non_blocking=True)
 
 
 def widened(logits: Tensor) -> Tensor:
@@ -179,6 +174,7 @@ def validate(engine: Engine, feed: Source, steps: int) -> Tensor:
             logits = widened(engine.model(batch.images))
             sums += score(logits, batch.labels)
         feed.send_ahead()
+    engine.timeline.cut()
     return sums
 
 

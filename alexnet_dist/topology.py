@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.process import Launched
+from alexnet_dist.timeline import AVERAGING, CONTROL, LostRankError
 
 Layout = Literal["auto", "paired", "fused"]
 
@@ -123,6 +124,18 @@ def open_groups(topology: Topology, timeout_s: float) -> Groups:
         pair=group(pair_ranks) if pairs else None,
         row=group(row_ranks),
         everyone=group(list(range(topology.world_size)), "gloo"),
+    )
+
+
+def lost(place: Topology, problem: LostRankError) -> str:
+    """Return a sentence on who lost whom, at what, and what to do."""
+    towers = "+".join(map(str, place.towers))
+    who = "another rank"
+    if place.layout == "paired" and problem.what not in (AVERAGING, CONTROL):
+        who = f"rank {place.rank ^ 1} (replica {place.replica}, tower {1 - place.towers[0]})"
+    return (
+        f"rank {place.rank} (replica {place.replica}, tower {towers}) lost {who} at: {problem.what} ({problem.reason});"
+        " start again by the same command to go on from the last checkpoint"
     )
 
 

@@ -16,14 +16,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from alexnet_dist import checkpoint, config, geometry, optim, process, run, step, topology
 from alexnet_dist.config import Config
 from alexnet_dist.errors import RunError
 from alexnet_dist.feed import Feed
 from alexnet_dist.journal import Evaluation, Journal, Told
-from alexnet_dist.link import Traffic
 from alexnet_dist.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.model import joined
 from alexnet_dist.opening import (
@@ -36,10 +33,12 @@ from alexnet_dist.opening import (
     programme_of,
     resume,
     schedule_of,
+    set_arithmetic,
 )
 from alexnet_dist.parallel import Control, LinkedTower, Word
 from alexnet_dist.programme import Programme
-from alexnet_dist.step import Engine, Report
+from alexnet_dist.step import Engine, Started
+from alexnet_dist.timeline import LostRankError
 from alexnet_dist.topology import Topology
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -56,7 +55,8 @@ def train(settings: Config) -> None:
     place = topology.place(settings.topology.layout, settings.train.device, launched)
     if launched.under_torchrun:
         process.die_with_parent(os.getppid())
-    torch.use_deterministic_algorithms(settings.train.deterministic)
+    process.prepare_cuda()
+    set_arithmetic(settings)
     splits = open_splits(settings)
     programme = programme_of(settings, splits, place)
     room = cache_room(settings, splits, programme, place, launched.local_world_size)
@@ -80,7 +80,7 @@ def train(settings: Config) -> None:
             return
         link = trainer.model.link if isinstance(trainer.model, LinkedTower) else None
         tasks = programme.tasks(place.replica, place.replicas, start.step, start.evaluations)
-        feed = Feed(tasks, loader, place.towers, link, preparation(settings, splits["train"], place))
+        feed = Feed(tasks, loader, place.towers, link, preparation(settings, splits["train"], place), trainer.timeline)
         announce(settings, place, programme, net, start, room)
         metrics = opened.enter_context(closing(open_metrics(settings, directory, place, control)))
         opened.callback(remove_targets, directory / run.TARGETS)
@@ -93,8 +93,8 @@ def train(settings: Config) -> None:
         stop.arm()
         try:
             Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start)
-        except RuntimeError as problem:
-            raise lost_rank(problem, place) from None
+        except LostRankError as lost:
+            raise RunError(topology.lost(place, lost)) from None
 
 
 @dataclass(frozen=True)
@@ -116,18 +116,24 @@ class Loop:
         schedule, stopping = schedule_of(self.settings), False
         if at.evaluations < self.programme.evaluations_at(at.step):
             at = self.evaluate(at)
+        started: deque[tuple[int, float, Started]] = deque()
         words: deque[tuple[Told, Word]] = deque()
         while at.step < self.programme.steps and not stopping:
             rate = optim.learning_rate(schedule, at.progress, at.step, self.programme.steps_per_epoch)
-            report = step.train_step(self.trainer, self.feed, at.step, rate)
+            started.append((at.step + 1, rate, step.train_step(self.trainer, self.feed, at.step, rate)))
             at = replace(at, step=at.step + 1)
-            words.append((Told(at.step, rate, report, self.journal.time_s), self.post(report)))
-            self.count(at.step, report)
             evaluating = self.programme.is_evaluated_after(at.step)
             due = evaluating or at.step == self.programme.steps or at.step % self.settings.run.save_every == 0
-            # A word is waited for one step later; at once where the step's outcome is about to be made durable.
-            while words and (due or stopping or len(words) > 1):
+            # A step is read when the next one has been ordered, so that a GPU always has work before it, and its word
+            # is waited for one step later still; both at once where the outcome is about to be made durable.
+            while started and (due or len(started) > 1):
+                words.append(self.tell(*started.popleft()))
+            while words and (due or len(words) > 1):
                 stopping |= self.settle(*words.popleft())
+            while stopping and (started or words):
+                if started:
+                    words.append(self.tell(*started.popleft()))
+                self.settle(*words.popleft())
             if evaluating:
                 at = self.evaluate(at)
             if due or stopping:
@@ -149,11 +155,16 @@ class Loop:
         """1 on the rank that speaks for its replica, 0 on the other, which computes the same loss."""
         return 1.0 if 0 in self.place.towers else 0.0
 
-    def post(self, report: Report) -> Word:
-        """Begin to share what all ranks must know of this step: whether to stop, loss, errors."""
-        return self.control.post(
+    def tell(self, number: int, rate: float, started: Started) -> tuple[Told, Word]:
+        """Wait for a step's end, count it, and begin to share what all ranks must know of it."""
+        report = started.read()
+        told = Told(number, rate, report, self.journal.time_s)
+        word = self.control.post(
             [float(bool(self.stop)), self.counts_once * report.loss, self.counts_once * report.wrong]
         )
+        self.journal.stepped(number, report, self.feed.take_bad())
+        self.journal.sampled(number, report.tasks, [self.feed.own_rows(task) for task in report.tasks])
+        return told, word
 
     def settle(self, told: Told, word: Word) -> bool:
         """Take in a step's word on every rank and return whether to stop; RunError where the loss is not finite."""
@@ -166,14 +177,6 @@ class Loop:
             )
         self.journal.logged(told, loss, wrong / self.programme.global_batch)
         return asked > 0
-
-    def count(self, number: int, report: Report) -> None:
-        """Tell this rank's part of a completed step."""
-        model = self.trainer.model
-        traffic = model.link.traffic if isinstance(model, LinkedTower) else Traffic()
-        images = sum(len(task.ids) for task in report.tasks)
-        self.journal.stepped(number, report, images, traffic, self.feed.take_bad())
-        self.journal.sampled(number, report.tasks, [self.feed.own_rows(task) for task in report.tasks])
 
     def evaluate(self, at: Start) -> Start:
         """Evaluate the whole validation set, each image once, and let the schedule see the error."""
@@ -209,17 +212,6 @@ class Loop:
         except OSError as problem:
             raise RunError(f"{home}: checkpoint of step {at.step} not written: {problem.strerror}") from None
         self.journal.saved(time.monotonic() - began_s)
-
-
-def lost_rank(problem: RuntimeError, place: Topology) -> RuntimeError | RunError:
-    """Return a plain sentence for a collective that failed because another rank is gone, or the problem itself."""
-    text = str(problem)
-    if not any(sign in text for sign in ("closed by peer", "reset by peer", "Timed out", "Broken pipe", "NCCL")):
-        return problem
-    return RunError(
-        f"rank {place.rank} (replica {place.replica}, tower {'+'.join(map(str, place.towers))}) lost another rank:"
-        f" {text.splitlines()[0]}; start again by the same command to go on from the last checkpoint"
-    )
 
 
 def open_metrics(settings: Config, directory: Path, place: Topology, control: Control) -> Metrics:

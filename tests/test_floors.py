@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A name is a module of alexnet_dist, or one of its packages with all that is in it.
 FLOORS = (
-    {"errors", "draws", "geometry", "process"},
+    {"errors", "draws", "geometry", "process", "timeline"},
     {"config", "data", "layers", "optim", "topology", "link", "metrics", "checkpoint"},
     {"model", "programme"},
     {"feed", "parallel", "run"},

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from alexnet_dist.layers import Cross, Dense
-from alexnet_dist.link import Handle, P2PLink, Traffic, exchange, gather
+from alexnet_dist.link import Handle, P2PLink, exchange, gather
+from alexnet_dist.timeline import Timeline
 
 Queue = queue.Queue[Tensor]
 
@@ -23,13 +24,12 @@ class Line:
 
     def __init__(self, outgoing: Queue, incoming: Queue) -> None:
         self._outgoing, self._incoming = outgoing, incoming
-        self.traffic = Traffic()
         self.events: list[str] = []
 
-    def start(self, tensor: Tensor, receive_shape: Sequence[int]) -> Handle:
+    def start(self, tensor: Tensor, receive_shape: Sequence[int], join: str) -> Handle:
         self.events.append("start")
         self._outgoing.put(tensor.detach().clone())
-        return Handle((), tensor, tensor.new_empty(tuple(receive_shape)))
+        return Handle(join, (), tensor, tensor.new_empty(tuple(receive_shape)))
 
     def wait(self, handle: Handle) -> Tensor:
         self.events.append("wait")
@@ -93,7 +93,7 @@ def test_two_joined_towers_are_one_net() -> None:
         leaf = inputs[index].clone().requires_grad_()
         maps = leaf
         for pair in layers:
-            maps = torch.tanh(pair[index](maps, exchange(maps, line)))
+            maps = torch.tanh(pair[index](maps, exchange(maps, line, "fc")))
         logits = gather(maps, line, index, sum(SPLIT))
         weights = [leaf, *layers[0][index].parameters(), *layers[1][index].parameters()]
         return logits.detach(), list(torch.autograd.grad((logits.square() * pull).sum(), weights))
@@ -117,7 +117,7 @@ def test_an_exchange_overlaps_its_own_half() -> None:
         layer.own.register_forward_hook(lambda *_: line.events.append("own half"))
         layer.other.register_forward_hook(lambda *_: line.events.append("other half"))
         layer.own.get_parameter("weight").register_hook(lambda _: line.events.append("own weights' gradient"))  # type: ignore[no-untyped-call]
-        layer(leaf, exchange(leaf, line)).sum().backward()
+        layer(leaf, exchange(leaf, line, "fc")).sum().backward()
         return line.events
 
     assert (
@@ -132,7 +132,7 @@ def test_an_exchange_overlaps_its_own_half() -> None:
 def test_without_gradients_nothing_comes_back() -> None:
     def tower(index: int, line: Line) -> tuple[list[str], Tensor]:
         with torch.no_grad():
-            return line.events, exchange(torch.full((2, 3), float(index)), line)()
+            return line.events, exchange(torch.full((2, 3), float(index)), line, "fc")()
 
     for index, (events, other) in enumerate(on_both(tower)):
         assert events == ["start", "wait"]
@@ -141,7 +141,7 @@ def test_without_gradients_nothing_comes_back() -> None:
 
 def test_an_exchange_is_waited_for_once() -> None:
     def tower(_index: int, line: Line) -> None:
-        other_maps = exchange(torch.zeros(1, 1), line)
+        other_maps = exchange(torch.zeros(1, 1), line, "fc")
         other_maps()
         with pytest.raises(AssertionError, match="waited for once"):
             other_maps()
@@ -151,7 +151,7 @@ def test_an_exchange_is_waited_for_once() -> None:
 
 def test_exchanges_keep_the_compute_dtype() -> None:
     def tower(_index: int, line: Line) -> Tensor:
-        return exchange(torch.ones(2, 2, dtype=torch.bfloat16), line)()
+        return exchange(torch.ones(2, 2, dtype=torch.bfloat16), line, "fc")()
 
     assert [answer.dtype for answer in on_both(tower)] == [torch.bfloat16] * 2
 
@@ -195,8 +195,9 @@ def test_p2p_posts_both_directions_in_one_batch(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(dist, "P2POp", Operation)
     monkeypatch.setattr(dist, "batch_isend_irecv", batch)
     group: Any = object()
-    line, tensor = P2PLink(group, peer=6), torch.arange(6.0).reshape(2, 3).t()
-    handles = [line.start(tensor, (4, 5)), line.start(tensor, (4, 5))]
+    timeline = Timeline(torch.device("cpu"))
+    line, tensor = P2PLink(group, 6, timeline), torch.arange(6.0).reshape(2, 3).t()
+    handles = [line.start(tensor, (4, 5), "fc6 forward"), line.start(tensor, (4, 5), "fc6 forward")]
     for handle, (send, receive) in zip(handles, batches, strict=True):
         assert (send.kind, receive.kind) == (dist.isend, dist.irecv)
         assert (send.peer, send.group, receive.peer, receive.group) == (6, group, 6, group)
@@ -209,5 +210,7 @@ def test_p2p_posts_both_directions_in_one_batch(monkeypatch: pytest.MonkeyPatch)
     assert handles[0].received.data_ptr() != handles[1].received.data_ptr()
     assert line.wait(handles[0]) is handles[0].received
     assert [work.waited for work in works] == [1, 1]
-    assert (line.traffic.sent_bytes, line.traffic.received_bytes) == (2 * 6 * 4, 2 * 20 * 4)
-    assert line.traffic.wait_s > 0
+    timeline.lap("forward")
+    stretch = timeline.cut()
+    assert (stretch.sent_bytes, stretch.received_bytes) == (2 * 6 * 4, 2 * 20 * 4)
+    assert stretch.read().join_wait_s["fc6 forward"] > 0

@@ -19,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from alexnet_dist import step
 from alexnet_dist.data import reader
-from alexnet_dist.metrics import BAD_KINDS, PHASES, Metrics, remove_targets, write_targets
+from alexnet_dist.metrics import BAD_KINDS, Metrics, remove_targets, write_targets
+from alexnet_dist.timeline import PHASES, Times
 
 NAMES = {"run": "demo", "rank": "3", "replica": "1", "tower": "1"}
 PHASE_S = {"data_wait": 0.1, "forward": 0.05, "link_wait": 0.02, "backward": 0.1, "optimizer": 0.03}
+JOIN_WAIT_S = {"conv3 forward": 0.015, "fc6 backward": 0.005}
 
 
 def rank_3() -> Metrics:
@@ -37,8 +38,8 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def take_step(metrics: Metrics, number: int = 1, images: float = 6.5) -> None:
     metrics.observe_step(
-        step=number, epoch=number / 10, images_share=images, step_s=0.3, phase_s=PHASE_S, link_bytes_sent=100,
-        link_bytes_received=200, flops=1e9,
+        step=number, epoch=number / 10, images_share=images, times=Times(0.3, PHASE_S, JOIN_WAIT_S),
+        link_bytes_sent=100, link_bytes_received=200, flops=1e9,
     )  # fmt: skip
 
 
@@ -78,10 +79,6 @@ def test_a_step_is_counted() -> None:
     assert (value(metrics, "last_step_timestamp_seconds") or 0) == pytest.approx(time.time(), abs=60)
 
 
-def test_the_phases_are_the_steps_phases() -> None:
-    assert step.PHASES == PHASES
-
-
 def test_bad_samples_are_counted_by_what_the_reader_calls_them() -> None:
     assert reader.BAD_KINDS == BAD_KINDS
     metrics = rank_3()
@@ -94,10 +91,11 @@ def test_bad_samples_are_counted_by_what_the_reader_calls_them() -> None:
 def test_a_phase_that_rounding_left_below_nothing_does_not_end_the_run() -> None:
     metrics = rank_3()
     metrics.observe_step(
-        step=1, epoch=1, images_share=1, step_s=0, phase_s={"forward": -1e-12}, link_bytes_sent=0,
-        link_bytes_received=0, flops=0,
+        step=1, epoch=1, images_share=1, times=Times(0, {"forward": -1e-12}, {"fc6 forward": -1e-12}),
+        link_bytes_sent=0, link_bytes_received=0, flops=0,
     )  # fmt: skip
     assert value(metrics, "phase_seconds_total", phase="forward") == 0
+    assert value(metrics, "link_wait_seconds_total", join="fc6 forward") == 0
 
 
 def test_counters_stand_at_zero_and_gauges_of_what_has_not_happened_are_absent() -> None:

@@ -23,12 +23,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from alexnet_dist import run
 from alexnet_dist.metrics import LABELS, PREFIX, Metrics
+from alexnet_dist.timeline import Times
 from prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
 from test_train import TRAIN, settings
 
 GLOBAL_BATCH, RANKS = 7, 4
 PATIENCE_S = 60  # what a loaded machine may take; nothing waits longer than it must
-KNOWN_LABELS = {*LABELS, "phase"}
+KNOWN_LABELS = {*LABELS, "phase", "join"}
 
 
 def exposed() -> set[str]:
@@ -36,7 +37,13 @@ def exposed() -> set[str]:
     metrics = Metrics(run="mine", rank=0, replica=0, tower="0", world_size=1)
     metrics.restore(progress_images=0, step=0)
     metrics.observe_step(
-        step=1, epoch=1, images_share=1, step_s=1, phase_s={}, link_bytes_sent=0, link_bytes_received=0, flops=0
+        step=1,
+        epoch=1,
+        images_share=1,
+        times=Times(1, {}, {"fc6 forward": 1}),
+        link_bytes_sent=0,
+        link_bytes_received=0,
+        flops=0,
     )
     metrics.observe_log(1, 1, 1)
     metrics.observe_evaluation(1, 1, 1)

@@ -22,9 +22,11 @@ from alexnet_dist.parallel import LinkedTower, Reducer
 from alexnet_dist.process import launched
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Engine, engine, train_step
+from alexnet_dist.timeline import Timeline
 from nets import SMALL
 
 SEED = 3
+CPU = Timeline(torch.device("cpu"))
 RATES = (0.02, 0.02, 0.002, 0.002, 0.002)  # a drop after two of the five steps
 RULE = Rule(bias_rate_factor=2.0)
 
@@ -61,8 +63,6 @@ def rows(step: int, first: int, end: int) -> tuple[Tensor, Tensor]:
 
 class Slots:
     """A source of batches: the replica's slots of one step after the other."""
-
-    data_wait_s = link_wait_s = 0.0
 
     def __init__(self, case: Case, replica: int, replicas: int) -> None:
         self._batches = self._all(case, replica, replicas)
@@ -101,8 +101,9 @@ def outcome(trainer: Engine, case: Case, replica: int, replicas: int) -> Outcome
     )
 
 
-def build(wired: AlexNet | LinkedTower, group: Any, case: Case) -> Engine:
-    return engine(wired, Reducer(wired, group), RULE, SEED, case.global_batch, case.accumulate, torch.float64)
+def build(wired: AlexNet | LinkedTower, group: Any, case: Case, timeline: Timeline) -> Engine:
+    reducer = Reducer(wired, group, timeline)
+    return engine(wired, reducer, RULE, SEED, case.global_batch, case.accumulate, torch.float64, timeline)
 
 
 def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
@@ -116,7 +117,7 @@ def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
         def joined_hidden(logits: Tensor, pair: link.PairLink, index: int, classes: int) -> Tensor:
             spare = classes - 2 * logits.shape[1]  # exchange is for equal halves: pad the smaller one
             padded = torch.nn.functional.pad(logits, (0, max(spare, 0)))
-            other = link.exchange(padded, pair)()
+            other = link.exchange(padded, pair, "fc8")()
             widths = (classes // 2, classes - classes // 2)
             halves = (logits, other) if index == 0 else (other, logits)
             return torch.cat([half[:, :width] for half, width in zip(halves, widths, strict=True)], 1)
@@ -125,7 +126,7 @@ def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
     elif case.mutant == "LRN across towers":
 
         def across(maps: Tensor, norm: Any) -> Tensor:
-            other = link.exchange(maps, line)()
+            other = link.exchange(maps, line, "norm")()
             both = torch.cat([maps, other] if tower == 0 else [other, maps], 1)
             return local_response_norm(both, norm).chunk(2, 1)[tower]
 
@@ -150,14 +151,15 @@ def on_rank(cases: list[Case]) -> list[Outcome]:
     groups = topology.open_groups(place, 60)
     outcomes = []
     for case in cases:
+        timeline = Timeline(torch.device("cpu"))
         wired: AlexNet | LinkedTower
         if groups.pair is None:
             wired = AlexNet(SMALL, SEED, torch.float64)
         else:
             tower = Tower(place.towers[0], SMALL, SEED, torch.float64)
-            wired = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1))
+            wired = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1, timeline))
         mutate(case, wired, place.rank)
-        outcomes.append(outcome(build(wired, groups.row, case), case, place.replica, place.replicas))
+        outcomes.append(outcome(build(wired, groups.row, case, timeline), case, place.replica, place.replicas))
     topology.close_groups()
     return outcomes
 
@@ -167,7 +169,8 @@ def oracle() -> dict[int, Outcome]:
     """One process, one batch, by global batch."""
     cases = [Case(global_batch=size) for size in (12, 13)]
     return {
-        case.global_batch: outcome(build(AlexNet(SMALL, SEED, torch.float64), None, case), case, 0, 1) for case in cases
+        case.global_batch: outcome(build(AlexNet(SMALL, SEED, torch.float64), None, case, CPU), case, 0, 1)
+        for case in cases
     }
 
 

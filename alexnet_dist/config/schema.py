@@ -148,6 +148,12 @@ class Train(Section):
     """Type of activations; weights are float64 in float64, otherwise float32."""
     deterministic: bool = False
     """Whether torch refuses every operation that is not reproducible."""
+    channels_last: bool = False
+    """Whether maps lie in memory with their channels last: on GPUs faster in bfloat16, on CPUs not."""
+    compile_norm: bool = False
+    """Whether local response normalisation is compiled at start (torch.compile; needs a C++ compiler on a CPU)."""
+    tf32: bool = False
+    """Whether GPUs multiply float32 in TF32: faster, with 10 bits of mantissa."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the net lies; auto: on GPUs where there are any."""
 

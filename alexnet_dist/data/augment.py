@@ -95,18 +95,19 @@ def network_input(
     dtype: torch.dtype,
     flip: torch.Tensor | None = None,
     shift: torch.Tensor | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
     """Return what the net reads, (n, 3, S, S) of dtype: flipped, minus the mean, plus the colour shift.
 
     pixels: uint8 (n, S, S, 3). mean: float32 (3, S, S), the centre of the mean image: the 2012 source subtracts it
     unflipped whatever the crop. flip: bool (n,). shift: float32 (n, 3). All on one device.
-    Computed in float64 for float64, else in float32.
+    memory_format: of the result. Computed in float64 for float64, else in float32.
     """
     planes = pixels.permute(0, 3, 1, 2)
     if flip is not None:
         planes = torch.where(flip[:, None, None, None], planes.flip(3), planes)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    inputs = planes.to(exact, memory_format=torch.contiguous_format)
+    inputs = planes.to(exact, memory_format=memory_format)
     inputs.sub_(mean)
     if shift is not None:
         inputs.add_(shift[:, :, None, None])
