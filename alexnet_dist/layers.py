@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,12 @@ from torch.nn import functional as F
 
 from alexnet_dist import draws
 from alexnet_dist.geometry import Norm
+
+# Bytes of maps that are normalised at a time on a CPU: with what is made of them they stay in its cache, and passes
+# over them cost a third less. A GPU takes all of them at once.
+CHUNK_BYTES = 2 << 20
+
+Window = Callable[[Tensor, int], Tensor]
 
 
 def window_sum(maps: Tensor, size: int) -> Tensor:
@@ -24,46 +31,94 @@ def window_sum(maps: Tensor, size: int) -> Tensor:
     return total
 
 
+def _fusible_window_sum(maps: Tensor, size: int) -> Tensor:
+    """Return the same sum in a form that a compiler makes one loop of; as it stands it is slower."""
+    padded = F.pad(maps, (0, 0, 0, 0, size // 2, size // 2))
+    total = padded[:, : maps.shape[1]]
+    for first in range(1, size):
+        total = total + padded[:, first : first + maps.shape[1]]
+    return total
+
+
+def _wide(maps: Tensor) -> Tensor:
+    return maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
+
+
 def _power(denominator: Tensor, beta: float) -> Tensor:
     """Return denominator ** -beta; the paper's 0.75 needs no pow, which costs more than the rest of the layer."""
     if beta == 0.75:
         root = denominator.rsqrt()
-        return root.mul_(root.sqrt())
+        return root * root.sqrt()
     return denominator.pow(-beta)
+
+
+def _values(maps: Tensor, norm: Norm, window: Window) -> tuple[Tensor, Tensor]:
+    """Return the normalised maps, of their dtype, and the denominators, of at least float32."""
+    wide = _wide(maps)
+    denominator = window(wide.square(), norm.size) * norm.alpha + norm.k
+    return (wide * _power(denominator, norm.beta)).to(maps.dtype), denominator
+
+
+def _gradient(maps: Tensor, denominator: Tensor, gradient: Tensor, norm: Norm, window: Window) -> Tensor:
+    """Return the maps' gradient, of their dtype.
+
+    y_i = x_i d_i^-b and d_j = k + a sum of x_i^2 over j's window, so
+    dL/dx_i = g_i d_i^-b - 2 a b x_i sum over the window of g_j x_j d_j^-b / d_j.
+    """
+    wide = _wide(maps)
+    direct = _wide(gradient) * _power(denominator, norm.beta)
+    shared = window(direct * wide / denominator, norm.size)
+    return torch.addcmul(direct, wide, shared, value=-2 * norm.alpha * norm.beta).to(maps.dtype)
+
+
+@cache
+def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return both functions, to be compiled when they first meet a shape."""
+    return torch.compile(_values, dynamic=False), torch.compile(_gradient, dynamic=False)
+
+
+def _chunks(maps: Tensor) -> list[slice]:
+    """Return the rows to take at a time."""
+    rows = len(maps)
+    if maps.device.type == "cpu" and rows:
+        rows = max(1, CHUNK_BYTES // (maps[0].numel() * maps.element_size()))
+    return [slice(first, first + rows) for first in range(0, len(maps), max(1, rows))]
 
 
 class _Normalise(torch.autograd.Function):
     """Local response normalisation with saved denominators, computed in at least float32."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, maps: Tensor, norm: Norm) -> Tensor:
-        wide = maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
-        denominator = window_sum(wide.square(), norm.size).mul_(norm.alpha).add_(norm.k)
-        scale = _power(denominator, norm.beta)
-        ctx.save_for_backward(maps, denominator, scale)
-        ctx.norm = norm  # type: ignore[attr-defined]  # autograd's context is open to attributes
-        return (wide * scale).to(maps.dtype)
+    def forward(ctx: FunctionCtx, maps: Tensor, norm: Norm, compiled: bool) -> Tensor:
+        if compiled:
+            result, denominator = _compiled()[0](maps, norm, _fusible_window_sum)
+        else:
+            result, denominator = torch.empty_like(maps), torch.empty_like(maps, dtype=_wide(maps[:0]).dtype)
+            for rows in _chunks(maps):
+                result[rows], denominator[rows] = _values(maps[rows], norm, window_sum)
+        ctx.save_for_backward(maps, denominator)
+        ctx.norm, ctx.compiled = norm, compiled  # type: ignore[attr-defined]  # autograd's context is open to attributes
+        return cast("Tensor", result)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # y_i = x_i d_i^-b and d_j = k + a sum of x_i^2 over j's window, so
-        # dL/dx_i = g_i d_i^-b - 2 a b x_i sum over the window of g_j x_j d_j^-b / d_j.
-        maps, denominator, scale = ctx.saved_tensors
-        norm: Norm = ctx.norm
-        wide, gradient_wide = maps.to(scale.dtype), gradient.to(scale.dtype)
-        direct = gradient_wide * scale
-        shared = window_sum((direct * wide).div_(denominator), norm.size)
-        result = torch.addcmul(direct, wide, shared, value=-2 * norm.alpha * norm.beta)
-        return result.to(gradient.dtype), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        maps, denominator = ctx.saved_tensors
+        if ctx.compiled:
+            return _compiled()[1](maps, denominator, gradient, ctx.norm, _fusible_window_sum), None, None
+        result = torch.empty_like(maps)
+        for rows in _chunks(maps):
+            result[rows] = _gradient(maps[rows], denominator[rows], gradient[rows], ctx.norm, window_sum)
+        return result, None, None
 
 
-def local_response_norm(maps: Tensor, norm: Norm) -> Tensor:
+def local_response_norm(maps: Tensor, norm: Norm, compiled: bool = False) -> Tensor:
     """Normalise each map by its neighbours' activity within the tower, (B, C, H, W) (§3.3).
 
     b_i = a_i / (k + alpha * sum of a_j^2, j from i - n/2 to i + n/2) ^ beta: a sum as printed, and not the mean that
     torch.nn.LocalResponseNorm and the 2012 source take (alpha there is divided by the window's size).
+    compiled: by torch.compile, anew for each shape it meets; RuntimeError where that cannot be (no C++ compiler).
     """
-    return cast("Tensor", _Normalise.apply(maps, norm))  # type: ignore[no-untyped-call]
+    return cast("Tensor", _Normalise.apply(maps, norm, compiled))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

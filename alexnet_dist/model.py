@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from alexnet_dist import draws, geometry
 from alexnet_dist.geometry import Geometry, Layer, Shape, channel_span
@@ -26,10 +27,17 @@ class Tower(nn.Module):
     Parameters are named conv1.weight, conv1.bias, ...; a cross layer has own.weight, own.bias and other.weight.
     """
 
-    def __init__(self, index: int, net: Geometry, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        index: int,
+        net: Geometry,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        compile_norm: bool = False,
+    ) -> None:
         """Build tower 0 or 1 and draw its initial weights by address (§5)."""
         super().__init__()
-        self.index = index
+        self.index, self.compile_norm = index, compile_norm
         self.net = net
         self.stage_names = geometry.stages(net)
         for shape in geometry.shapes(net):
@@ -49,18 +57,19 @@ class Tower(nn.Module):
         """
         if stage == 0 and self.net.input_scale != 1:
             maps = maps * self.net.input_scale
-        for name in self.stage_names[stage]:
-            layer, module = self.net.layers[name], self.get_submodule(name)
-            maps = module(maps, other_maps) if layer.reads == "both" else module(maps)
-            if name != self.stage_names[-1][-1]:
-                maps = self._after(name, layer, maps, address)
+        with record_function(f"stage {stage}: {'-'.join(self.stage_names[stage])}"):
+            for name in self.stage_names[stage]:
+                layer, module = self.net.layers[name], self.get_submodule(name)
+                maps = module(maps, other_maps) if layer.reads == "both" else module(maps)
+                if name != self.stage_names[-1][-1]:
+                    maps = self._after(name, layer, maps, address)
         return maps
 
     def _after(self, name: str, layer: Layer, maps: Tensor, address: Address | None) -> Tensor:
         """Apply what follows a layer's sum: activation, norm, pool (§3.5's order), dropout."""
         maps = ACTIVATIONS[self.net.activation](maps)
         if layer.norm:
-            maps = local_response_norm(maps, self.net.norm)
+            maps = local_response_norm(maps, self.net.norm, self.compile_norm)
         if layer.pool:
             maps = F.max_pool2d(maps, *layer.pool, ceil_mode=True)
         if layer.dropout and not self.training:
@@ -76,11 +85,17 @@ class Tower(nn.Module):
 class AlexNet(nn.Module):
     """Both towers in one process: for one device, and the oracle of the linked ones. Without arguments: the paper's."""
 
-    def __init__(self, net: Geometry | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        net: Geometry | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        compile_norm: bool = False,
+    ) -> None:
         """Build both towers with the initial weights that linked towers of this seed have."""
         super().__init__()
         self.net = net or Geometry()
-        self.towers = nn.ModuleList([Tower(index, self.net, seed, dtype) for index in (0, 1)])
+        self.towers = nn.ModuleList([Tower(index, self.net, seed, dtype, compile_norm) for index in (0, 1)])
         # Called with the gradient of each tower's stage-0 output once it is complete; set by parallel.Reducer.
         self.on_boundary: Callable[[Tensor], None] | None = None
 

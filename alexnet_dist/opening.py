@@ -17,6 +17,8 @@ from alexnet_dist.data.plan import lanes_of, micro_batch, replica_slots
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.feed import Preparation
+from alexnet_dist.geometry import Geometry
+from alexnet_dist.layers import local_response_norm
 from alexnet_dist.link import P2PLink
 from alexnet_dist.model import AlexNet, Tower
 from alexnet_dist.optim import Progress, Rule, Schedule
@@ -169,16 +171,29 @@ def memory_format_of(settings: Config) -> torch.memory_format:
     return torch.channels_last if settings.train.channels_last else torch.contiguous_format
 
 
+def check_compiler(net: Geometry, place: Topology) -> None:
+    """Raise UserError where torch.compile cannot make the norm, before the first step would."""
+    try:
+        local_response_norm(torch.zeros(1, 1, 1, 1, device=place.device), net.norm, compiled=True)
+    except RuntimeError as problem:
+        raise UserError(
+            f"train.compile_norm: torch.compile fails here: {str(problem).strip().splitlines()[0]};"
+            " install a C++ compiler (Debian: apt install g++), or set train.compile_norm=false"
+        ) from None
+
+
 def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
     """Build this rank's wiring of the net, with initial weights drawn by address, and what trains it."""
     net, dtype = config.geometry(settings), WEIGHT_DTYPES[settings.train.dtype]
     memory_format = memory_format_of(settings)
+    if settings.train.compile_norm:
+        check_compiler(net, place)
     timeline = Timeline(place.device)
     model: AlexNet | LinkedTower
     if groups.pair is None:
-        model = AlexNet(net, settings.run.seed, dtype)
+        model = AlexNet(net, settings.run.seed, dtype, settings.train.compile_norm)
     else:
-        tower = Tower(place.towers[0], net, settings.run.seed, dtype)
+        tower = Tower(place.towers[0], net, settings.run.seed, dtype, settings.train.compile_norm)
         model = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1, timeline, memory_format))
     model = model.to(place.device).to(memory_format=memory_format)  # type: ignore[call-overload]
     rule = Rule(settings.optim.momentum, settings.optim.weight_decay, settings.optim.bias_learning_rate_factor)

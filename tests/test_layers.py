@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import literal
-from alexnet_dist import draws
+from alexnet_dist import draws, layers
 from alexnet_dist.geometry import Norm
 from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, window_sum
 from literal import Array
@@ -81,6 +81,47 @@ def test_lrn_of_bfloat16_is_computed_in_float32(norm: Norm) -> None:
     assert narrow.grad.equal(wide.grad.bfloat16())
     coarse = maps / (norm.k + norm.alpha * window_sum(maps.square(), norm.size)) ** norm.beta
     assert not found.equal(coarse)  # arithmetic in bfloat16 would have shown
+
+
+def value_and_gradient(maps: Tensor, gradient: Tensor, norm: Norm, compiled: bool) -> tuple[Tensor, Tensor]:
+    leaf = maps.clone().requires_grad_()
+    found = local_response_norm(leaf, norm, compiled)
+    found.backward(gradient)  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    return found.detach(), leaf.grad
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_lrn_does_not_depend_on_how_many_rows_the_cache_holds(
+    memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps, gradient = noise(7, 9, 4, 4, scale=30.0).contiguous(memory_format=memory_format), noise(7, 9, 4, 4)
+    whole = value_and_gradient(maps, gradient, Norm(), compiled=False)
+    monkeypatch.setattr(layers, "CHUNK_BYTES", 3 * maps[0].nbytes)
+    taken: list[int] = []
+
+    def window(rows: Tensor, size: int) -> Tensor:
+        taken.append(len(rows))
+        return window_sum(rows, size)
+
+    monkeypatch.setattr(layers, "window_sum", window)
+    parts = value_and_gradient(maps, gradient, Norm(), compiled=False)
+    assert taken == [3, 3, 1] * 2
+    for found, wanted in zip(parts, whole, strict=True):
+        assert found.equal(wanted)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # torch's compiler about torch
+def test_compiled_lrn_is_the_same_function() -> None:
+    maps, gradient, norm = noise(3, 9, 4, 4, scale=30.0), noise(3, 9, 4, 4), Norm(5, 0.2, 0.75, 2.0)
+    found, eager = (value_and_gradient(maps, gradient, norm, compiled) for compiled in (True, False))
+    assert np.abs(found[0].numpy() - literally(maps, norm)).max() <= 1e-12 * 30
+    torch.testing.assert_close(found, eager, rtol=1e-12, atol=1e-12)
+    leaf = maps.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: local_response_norm(x, norm, True), (leaf,), rtol=1e-6, atol=1e-9)
+    narrow = value_and_gradient(maps.bfloat16(), gradient.bfloat16(), norm, compiled=True)
+    wanted = value_and_gradient(maps.bfloat16(), gradient.bfloat16(), norm, compiled=False)
+    torch.testing.assert_close(narrow, wanted, rtol=0.008, atol=1e-6)  # the last bit of bfloat16
 
 
 def test_lrn_leaves_its_input_alone() -> None:
