@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from alexnet_dist.optim import Progress, Rule, Schedule, after_evaluation, learning_rate, update
 
+Array = npt.NDArray[np.float64]
 RATES = (0.1, 0.1, 0.1, 0.01, 0.01, 0.01)
 SHAPES = {"conv1.weight": (2, 3), "conv1.bias": (4,), "fc8.own.weight": (3, 2), "fc8.own.bias": (2,)}
 
@@ -25,29 +27,56 @@ def tensors(seed: int, scale: float = 1.0) -> dict[str, Tensor]:
     }
 
 
+def assert_close(found: Tensor, wanted: Array) -> None:
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-11, atol=1e-11 * np.abs(wanted).max())
+
+
 def zeros() -> dict[str, Tensor]:
     return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
 
 
-@pytest.mark.parametrize("factor", [1.0, 2.0])
-def test_the_update_is_the_papers(factor: float) -> None:
+def literal(w: Array, g: Array, v: Array, rate: float, momentum: float, decay: float) -> None:
+    """Apply §5's two lines to one tensor, number by number, in place."""
+    for at in np.ndindex(*w.shape):
+        v[at] = momentum * v[at] - decay * rate * w[at] - rate * g[at]
+        w[at] = w[at] + v[at]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rates=st.lists(st.floats(1e-4, 10), min_size=1, max_size=6),
+    momentum=st.sampled_from([0.0, 0.5, 0.9]),
+    decay=st.sampled_from([0.0, 0.0005, 0.1]),
+    factor=st.sampled_from([0.0, 1.0, 2.0]),
+)
+@example(rates=list(RATES), momentum=0.9, decay=0.0005, factor=1.0)
+def test_the_update_is_the_papers(rates: list[float], momentum: float, decay: float, factor: float) -> None:
+    rule = Rule(momentum, decay, factor)
     weights, velocities = tensors(0), zeros()
     wanted = {name: values.numpy().copy() for name, values in weights.items()}
     memory = {name: np.zeros(shape) for name, shape in SHAPES.items()}
-    for step, rate in enumerate(RATES):
+    for step, rate in enumerate(rates):
         gradients = tensors(step + 1)
-        update(weights, gradients, velocities, rate, Rule(bias_rate_factor=factor))
+        update(weights, gradients, velocities, rate, rule)
         for name, w in wanted.items():
-            v, g = memory[name], gradients[name].numpy()
-            for at in np.ndindex(*w.shape):
-                if name.endswith("weight"):
-                    v[at] = 0.9 * v[at] - 0.0005 * rate * w[at] - rate * g[at]
-                else:
-                    v[at] = 0.9 * v[at] - factor * rate * g[at]
-                w[at] = w[at] + v[at]
-        for name in SHAPES:
-            np.testing.assert_allclose(velocities[name].numpy(), memory[name], rtol=1e-12, atol=1e-15)
-            np.testing.assert_allclose(weights[name].numpy(), wanted[name], rtol=1e-12, atol=1e-15)
+            of_kind = (rate, momentum, decay) if name.endswith("weight") else (factor * rate, momentum, 0.0)
+            literal(w, gradients[name].numpy(), memory[name], *of_kind)
+            if momentum:
+                assert_close(velocities[name], memory[name])
+            assert_close(weights[name], w)
+
+
+def test_in_float32_the_update_is_the_papers_to_a_rounding() -> None:
+    weights, gradients = tensors(0), tensors(1)
+    narrow = {name: values.float() for name, values in weights.items()}
+    velocities = {name: values.float() for name, values in tensors(2, 1e-5).items()}
+    memory = {name: values.double().numpy().copy() for name, values in velocities.items()}
+    update(narrow, {name: values.float() for name, values in gradients.items()}, velocities, 1e-5, Rule())
+    for name, v in memory.items():
+        w = weights[name].numpy()
+        literal(w, gradients[name].numpy(), v, 1e-5, 0.9, 0.0005 if name.endswith("weight") else 0.0)
+        assert np.abs(velocities[name].numpy() - v).max() <= 2e-7 * np.abs(v).max()
+        assert np.abs(narrow[name].numpy() - w).max() <= 1e-7 * np.abs(w).max()
 
 
 def test_it_is_torchs_sgd_until_the_rate_drops() -> None:
