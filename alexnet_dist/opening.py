@@ -164,11 +164,10 @@ def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
     else:
         tower = Tower(place.towers[0], net, settings.run.seed, dtype).to(place.device)
         model = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1))
-    rule = Rule(settings.optim.momentum, settings.optim.weight_decay, settings.optim.bias_learning_rate_factor)
     return engine(
         model,
         Reducer(model, groups.row),
-        rule,
+        rule_of(settings),
         settings.run.seed,
         settings.data.global_batch,
         settings.train.accumulate,
@@ -176,17 +175,29 @@ def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
     )
 
 
-def schedule_of(settings: Config) -> Schedule:
-    """Return the learning rate's schedule."""
+def rule_of(settings: Config) -> Rule:
+    """Return the update rule."""
     recipe = settings.optim
+    trust_coefficient = recipe.trust_coefficient if recipe.rule == "lars" else None
+    return Rule(recipe.momentum, recipe.weight_decay, recipe.bias_learning_rate_factor, trust_coefficient)
+
+
+def schedule_of(settings: Config) -> Schedule:
+    """Return the learning rate's schedule, the rate scaled with the global batch where a reference is given.
+
+    Linear scaling: Goyal et al., arXiv 1706.02677, §2.1.
+    """
+    recipe = settings.optim
+    scale = 1.0 if recipe.reference_batch is None else settings.data.global_batch / recipe.reference_batch
     return Schedule(
-        recipe.learning_rate,
+        scale * recipe.learning_rate,
         recipe.schedule,
         recipe.drop_factor,
         recipe.patience,
         recipe.least_improvement,
         recipe.max_drops,
         tuple(recipe.drop_epochs),
+        recipe.warmup_epochs,
     )
 
 

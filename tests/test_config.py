@@ -176,7 +176,12 @@ def test_contradictions_are_reported_where_they_were_given() -> None:
     assert problems([again], ["train.accumulate=200"])[0].startswith("command line: train.accumulate = 200")
     assert problems([again], ["data.global_batch=4"])[0].startswith("again.yaml:1: train.accumulate = 9")
     assert load([], ["data.global_batch=4", "train.accumulate=4"])
-    assert load([], ["optim.schedule=epochs", "optim.drop_epochs=[1, 1.5]"])
+    words = ["optim.schedule=epochs", "optim.drop_epochs=[1, 1.5]"]
+    assert load([], [*words, "optim.warmup_epochs=1"])
+    assert problems([], [*words, "optim.warmup_epochs=1.25"]) == [
+        "command line: optim.warmup_epochs = 1.25: expected at most 1, the first of optim.drop_epochs: the rate drops"
+        " after its warm-up"
+    ]
 
 
 @pytest.mark.parametrize(
