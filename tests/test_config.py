@@ -59,6 +59,11 @@ def test_small_files_differ_as_they_say() -> None:
     one_gpu = load([ROOT / "configs" / "one_gpu.yaml"], []).config
     assert one_gpu.model == Config().model
     assert one_gpu.topology.layout == "fused"
+    large = load([ROOT / "configs" / "variants" / "large_batch.yaml"], []).config
+    assert large.model == Config().model
+    assert large.optim.reference_batch == Config().data.global_batch
+    scaled = large.optim.learning_rate * large.data.global_batch / Config().data.global_batch
+    assert scaled * large.optim.trust_coefficient == pytest.approx(10 * 0.001, rel=0.01)  # as the file says
 
 
 def test_every_key_is_described() -> None:
