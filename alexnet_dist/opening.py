@@ -196,11 +196,10 @@ def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
         tower = Tower(place.towers[0], net, settings.run.seed, dtype, settings.train.compile_norm)
         model = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1, timeline, memory_format))
     model = model.to(place.device).to(memory_format=memory_format)  # type: ignore[call-overload]
-    rule = Rule(settings.optim.momentum, settings.optim.weight_decay, settings.optim.bias_learning_rate_factor)
     return engine(
         model,
         Reducer(model, groups.row, timeline),
-        rule,
+        rule_of(settings),
         settings.run.seed,
         settings.data.global_batch,
         settings.train.accumulate,
@@ -209,17 +208,29 @@ def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
     )
 
 
-def schedule_of(settings: Config) -> Schedule:
-    """Return the learning rate's schedule."""
+def rule_of(settings: Config) -> Rule:
+    """Return the update rule."""
     recipe = settings.optim
+    trust_coefficient = recipe.trust_coefficient if recipe.rule == "lars" else None
+    return Rule(recipe.momentum, recipe.weight_decay, recipe.bias_learning_rate_factor, trust_coefficient)
+
+
+def schedule_of(settings: Config) -> Schedule:
+    """Return the learning rate's schedule, the rate scaled with the global batch where a reference is given.
+
+    Linear scaling: Goyal et al., arXiv 1706.02677, §2.1.
+    """
+    recipe = settings.optim
+    scale = 1.0 if recipe.reference_batch is None else settings.data.global_batch / recipe.reference_batch
     return Schedule(
-        recipe.learning_rate,
+        scale * recipe.learning_rate,
         recipe.schedule,
         recipe.drop_factor,
         recipe.patience,
         recipe.least_improvement,
         recipe.max_drops,
         tuple(recipe.drop_epochs),
+        recipe.warmup_epochs,
     )
 
 

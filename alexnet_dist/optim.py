@@ -1,13 +1,14 @@
-"""The paper's update rule and the learning rate's schedules (§5)."""
+"""The paper's update rule and the learning rate's schedules (§5); for larger batches, LARS and a warm-up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,13 @@ class Rule:
 
     Biases have no decay, as in the source (weights.cu; the text does not tell them apart), and their rate is
     multiplied by `bias_rate_factor` (§5: "an equal learning rate for all layers", 1; the source: 2).
+    trust_coefficient: LARS's, which gives each layer's weights a rate of their own; None: one rate for all (§5).
     """
 
     momentum: float = 0.9
     weight_decay: float = 0.0005
     bias_rate_factor: float = 1.0
+    trust_coefficient: float | None = None
 
 
 @torch.no_grad()
@@ -31,22 +34,83 @@ def update(
     rate: float,
     rule: Rule,
 ) -> None:
-    """Apply one step of the rule in place; all three are keyed by the parameters' names.
+    """Apply one step of the rule to a tower in place; all three are keyed by the tower's parameters' names.
 
     The rate is inside the velocity, so a drop of the rate does not shrink the step that is under way, as it does in
-    torch.optim.SGD.
+    torch.optim.SGD. Gradients are left as they are. Without momentum, velocities hold nothing that is read.
     """
-    for is_bias in (False, True):
-        names = [name for name in weights if name.endswith(".bias") == is_bias]
-        if not names:
-            continue
-        own_rate = rate * (rule.bias_rate_factor if is_bias else 1.0)
-        values, steps = [weights[name] for name in names], [velocities[name] for name in names]
-        torch._foreach_mul_(steps, rule.momentum)
-        if not is_bias and rule.weight_decay:
-            torch._foreach_add_(steps, values, alpha=-own_rate * rule.weight_decay)
-        torch._foreach_add_(steps, [gradients[name] for name in names], alpha=-own_rate)
-        torch._foreach_add_(values, steps)
+    biases: list[Parameter] = []
+    # conv3.own.weight and conv3.other.weight are one layer: this tower's half of conv3.
+    layers: dict[str, list[Parameter]] = {}
+    for name, weight in weights.items():
+        parameter = Parameter(weight, gradients[name], velocities[name])
+        if name.endswith(".bias"):
+            biases.append(parameter)
+        else:
+            layers.setdefault(name.partition(".")[0], []).append(parameter)
+    _descend(biases, rate * rule.bias_rate_factor, rule.momentum, decay=0.0)
+    if rule.trust_coefficient is None:
+        _descend([one for layer in layers.values() for one in layer], rate, rule.momentum, rule.weight_decay)
+    else:
+        for layer in layers.values():
+            _descend_lars(layer, rate, rule, rule.trust_coefficient)
+
+
+class Parameter(NamedTuple):
+    """What the rule knows of one parameter: tensors of one shape."""
+
+    weight: Tensor
+    gradient: Tensor
+    velocity: Tensor
+
+
+def _descend(parameters: list[Parameter], rate: float, momentum: float, decay: float) -> None:
+    """Apply the paper's rule.
+
+    Torch's fused rule, one pass over memory instead of four, is v <- momentum * v + (1 - dampening) * d and then
+    w <- w - lr * v, with d = -dL/dw + weight_decay * w when it maximizes: the paper's, by these signs and with the rate
+    as 1 - dampening (rounding that moves it by at most 1.1e-16). torch.optim.SGD refuses such signs, its function takes
+    them. Without momentum it has no v and no dampening, and the rate is lr again.
+    """
+    sgd(
+        [parameter.weight for parameter in parameters],
+        [parameter.gradient for parameter in parameters],
+        [parameter.velocity for parameter in parameters],
+        fused=True,
+        weight_decay=-decay,
+        momentum=momentum,
+        lr=-1.0 if momentum else -rate,
+        dampening=1 - rate,
+        nesterov=False,
+        maximize=True,
+    )
+
+
+def _descend_lars(layer: list[Parameter], rate: float, rule: Rule, trust_coefficient: float) -> None:
+    """Apply the rule to one layer's weights, at least 2-D, with the rate times trust * ||w|| / (||g|| + decay * ||w||).
+
+    LARS: You, Gitman & Ginsburg, arXiv 1708.03888, algorithm 1. Where a norm is zero, the rate is the global one. The
+    factor stays a tensor on the device, so the host does not wait for it; the fused kernel takes no tensor here.
+    """
+    weight_norm = _norm([parameter.weight for parameter in layer])
+    gradient_norm = _norm([parameter.gradient for parameter in layer])
+    trust = trust_coefficient * weight_norm / (gradient_norm + rule.weight_decay * weight_norm)
+    trust = torch.where((weight_norm > 0) & (gradient_norm > 0), trust, 1.0)
+    for weight, gradient, velocity in layer:
+        own_rate = (rate * trust).to(weight.dtype)
+        velocity.mul_(rule.momentum).addcmul_(gradient, own_rate, value=-1)
+        velocity.addcmul_(weight, own_rate, value=-rule.weight_decay)
+        weight.add_(velocity)
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Return the Euclidean norm over tensors as a float64 scalar on their device.
+
+    Row by row in the tensors' own dtype, then in float64: summed in float32 at once, the 9.4 million weights of a part
+    of fc6 lose 0.03 % of their norm.
+    """
+    squares = [torch.linalg.vector_norm(tensor.flatten(1), dim=1).double().square().sum() for tensor in tensors]
+    return torch.stack(squares).sum().sqrt()
 
 
 @dataclass(frozen=True)
@@ -57,6 +121,8 @@ class Schedule:
         `least_improvement` (a fraction), at most `max_drops` times (§5: "divide by 10 when the validation error rate
         stopped improving", "reduced three times").
     epochs: when the epochs in `drop_epochs`, which may be fractions, are complete.
+    warmup_epochs: in which the rate, of either kind, grows in equal steps from nearly 0; 0: none, as in the paper
+        (Goyal et al., arXiv 1706.02677, §2.2, who begin at the small batch's rate).
     """
 
     initial_rate: float
@@ -66,6 +132,7 @@ class Schedule:
     least_improvement: float = 0.0
     max_drops: int = 3
     drop_epochs: tuple[float, ...] = ()
+    warmup_epochs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,12 +145,17 @@ class Progress:
 
 
 def learning_rate(schedule: Schedule, progress: Progress, step: int, steps_per_epoch: int) -> float:
-    """Return the rate for the update that makes `step` completed steps into `step` + 1."""
+    """Return the rate for the update that makes `step` completed steps into `step` + 1.
+
+    In the first n = round(warmup_epochs * steps_per_epoch) steps it is the schedule's rate times (step + 1) / n.
+    """
     if schedule.kind == "plateau":
         drops = progress.drops
     else:
         drops = sum(step >= round(epoch * steps_per_epoch) for epoch in schedule.drop_epochs)
-    return schedule.initial_rate / schedule.factor**drops
+    warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
+    share = (step + 1) / warmup_steps if step < warmup_steps else 1.0
+    return share * schedule.initial_rate / schedule.factor**drops
 
 
 def after_evaluation(schedule: Schedule, progress: Progress, error: float) -> Progress:

@@ -59,6 +59,11 @@ def test_small_files_differ_as_they_say() -> None:
     one_gpu = load([ROOT / "configs" / "one_gpu.yaml"], []).config
     assert one_gpu.model == Config().model
     assert one_gpu.topology.layout == "fused"
+    large = load([ROOT / "configs" / "variants" / "large_batch.yaml"], []).config
+    assert large.model == Config().model
+    assert large.optim.reference_batch == Config().data.global_batch
+    scaled = large.optim.learning_rate * large.data.global_batch / Config().data.global_batch
+    assert scaled * large.optim.trust_coefficient == pytest.approx(10 * 0.001, rel=0.01)  # as the file says
 
 
 def test_every_key_is_described() -> None:
@@ -176,7 +181,12 @@ def test_contradictions_are_reported_where_they_were_given() -> None:
     assert problems([again], ["train.accumulate=200"])[0].startswith("command line: train.accumulate = 200")
     assert problems([again], ["data.global_batch=4"])[0].startswith("again.yaml:1: train.accumulate = 9")
     assert load([], ["data.global_batch=4", "train.accumulate=4"])
-    assert load([], ["optim.schedule=epochs", "optim.drop_epochs=[1, 1.5]"])
+    words = ["optim.schedule=epochs", "optim.drop_epochs=[1, 1.5]"]
+    assert load([], [*words, "optim.warmup_epochs=1"])
+    assert problems([], [*words, "optim.warmup_epochs=1.25"]) == [
+        "command line: optim.warmup_epochs = 1.25: expected at most 1, the first of optim.drop_epochs: the rate drops"
+        " after its warm-up"
+    ]
 
 
 @pytest.mark.parametrize(

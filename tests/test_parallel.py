@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,16 +29,18 @@ SEED = 3
 CPU = Timeline(torch.device("cpu"))
 RATES = (0.02, 0.02, 0.002, 0.002, 0.002)  # a drop after two of the five steps
 RULE = Rule(bias_rate_factor=2.0)
+LARS = replace(RULE, trust_coefficient=0.2)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train: the layout and what the ranks do wrong, if anything."""
+    """One way to train: the layout, the update, and what the ranks do wrong, if anything."""
 
     layout: topology.Layout = "paired"
     global_batch: int = 12
     accumulate: int = 1
     mutant: str = ""
+    rule: Rule = RULE
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def outcome(trainer: Engine, case: Case, replica: int, replicas: int) -> Outcome
 
 def build(wired: AlexNet | LinkedTower, group: Any, case: Case, timeline: Timeline) -> Engine:
     reducer = Reducer(wired, group, timeline)
-    return engine(wired, reducer, RULE, SEED, case.global_batch, case.accumulate, torch.float64, timeline)
+    return engine(wired, reducer, case.rule, SEED, case.global_batch, case.accumulate, torch.float64, timeline)
 
 
 def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
@@ -165,11 +167,11 @@ def on_rank(cases: list[Case]) -> list[Outcome]:
 
 
 @pytest.fixture(scope="module")
-def oracle() -> dict[int, Outcome]:
-    """One process, one batch, by global batch."""
-    cases = [Case(global_batch=size) for size in (12, 13)]
+def oracle() -> dict[tuple[int, Rule], Outcome]:
+    """One process, one batch, by global batch and rule."""
+    cases = [Case(global_batch=12), Case(global_batch=13), Case(rule=LARS)]
     return {
-        case.global_batch: outcome(build(AlexNet(SMALL, SEED, torch.float64), None, case, CPU), case, 0, 1)
+        (case.global_batch, case.rule): outcome(build(AlexNet(SMALL, SEED, torch.float64), None, case, CPU), case, 0, 1)
         for case in cases
     }
 
@@ -189,22 +191,28 @@ def errors(found: Outcome, wanted: Outcome) -> tuple[float, float, float]:
     return logits, gradients, weights
 
 
-CASES = [Case(), Case(global_batch=13), Case(accumulate=2), Case(global_batch=13, accumulate=2)]
+CASES = [
+    Case(),
+    Case(global_batch=13),
+    Case(accumulate=2),
+    Case(global_batch=13, accumulate=2),
+    Case(rule=LARS),
+]
 
 
 @pytest.mark.parametrize(
     ("world_size", "layout"), [(2, "paired"), (4, "paired"), (6, "paired"), (1, "fused"), (2, "fused"), (3, "fused")]
 )
 def test_every_wiring_computes_the_oracle(
-    world_size: int, layout: topology.Layout, oracle: dict[int, Outcome], run_ranks: Any
+    world_size: int, layout: topology.Layout, oracle: dict[tuple[int, Rule], Outcome], run_ranks: Any
 ) -> None:
-    cases = [Case(layout, case.global_batch, case.accumulate) for case in CASES]
+    cases = [replace(case, layout=layout) for case in CASES]
     for outcomes in run_ranks(world_size, on_rank, cases):
         for case, found in zip(cases, outcomes, strict=True):
             assert set(found.gradients[min(found.gradients)]) == {
                 f"{n}.{k}" for n in SMALL.layers for k in ("weight", "bias")
             }
-            logits, gradients, weights = errors(found, oracle[case.global_batch])
+            logits, gradients, weights = errors(found, oracle[case.global_batch, case.rule])
             assert logits <= 1e-12, case
             assert gradients <= 1e-12, case
             assert weights <= 1e-10, case
@@ -213,8 +221,8 @@ def test_every_wiring_computes_the_oracle(
 @pytest.mark.parametrize(
     "mutant", ["logits joined like a hidden layer", "LRN across towers", "dropout mask depends on the rank"]
 )
-def test_the_comparison_sees_a_mutant(mutant: str, oracle: dict[int, Outcome], run_ranks: Any) -> None:
-    worst = [errors(found, oracle[12]) for (found,) in run_ranks(2, on_rank, [Case(mutant=mutant)])]
+def test_the_comparison_sees_a_mutant(mutant: str, oracle: dict[tuple[int, Rule], Outcome], run_ranks: Any) -> None:
+    worst = [errors(found, oracle[12, RULE]) for (found,) in run_ranks(2, on_rank, [Case(mutant=mutant)])]
     logits, gradients, weights = (max(column) for column in zip(*worst, strict=True))
     assert gradients > 1e-3
     assert weights > 1e-3

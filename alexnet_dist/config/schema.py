@@ -108,8 +108,16 @@ class Model(Section):
 class Optim(Section):
     """The update rule and the schedule of its learning rate (§5)."""
 
+    rule: Literal["sgd", "lars"] = "sgd"
+    """sgd: one rate for all layers (§5); lars: one for each tower's half of a layer's weights (arXiv 1708.03888)."""
+    trust_coefficient: float = Field(0.001, gt=0)
+    """Rule lars: the learning rate is multiplied by this times ||w|| / (||gradient|| + weight_decay * ||w||)."""
     learning_rate: float = Field(0.01, gt=0)
     """Learning rate at the start, for the mean gradient of a global batch (§5)."""
+    reference_batch: int | None = Field(None, ge=1)
+    """If set, learning_rate is multiplied by data.global_batch over this, linear scaling (arXiv 1706.02677)."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """First epochs, also fractional: of their n steps, step i from 1 has i / n of the rate (arXiv 1706.02677)."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Fraction of the velocity that each step keeps (§5)."""
     weight_decay: float = Field(0.0005, ge=0)
@@ -241,6 +249,12 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
         yield Contradiction(
             ("optim.drop_epochs", "optim.schedule"),
             f"optim.drop_epochs = {drops}: read by optim.schedule = epochs only; expected [] with plateau",
+        )
+    if drops and min(drops) < optim.warmup_epochs:
+        yield Contradiction(
+            ("optim.warmup_epochs", "optim.drop_epochs"),
+            f"optim.warmup_epochs = {optim.warmup_epochs:g}: expected at most {min(drops):g}, the first of"
+            " optim.drop_epochs: the rate drops after its warm-up",
         )
     if config.model.norm.size % 2 == 0:
         text = f"model.norm.size = {config.model.norm.size}: expected an odd number: the window is centred on a map"
