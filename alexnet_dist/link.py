@@ -21,9 +21,8 @@ from typing import Any, Protocol, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.profiler import record_function
 
-from alexnet_dist.timeline import LINK_WAIT, Timeline, naming
+from alexnet_dist.timeline import LINK_WAIT, Timeline, posting
 
 CONTIGUOUS = torch.contiguous_format
 LOGITS, PIXELS = "logits", "pixels"  # the joins that are not a layer's
@@ -81,7 +80,7 @@ class P2PLink:
         received = torch.empty(tuple(receive_shape), dtype=sent.dtype, device=sent.device, memory_format=memory_format)
         self._timeline.sent_bytes += sent.nbytes
         self._timeline.received_bytes += received.nbytes
-        with record_function(f"send: {join}"), naming(join):
+        with posting(join):
             return Handle(join, self._post(_in_order(sent), _in_order(received)), sent, received)
 
     def _post(self, sent: Tensor, received: Tensor) -> tuple[dist.Work, ...]:

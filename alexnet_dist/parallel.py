@@ -10,12 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
-from torch.profiler import record_function
 
 from alexnet_dist.layers import Address
 from alexnet_dist.link import PairLink, exchange, gather
 from alexnet_dist.model import AlexNet, Tower, watch
-from alexnet_dist.timeline import ALLREDUCE_WAIT, AVERAGING, CONTROL, Timeline, naming
+from alexnet_dist.timeline import ALLREDUCE_WAIT, AVERAGING, CONTROL, Timeline, naming, posting
 
 SMALL = 4096  # elements: gradients below this share one message
 
@@ -85,7 +84,7 @@ class Reducer:
     def _launch(self, parameters: Sequence[Parameter]) -> None:
         if self._group is None:
             return
-        with record_function("averaging: launch"), naming(AVERAGING):
+        with posting(AVERAGING):
             self._start([parameter.grad for parameter in parameters if parameter.grad is not None])
 
     def _start(self, gradients: Sequence[Tensor]) -> None:
@@ -137,7 +136,7 @@ class Control:
     def post(self, numbers: Sequence[float]) -> Word:
         """Begin to sum this rank's numbers with all others'."""
         total = torch.tensor(numbers, dtype=torch.float64)
-        with naming(CONTROL):
+        with posting(CONTROL):
             return Word(total, None if self._group is None else _sum(total, self._group))
 
     def wait(self, word: Word) -> list[float]:

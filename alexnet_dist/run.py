@@ -30,7 +30,7 @@ CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
     "targets.json",
     "PREEMPTED",
 )
-LOCK, MEAN, CHECKPOINTS = ".lock", "train.mean.npy", "checkpoints"
+LOCK, MEAN, CHECKPOINTS, PROFILE = ".lock", "train.mean.npy", "checkpoints", "profile"
 
 
 def samples_file(rank: int) -> str:

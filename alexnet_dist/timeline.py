@@ -151,3 +151,18 @@ def naming(what: str) -> Iterator[None]:
         if not any(sign in text for sign in SIGNS):
             raise
         raise LostRankError(what, text.splitlines()[0]) from None
+
+
+@contextmanager
+def posting(what: str) -> Iterator[None]:
+    """Name what is posted here to a profiler, and to LostRankError.
+
+    What torch.distributed records of a message ends when the message does, which may be after the profiler: it then
+    writes into memory that is no longer its own. So these records are switched off; this name takes their place.
+    """
+    with record_function(f"post: {what}"), naming(what):
+        torch._C._autograd._enable_record_function(False)
+        try:
+            yield
+        finally:
+            torch._C._autograd._enable_record_function(True)

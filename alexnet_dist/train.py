@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from alexnet_dist.opening import (
     set_arithmetic,
 )
 from alexnet_dist.parallel import Control, LinkedTower, Word
+from alexnet_dist.profiling import profiled
 from alexnet_dist.programme import Programme
 from alexnet_dist.step import Engine, Started
 from alexnet_dist.timeline import LostRankError
@@ -44,8 +46,10 @@ from alexnet_dist.topology import Topology
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def train(settings: Config) -> None:
+def train(settings: Config, profile_steps: int = 0) -> None:
     """Train, or go on with, the run in `run.directory`; return when it is finished or was asked to stop.
+
+    profile_steps: how many steps to write a profile of, after the first three of this start.
 
     Raises UserError for what the user can mend, before the first step where it can be seen there, and RunError for
     what ended the run otherwise.
@@ -90,9 +94,10 @@ def train(settings: Config) -> None:
                 start.step, start.time_s,
             )
         )  # fmt: skip
+        after_step = opened.enter_context(profiled(profile_steps, directory / run.PROFILE, place.rank))
         stop.arm()
         try:
-            Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start)
+            Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start, after_step)
         except LostRankError as lost:
             raise RunError(topology.lost(place, lost)) from None
 
@@ -111,8 +116,11 @@ class Loop:
     journal: Journal
     stop: process.StopRequest
 
-    def go(self, at: Start) -> None:
-        """Step until the programme is over or a rank was asked to stop; save where it is due."""
+    def go(self, at: Start, after_step: Callable[[], None]) -> None:
+        """Step until the programme is over or a rank was asked to stop; save where it is due.
+
+        after_step: called when a step has been ordered.
+        """
         schedule, stopping = schedule_of(self.settings), False
         if at.evaluations < self.programme.evaluations_at(at.step):
             at = self.evaluate(at)
@@ -121,6 +129,7 @@ class Loop:
         while at.step < self.programme.steps and not stopping:
             rate = optim.learning_rate(schedule, at.progress, at.step, self.programme.steps_per_epoch)
             started.append((at.step + 1, rate, step.train_step(self.trainer, self.feed, at.step, rate)))
+            after_step()
             at = replace(at, step=at.step + 1)
             evaluating = self.programme.is_evaluated_after(at.step)
             due = evaluating or at.step == self.programme.steps or at.step % self.settings.run.save_every == 0

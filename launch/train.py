@@ -24,14 +24,23 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--print-config", action="store_true", help="print the configuration and where each value came from, and leave"
     )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write a torch profiler's trace and summary of N steps, after the first three, into run.directory/profile",
+    )
     parsed = parser.parse_intermixed_args(arguments)
+    if parsed.profile < 0:
+        raise UserError(f"--profile: {parsed.profile}; expected the number of steps to profile, 1 or more")
     resolved = config.from_arguments(parsed)
     if parsed.print_config:
         print(config.print_config(resolved), end="")
         return
     from alexnet_dist.train import train  # torch is imported from here on: --help answers at once
 
-    train(resolved.config)
+    train(resolved.config, parsed.profile)
 
 
 def one_voice(arguments: list[str]) -> None:

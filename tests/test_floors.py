@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # A name is a module of alexnet_dist, or one of its packages with all that is in it.
 FLOORS = (
     {"errors", "draws", "geometry", "process", "timeline"},
-    {"config", "data", "layers", "optim", "topology", "link", "metrics", "checkpoint"},
+    {"config", "data", "layers", "optim", "topology", "link", "metrics", "checkpoint", "profiling"},
     {"model", "programme"},
     {"feed", "parallel", "run"},
     {"step"},

@@ -1,0 +1,43 @@
+"""`--profile N`: each rank's trace holds the regions by name, and its summary the items that took longest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alexnet_dist.profiling import profiled
+from test_train import finished, settings, torchrun
+
+REGIONS = {
+    "stage 0: conv1-conv2", "stage 1: conv3-conv4-conv5", "stage 4: fc8", "post: conv3 forward", "wait: conv3 forward",
+    "post: conv3 backward", "wait: conv3 backward", "wait: logits", "post: pixels", "input", "averaging", "optimizer",
+}  # fmt: skip
+
+
+def test_a_profile_of_two_steps_names_what_a_step_does(shards: Path, tmp_path: Path) -> None:
+    words = settings(shards, tmp_path / "run", "run.steps=8", "run.evaluate_every=0", "--profile=2")
+    said = finished(torchrun(2, words))
+    assert "finished: 8 steps" in said
+    for rank in (0, 1):
+        trace = json.loads((tmp_path / "run" / "profile" / f"rank-{rank}.json").read_text())
+        names = [event.get("name", "") for event in trace["traceEvents"] if event.get("cat") == "user_annotation"]
+        assert set(names) >= REGIONS
+        assert names.count("optimizer") == 2
+        summary = (tmp_path / "run" / "profile" / f"rank-{rank}.txt").read_text()
+        assert summary.startswith("2 steps")
+        assert "aten::mkldnn_convolution" in summary
+
+
+def test_without_a_profile_there_is_nothing(tmp_path: Path) -> None:
+    with profiled(0, tmp_path / "profile", 0) as after_step:
+        after_step()
+    assert not (tmp_path / "profile").exists()
+
+
+@pytest.mark.parametrize("wanted", ["-1", "two"])
+def test_a_wrong_number_is_refused(wanted: str, shards: Path, tmp_path: Path) -> None:
+    said = finished(torchrun(2, settings(shards, tmp_path / "run", f"--profile={wanted}")), 1)
+    assert "--profile" in said
+    assert not (tmp_path / "run").exists()
