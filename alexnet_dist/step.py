@@ -15,7 +15,7 @@ from torch.profiler import record_function
 from alexnet_dist import optim
 from alexnet_dist.feed import Batch
 from alexnet_dist.layers import Address
-from alexnet_dist.model import AlexNet, Tower
+from alexnet_dist.model import AlexNet, Tower, joined
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import LinkedTower, Reducer
 from alexnet_dist.programme import Task
@@ -54,6 +54,11 @@ class Engine:
     def gradients(self, tower: int) -> dict[str, Tensor]:
         """Return a tower's gradients, summed over the global batch once a step is done."""
         return {name: weight.grad for name, weight in self.weights[tower].items() if weight.grad is not None}
+
+    def state(self, tower: int) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps of a tower: conv1.weight, ..., velocity.conv1.weight, ..., joined."""
+        velocities = joined(tower, self.velocities[tower])
+        return joined(tower, self.weights[tower]) | {f"velocity.{name}": value for name, value in velocities.items()}
 
 
 def engine(

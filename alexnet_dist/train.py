@@ -23,7 +23,6 @@ from alexnet_dist.errors import RunError
 from alexnet_dist.feed import Feed
 from alexnet_dist.journal import Evaluation, Journal, Told
 from alexnet_dist.metrics import Metrics, remove_targets, write_targets
-from alexnet_dist.model import joined
 from alexnet_dist.opening import (
     Start,
     build_engine,
@@ -206,10 +205,8 @@ class Loop:
         home = self.directory / run.CHECKPOINTS
         try:
             if self.place.replica == 0:
-                for tower, weights in self.trainer.weights.items():
-                    velocities = joined(tower, self.trainer.velocities[tower])
-                    tensors = joined(tower, weights) | {f"velocity.{name}": v for name, v in velocities.items()}
-                    checkpoint.write_tower(home, at.step, tower, tensors)
+                for tower in self.place.towers:
+                    checkpoint.write_tower(home, at.step, tower, self.trainer.state(tower))
             self.control.sums([0.0])
             if self.place.is_chief:
                 state = {

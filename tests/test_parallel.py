@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from alexnet_dist import draws, link, model, parallel, topology
 from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.feed import Batch
 from alexnet_dist.layers import Address, local_response_norm
-from alexnet_dist.link import P2PLink
+from alexnet_dist.link import DelayedLink, P2PLink
 from alexnet_dist.model import AlexNet, Tower, joined
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import LinkedTower, Reducer
@@ -41,6 +42,7 @@ class Case:
     accumulate: int = 1
     mutant: str = ""
     rule: Rule = RULE
+    blocking: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
         vars(parallel)["gather"] = joined_hidden
     elif case.mutant == "LRN across towers":
 
-        def across(maps: Tensor, norm: Any) -> Tensor:
+        def across(maps: Tensor, norm: Any, _compiled: bool) -> Tensor:
             other = link.exchange(maps, line, "norm")()
             both = torch.cat([maps, other] if tower == 0 else [other, maps], 1)
             return local_response_norm(both, norm).chunk(2, 1)[tower]
@@ -159,7 +161,8 @@ def on_rank(cases: list[Case]) -> list[Outcome]:
             wired = AlexNet(SMALL, SEED, torch.float64)
         else:
             tower = Tower(place.towers[0], SMALL, SEED, torch.float64)
-            wired = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1, timeline))
+            kind = partial(DelayedLink, blocking=True) if case.blocking else P2PLink
+            wired = LinkedTower(tower, kind(groups.pair, place.rank ^ 1, timeline))
         mutate(case, wired, place.rank)
         outcomes.append(outcome(build(wired, groups.row, case, timeline), case, place.replica, place.replicas))
     topology.close_groups()
@@ -194,8 +197,10 @@ def errors(found: Outcome, wanted: Outcome) -> tuple[float, float, float]:
 CASES = [
     Case(),
     Case(global_batch=13),
-    Case(accumulate=2),
+    Case(accumulate=3),
     Case(global_batch=13, accumulate=2),
+    Case(global_batch=13, blocking=True),
+    Case(accumulate=3, blocking=True),
     Case(rule=LARS),
 ]
 
