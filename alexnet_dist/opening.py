@@ -17,7 +17,7 @@ from alexnet_dist.data.plan import lanes_of, micro_batch, replica_slots
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.feed import Preparation
-from alexnet_dist.link import P2PLink
+from alexnet_dist.link import P2PLink, StagedLink
 from alexnet_dist.model import AlexNet, Tower
 from alexnet_dist.optim import Progress, Rule, Schedule
 from alexnet_dist.parallel import Control, LinkedTower, Reducer
@@ -179,7 +179,8 @@ def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
         model = AlexNet(net, settings.run.seed, dtype)
     else:
         tower = Tower(place.towers[0], net, settings.run.seed, dtype)
-        model = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1, timeline, memory_format))
+        link = StagedLink if place.is_staged else P2PLink
+        model = LinkedTower(tower, link(groups.pair, place.rank ^ 1, timeline, memory_format))
     model = model.to(place.device).to(memory_format=memory_format)  # type: ignore[call-overload]
     rule = Rule(settings.optim.momentum, settings.optim.weight_decay, settings.optim.bias_learning_rate_factor)
     return engine(

@@ -52,7 +52,8 @@ def train(settings: Config) -> None:
     """
     process.keep_freed_memory()
     launched = process.launched()
-    place = topology.place(settings.topology.layout, settings.train.device, launched)
+    layout = settings.topology
+    place = topology.place(layout.layout, settings.train.device, launched, layout.share_device)
     if launched.under_torchrun:
         process.die_with_parent(os.getppid())
     process.prepare_cuda()
@@ -68,7 +69,7 @@ def train(settings: Config) -> None:
         loader = opened.enter_context(open_loader(settings, splits, programme, place, launched.local_world_size))
         stop = process.StopRequest(STOP_SIGNALS)
         opened.callback(topology.close_groups)
-        groups = topology.open_groups(place, settings.topology.timeout_s)
+        groups = topology.open_groups(place, layout.timeout_s)
         control = Control(groups.everyone)
         trainer = build_engine(settings, place, groups)
         if place.device.type == "cuda":

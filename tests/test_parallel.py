@@ -15,7 +15,7 @@ from alexnet_dist import draws, link, model, parallel, topology
 from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.feed import Batch
 from alexnet_dist.layers import Address, local_response_norm
-from alexnet_dist.link import P2PLink
+from alexnet_dist.link import P2PLink, StagedLink
 from alexnet_dist.model import AlexNet, Tower, joined
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import LinkedTower, Reducer
@@ -38,6 +38,7 @@ class Case:
     layout: topology.Layout = "paired"
     global_batch: int = 12
     accumulate: int = 1
+    staged: bool = False
     mutant: str = ""
 
 
@@ -157,7 +158,8 @@ def on_rank(cases: list[Case]) -> list[Outcome]:
             wired = AlexNet(SMALL, SEED, torch.float64)
         else:
             tower = Tower(place.towers[0], SMALL, SEED, torch.float64)
-            wired = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1, timeline))
+            line = StagedLink if case.staged else P2PLink
+            wired = LinkedTower(tower, line(groups.pair, place.rank ^ 1, timeline))
         mutate(case, wired, place.rank)
         outcomes.append(outcome(build(wired, groups.row, case, timeline), case, place.replica, place.replicas))
     topology.close_groups()
@@ -208,6 +210,13 @@ def test_every_wiring_computes_the_oracle(
             assert logits <= 1e-12, case
             assert gradients <= 1e-12, case
             assert weights <= 1e-10, case
+
+
+def test_a_link_through_host_memory_computes_the_oracle(oracle: dict[int, Outcome], run_ranks: Any) -> None:
+    for (found,) in run_ranks(2, on_rank, [Case(staged=True)]):
+        logits, gradients, weights = errors(found, oracle[12])
+        assert max(logits, gradients) <= 1e-12
+        assert weights <= 1e-10
 
 
 @pytest.mark.parametrize(
