@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alexnet_dist import checkpoint, config, geometry, optim, process, run, step, topology
+from alexnet_dist import checkpoint, config, geometry, hello, optim, process, run, step, topology
 from alexnet_dist.config import Config
 from alexnet_dist.errors import RunError
 from alexnet_dist.feed import Feed
@@ -69,7 +69,9 @@ def train(settings: Config) -> None:
         loader = opened.enter_context(open_loader(settings, splits, programme, place, launched.local_world_size))
         stop = process.StopRequest(STOP_SIGNALS)
         opened.callback(topology.close_groups)
-        groups = topology.open_groups(place, layout.timeout_s)
+        own = hello.mine(launched, place.layout, place.device.type, place.backend)
+        store = hello.meet(own, place.world_size, layout.timeout_s)
+        groups = topology.open_groups(place, layout.timeout_s, store)
         control = Control(groups.everyone)
         trainer = build_engine(settings, place, groups)
         if place.device.type == "cuda":
