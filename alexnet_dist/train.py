@@ -38,7 +38,6 @@ from alexnet_dist.opening import (
 from alexnet_dist.parallel import Control, LinkedTower, Word
 from alexnet_dist.programme import Programme
 from alexnet_dist.step import Engine, Started
-from alexnet_dist.timeline import LostRankError
 from alexnet_dist.topology import Topology
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -62,7 +61,7 @@ def train(settings: Config) -> None:
     programme = programme_of(settings, splits, place)
     room = cache_room(settings, splits, programme, place, launched.local_world_size)
     directory, net = Path(settings.run.directory), config.geometry(settings)
-    with ExitStack() as opened:
+    with topology.telling(place), ExitStack() as opened:
         if place.is_chief:
             opened.enter_context(run.open_directory(directory, config.to_yaml(settings), splits["train"].to_keep()))
         # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
@@ -94,10 +93,7 @@ def train(settings: Config) -> None:
             )
         )  # fmt: skip
         stop.arm()
-        try:
-            Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start)
-        except LostRankError as lost:
-            raise RunError(topology.lost(place, lost)) from None
+        Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start)
 
 
 @dataclass(frozen=True)
