@@ -34,7 +34,8 @@ LOGITS, PIXELS = "logits", "pixels"  # the joins that are not a layer's
 class Handle:
     """One exchange in flight; it keeps both buffers alive until `wait`.
 
-    arrives_s: the host's clock before which it has not arrived, for a link with a delay.
+    arrives_s: the host's clock before which it has not arrived, for a link with a delay. staged: what is sent, where
+    that is a copy of `sent` in host memory.
     """
 
     join: str
@@ -42,6 +43,7 @@ class Handle:
     sent: Tensor
     received: Tensor
     arrives_s: float = 0.0
+    staged: Tensor | None = None
 
 
 class PairLink(Protocol):
@@ -77,7 +79,10 @@ class P2PLink:
         """Post both directions; the receive buffer is fresh, since autograd may keep the one before."""
         memory_format = self._memory_format if tensor.dim() == 4 else CONTIGUOUS
         sent = tensor.contiguous(memory_format=memory_format)
-        received = torch.empty(tuple(receive_shape), dtype=sent.dtype, device=sent.device, memory_format=memory_format)
+        received = torch.empty(
+            tuple(receive_shape), dtype=sent.dtype, device=sent.device, memory_format=memory_format,
+            pin_memory=sent.is_pinned(),
+        )  # fmt: skip
         self._timeline.sent_bytes += sent.nbytes
         self._timeline.received_bytes += received.nbytes
         with posting(join):
@@ -96,6 +101,24 @@ class P2PLink:
             for work in handle.works:
                 work.wait()
         return handle.received
+
+
+class StagedLink(P2PLink):
+    """A link between towers that share a GPU, over gloo and pinned host memory: a test layout.
+
+    NCCL takes two ranks on one device only where it is new and told to, and gloo sends host memory only. Each copy
+    waits for the device, so nothing hides behind work.
+    """
+
+    def start(self, tensor: Tensor, receive_shape: Sequence[int], join: str) -> Handle:
+        """Copy to the host and post both directions there; on a CPU the copy is a plain one."""
+        pinned = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).copy_(tensor)
+        handle = super().start(pinned, receive_shape, join)
+        return replace(handle, sent=tensor, staged=handle.sent)
+
+    def wait(self, handle: Handle) -> Tensor:
+        """Wait for both directions and copy what has come to the device of what was sent."""
+        return super().wait(handle).to(handle.sent.device)
 
 
 class DelayedLink(P2PLink):

@@ -19,7 +19,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.feed import Preparation
 from alexnet_dist.geometry import Geometry
 from alexnet_dist.layers import local_response_norm
-from alexnet_dist.link import P2PLink
+from alexnet_dist.link import P2PLink, StagedLink
 from alexnet_dist.model import AlexNet, Tower
 from alexnet_dist.optim import Progress, Rule, Schedule
 from alexnet_dist.parallel import Control, LinkedTower, Reducer
@@ -194,7 +194,8 @@ def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
         model = AlexNet(net, settings.run.seed, dtype, settings.train.compile_norm)
     else:
         tower = Tower(place.towers[0], net, settings.run.seed, dtype, settings.train.compile_norm)
-        model = LinkedTower(tower, P2PLink(groups.pair, place.rank ^ 1, timeline, memory_format))
+        link = StagedLink if place.is_staged else P2PLink
+        model = LinkedTower(tower, link(groups.pair, place.rank ^ 1, timeline, memory_format))
     model = model.to(place.device).to(memory_format=memory_format)  # type: ignore[call-overload]
     return engine(
         model,

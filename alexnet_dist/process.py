@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
@@ -24,13 +25,18 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 @dataclass(frozen=True)
 class Launched:
-    """What torchrun has told this process; without torchrun, the only one of its run."""
+    """What torchrun has told this process; without torchrun, the only one of its run.
+
+    node_rank: the number of this process's node. nccl_multi_rank: whether NCCL was told to take ranks that share a GPU.
+    """
 
     rank: int
     world_size: int
     local_rank: int
     local_world_size: int
     under_torchrun: bool
+    node_rank: int = 0
+    nccl_multi_rank: bool = False
 
 
 def launched(environment: Mapping[str, str] | None = None) -> Launched:
@@ -43,7 +49,22 @@ def launched(environment: Mapping[str, str] | None = None) -> Launched:
         local_rank=int(values.get("LOCAL_RANK", 0)),
         local_world_size=int(values.get("LOCAL_WORLD_SIZE", world_size)),
         under_torchrun="RANK" in values and "WORLD_SIZE" in values,
+        node_rank=int(values.get("GROUP_RANK", 0)),
+        nccl_multi_rank=values.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1",
     )
+
+
+def host_name() -> str:
+    """Return what this machine calls itself."""
+    return socket.gethostname()
+
+
+def boot_id() -> str:
+    """Return what tells this machine, since it was started, from others of the same name; empty where unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def prepare_cuda() -> None:

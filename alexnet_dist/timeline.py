@@ -6,6 +6,7 @@ device, so its own clock would tell when work was ordered, and a wait that the s
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,15 @@ from torch.profiler import record_function
 PHASES = ("data_wait", "forward", "link_wait", "backward", "allreduce_wait", "optimizer", "other")
 DATA_WAIT, LINK_WAIT, ALLREDUCE_WAIT = "data_wait", "link_wait", "allreduce_wait"
 
-# What a rank is about when it is not at a join of its pair: summing gradients over replicas, or the control word.
-AVERAGING, CONTROL = "averaging", "control word"
+# What a rank is about when it is not at a join of its pair: summing gradients over replicas, the word of all ranks
+# (also before the first step, at validation and at checkpoints), building the groups.
+AVERAGING, CONTROL, GROUPS = "averaging", "control word", "building the process groups"
 # What torch.distributed says of a rank that is gone or silent.
-SIGNS = ("closed by peer", "reset by peer", "Timed out", "timed out", "timeout", "Broken pipe", "NCCL")
+SIGNS = (
+    "closed by peer", "reset by peer", "Connection was likely closed", "connectFullMesh", "Timed out", "timed out",
+    "timeout", "Broken pipe", "NCCL",
+)  # fmt: skip
+SOURCE_LINE = re.compile(r"^\[\S+:\d+\] ")  # of gloo, in front of its words
 
 Moment = float | torch.cuda.Event
 
@@ -150,7 +156,7 @@ def naming(what: str) -> Iterator[None]:
         text = str(problem)
         if not any(sign in text for sign in SIGNS):
             raise
-        raise LostRankError(what, text.splitlines()[0]) from None
+        raise LostRankError(what, SOURCE_LINE.sub("", text.splitlines()[0])) from None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alexnet_dist import checkpoint, config, geometry, optim, process, run, step, topology
+from alexnet_dist import checkpoint, config, geometry, hello, optim, process, run, step, topology
 from alexnet_dist.config import Config
 from alexnet_dist.errors import RunError
 from alexnet_dist.feed import Feed
@@ -39,7 +39,6 @@ from alexnet_dist.parallel import Control, LinkedTower, Word
 from alexnet_dist.profiling import profiled
 from alexnet_dist.programme import Programme
 from alexnet_dist.step import Engine, Started
-from alexnet_dist.timeline import LostRankError
 from alexnet_dist.topology import Topology
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -55,7 +54,8 @@ def train(settings: Config, profile_steps: int = 0) -> None:
     """
     process.keep_freed_memory()
     launched = process.launched()
-    place = topology.place(settings.topology.layout, settings.train.device, launched)
+    layout = settings.topology
+    place = topology.place(layout.layout, settings.train.device, launched, layout.share_device)
     if launched.under_torchrun:
         process.die_with_parent(os.getppid())
     process.prepare_cuda()
@@ -64,14 +64,16 @@ def train(settings: Config, profile_steps: int = 0) -> None:
     programme = programme_of(settings, splits, place)
     room = cache_room(settings, splits, programme, place, launched.local_world_size)
     directory, net = Path(settings.run.directory), config.geometry(settings)
-    with ExitStack() as opened:
+    with topology.telling(place), ExitStack() as opened:
         if place.is_chief:
             opened.enter_context(run.open_directory(directory, config.to_yaml(settings), splits["train"].to_keep()))
         # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
         loader = opened.enter_context(open_loader(settings, splits, programme, place, launched.local_world_size))
         stop = process.StopRequest(STOP_SIGNALS)
         opened.callback(topology.close_groups)
-        groups = topology.open_groups(place, settings.topology.timeout_s)
+        own = hello.mine(launched, place.layout, place.device.type, place.backend)
+        store = hello.meet(own, place.world_size, layout.timeout_s)
+        groups = topology.open_groups(place, layout.timeout_s, store)
         control = Control(groups.everyone)
         trainer = build_engine(settings, place, groups)
         if place.device.type == "cuda":
@@ -95,10 +97,7 @@ def train(settings: Config, profile_steps: int = 0) -> None:
         )  # fmt: skip
         after_step = opened.enter_context(profiled(profile_steps, directory / run.PROFILE, place.rank))
         stop.arm()
-        try:
-            Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start, after_step)
-        except LostRankError as lost:
-            raise RunError(topology.lost(place, lost)) from None
+        Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start, after_step)
 
 
 @dataclass(frozen=True)

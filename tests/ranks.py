@@ -8,7 +8,7 @@ import pickle
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -45,12 +45,14 @@ def _rank(
 def rank_runner() -> Ranks:
     """Return a function that calls `function(*arguments)` in `world_size` processes and returns their answers by rank.
 
-    The processes have the environment that torchrun gives; the function joins the group itself. It must be importable.
+    lost: ranks that are expected to stop or die: their answer is None, and they are killed when all others have
+    answered. The processes have the environment that torchrun gives; the function joins the group itself. It must be
+    importable.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch.distributed", "alexnet_dist.step"])
 
-    def run(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    def run(world_size: int, function: Callable[..., Any], *arguments: Any, lost: Collection[int] = ()) -> list[Any]:
         port = free_port()
         pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
         processes = [
@@ -63,7 +65,7 @@ def rank_runner() -> Ranks:
             sender.close()
         answers: dict[int, Any] = {}
         failure = None
-        readers = {receiver.fileno(): (rank, receiver) for rank, (receiver, _) in enumerate(pipes)}
+        readers = {receiver.fileno(): (rank, receiver) for rank, (receiver, _) in enumerate(pipes) if rank not in lost}
         while readers and failure is None:
             ready = wait(list(readers), timeout=120)
             if not ready:
@@ -77,8 +79,8 @@ def rank_runner() -> Ranks:
                     fine, answers[rank] = False, "died without a word"
                 if not fine:
                     failure = failure or f"rank {rank} of {world_size}: {answers[rank]}"
-        for process in processes:
-            if failure:
+        for rank, process in enumerate(processes):
+            if failure or rank in lost:
                 process.kill()
             process.join()
             process.close()
@@ -86,6 +88,6 @@ def rank_runner() -> Ranks:
             receiver.close()
         if failure:
             pytest.fail(failure)
-        return [answers[rank] for rank in range(world_size)]
+        return [answers.get(rank) for rank in range(world_size)]
 
     return run

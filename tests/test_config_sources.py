@@ -131,7 +131,7 @@ def test_all_problems_of_all_sources_in_one_report() -> None:
         ("model.layers.conv9.chanels", "did you mean 'model.layers.conv9.channels'?"),
         ("model.layers.cov4", "did you mean 'model.layers.conv4'?"),
         ("model.norm.sise", "did you mean 'model.norm.size'?"),
-        ("topology.zzz", "topology has layout, timeout_s"),
+        ("topology.zzz", "topology has layout, timeout_s, share_device"),
         ("zzz", "the configuration has data, model, optim, topology, train, run, metrics"),
         ("zzz.zzz", "no key is near"),
         ("optim.momentum.zzz", "no key is near"),

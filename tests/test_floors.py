@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # A name is a module of alexnet_dist, or one of its packages with all that is in it.
 FLOORS = (
     {"errors", "draws", "geometry", "process", "timeline"},
-    {"config", "data", "layers", "optim", "topology", "link", "metrics", "checkpoint", "profiling"},
+    {"config", "data", "layers", "optim", "topology", "hello", "link", "metrics", "checkpoint", "profiling"},
     {"model", "programme"},
     {"feed", "parallel", "run"},
     {"step"},
@@ -24,7 +24,7 @@ FLOORS = (
 # Commands whose library part another command calls.
 LENT: Mapping[str, set[str]] = {"predict": {"evaluate", "pack"}, "figures": {"export"}}
 CONFIG_READERS = {"config", "run", "opening", "train"} | FLOORS[-1]
-DISTRIBUTED = {"link", "topology", "parallel"}
+DISTRIBUTED = {"hello", "link", "topology", "parallel"}
 # process reads the environment; the demo hands it on to the processes it starts.
 ENVIRONMENT = {"alexnet_dist/process.py", "alexnet_dist/demo/__main__.py"}
 MOST_LINES = 300

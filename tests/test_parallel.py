@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from alexnet_dist import draws, link, model, parallel, topology
 from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.feed import Batch
 from alexnet_dist.layers import Address, local_response_norm
-from alexnet_dist.link import DelayedLink, P2PLink
+from alexnet_dist.link import DelayedLink, P2PLink, StagedLink
 from alexnet_dist.model import AlexNet, Tower, joined
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import LinkedTower, Reducer
@@ -30,6 +30,9 @@ SEED = 3
 CPU = Timeline(torch.device("cpu"))
 RATES = (0.02, 0.02, 0.002, 0.002, 0.002)  # a drop after two of the five steps
 RULE = Rule(bias_rate_factor=2.0)
+LINKS: Mapping[str, Callable[..., P2PLink]] = {
+    "overlapped": P2PLink, "blocking": partial(DelayedLink, blocking=True), "staged": StagedLink,
+}  # fmt: skip
 LARS = replace(RULE, trust_coefficient=0.2)
 
 
@@ -42,7 +45,7 @@ class Case:
     accumulate: int = 1
     mutant: str = ""
     rule: Rule = RULE
-    blocking: bool = False
+    line: str = "overlapped"
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,7 @@ def on_rank(cases: list[Case]) -> list[Outcome]:
             wired = AlexNet(SMALL, SEED, torch.float64)
         else:
             tower = Tower(place.towers[0], SMALL, SEED, torch.float64)
-            kind = partial(DelayedLink, blocking=True) if case.blocking else P2PLink
-            wired = LinkedTower(tower, kind(groups.pair, place.rank ^ 1, timeline))
+            wired = LinkedTower(tower, LINKS[case.line](groups.pair, place.rank ^ 1, timeline))
         mutate(case, wired, place.rank)
         outcomes.append(outcome(build(wired, groups.row, case, timeline), case, place.replica, place.replicas))
     topology.close_groups()
@@ -199,8 +201,9 @@ CASES = [
     Case(global_batch=13),
     Case(accumulate=3),
     Case(global_batch=13, accumulate=2),
-    Case(global_batch=13, blocking=True),
-    Case(accumulate=3, blocking=True),
+    Case(global_batch=13, line="blocking"),
+    Case(accumulate=3, line="blocking"),
+    Case(line="staged"),
     Case(rule=LARS),
 ]
 

@@ -164,6 +164,9 @@ def test_without_torchrun_a_process_is_the_only_one() -> None:
 def test_torchrun_says_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     assert launched(said) == Launched(5, 8, 1, 4, under_torchrun=True)
+    more = {"GROUP_RANK": "3", "NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+    assert launched(said | more) == Launched(5, 8, 1, 4, under_torchrun=True, node_rank=3, nccl_multi_rank=True)
+    assert not launched(said | {"NCCL_MULTI_RANK_GPU_ENABLE": "0"}).nccl_multi_rank
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     assert launched() == launched(said)

@@ -62,12 +62,27 @@ def test_a_cut_begins_anew(clock: list[float]) -> None:
     assert (stretch.read().step_s, stretch.read().join_wait_s, stretch.received_bytes) == (1.0, {}, 0)
 
 
-@pytest.mark.parametrize("words", ["Connection closed by peer [127.0.0.1]:1", "Timed out waiting 3000ms", "NCCL error"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Connection closed by peer [127.0.0.1]:1",
+        "Timed out waiting 3000ms",
+        "NCCL error",
+        "Gloo connectFullMesh failed",
+        "got 0 bytes. Connection was likely closed",
+    ],
+)
 def test_a_lost_rank_is_told_by_what_it_was_wanted_for(words: str) -> None:
     timeline = Timeline(torch.device("cpu"))
     with pytest.raises(LostRankError) as told, timeline.wait(LINK_WAIT, "conv3 forward"):
         raise RuntimeError(f"{words}\nmore")
     assert (told.value.what, told.value.reason) == ("conv3 forward", words)
+
+
+def test_a_source_line_of_the_library_is_not_told() -> None:
+    with pytest.raises(LostRankError) as told, naming("fc6 backward"):
+        raise RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:4. This is")
+    assert told.value.reason == "Connection closed by peer [::1]:4. This is"
 
 
 def test_another_fault_stays_what_it_is() -> None:

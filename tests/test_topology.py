@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist import topology
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.process import Launched, launched
-from alexnet_dist.topology import Groups, Layout, Topology, place
+from alexnet_dist.timeline import AVERAGING, CONTROL, LostRankError
+from alexnet_dist.topology import Groups, Layout, Topology, backend_of, lost, place, telling
 from ranks import Ranks
 
 ALONE = Launched(0, 1, 0, 1, under_torchrun=False)
@@ -67,6 +70,7 @@ def test_what_cannot_be_paired_is_refused(layout: Layout, one: Launched, message
 
 def devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setattr("torch.cuda.nccl.version", lambda: (2, 30, 7))
 
 
 def test_a_rank_takes_the_device_of_its_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +79,63 @@ def test_a_rank_takes_the_device_of_its_local_rank(monkeypatch: pytest.MonkeyPat
         found = [place("paired", device, one).device for one in ranks(8, nodes=2)]
         assert found == [torch.device("cuda", index) for index in (0, 1, 2, 3)] * 2
     assert place("paired", "cpu", ranks(2)[1]).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("count", "indices"), [(1, [0, 0, 0, 0]), (2, [0, 1, 0, 1]), (4, [0, 1, 2, 3])])
+def test_ranks_may_share_devices(count: int, indices: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    devices(monkeypatch, count)
+    places = [place("paired", "cuda", one, share_device=True) for one in ranks(4)]
+    assert [p.device for p in places] == [torch.device("cuda", index) for index in indices]
+    assert {(p.backend, p.is_staged) for p in places} == ({("nccl", False)} if count == 4 else {("gloo", True)})
+    told = replace(ranks(4)[3], nccl_multi_rank=True)
+    assert place("paired", "cuda", told, share_device=True).backend == "nccl"
+
+
+@pytest.mark.parametrize(
+    ("device", "shared", "nccl", "told", "backend"),
+    [
+        ("cpu", False, (), False, "gloo"),
+        ("cpu", True, (2, 30, 7), True, "gloo"),
+        ("cuda", False, (2, 29, 7), False, "nccl"),
+        ("cuda", True, (2, 30, 7), False, "gloo"),
+        ("cuda", True, (2, 29, 7), True, "gloo"),
+        ("cuda", True, (2, 30), True, "nccl"),
+        ("cuda", True, (3, 0, 1), True, "nccl"),
+    ],
+)
+def test_nccl_takes_a_shared_device_only_when_new_and_told_to(
+    device: str, shared: bool, nccl: tuple[int, ...], told: bool, backend: str
+) -> None:
+    assert backend_of(device, shared, nccl, told) == backend
+
+
+def test_on_a_cpu_nothing_is_staged() -> None:
+    assert not place("paired", "cpu", ranks(2)[0], share_device=True).is_staged
+
+
+@pytest.mark.parametrize(
+    ("layout", "rank", "what", "sentence"),
+    [
+        (
+            "paired",
+            3,
+            "conv3 forward",
+            "rank 3 (replica 1, tower 1) lost rank 2 (replica 1, tower 0) at: conv3 forward (",
+        ),
+        ("paired", 0, AVERAGING, "rank 0 (replica 0, tower 0) lost one of ranks 2, 4 at: averaging ("),
+        ("paired", 4, CONTROL, "rank 4 (replica 2, tower 0) lost one of ranks 0, 1, 2, 3, 5 at: control word ("),
+        ("fused", 1, AVERAGING, "rank 1 (replica 1, tower 0+1) lost one of ranks 0, 2, 3, 4, 5 at: averaging ("),
+    ],
+)
+def test_a_lost_rank_is_told_by_its_place(layout: Layout, rank: int, what: str, sentence: str) -> None:
+    with pytest.raises(RunError) as told, telling(place(layout, "cpu", ranks(6)[rank])):
+        raise LostRankError(what, "Timed out")
+    assert str(told.value).startswith(f"{sentence}Timed out); start again by the same command")
+
+
+def test_with_two_replicas_the_one_averaged_with_is_named() -> None:
+    told = lost(place("paired", "cpu", ranks(4)[1]), LostRankError(AVERAGING, "Timed out"))
+    assert "rank 1 (replica 0, tower 1) lost rank 3 (replica 1, tower 1) at: averaging" in told
 
 
 def test_auto_without_devices_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +147,13 @@ def test_auto_without_devices_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
     ("count", "one", "message"),
     [
         (0, ALONE, r"train\.device: cuda, but torch finds no CUDA device; use train\.device=cpu"),
+        (0, ranks(2)[0], r"train\.device: cuda, but torch finds no"),
         (3, ranks(4)[0], r"4 ranks on this node but 3 CUDA devices: .* --nproc-per-node=2, topology\.layout=fused"),
-        (1, ranks(2)[0], r"2 ranks on this node but 1 CUDA devices: .* --nproc-per-node=1, topology\.layout=fused"),
+        (
+            1,
+            ranks(2)[0],
+            r"2 ranks on this node but 1 CUDA devices: .* --nproc-per-node=1, .*topology\.share_device=true",
+        ),
     ],
 )
 def test_missing_devices_are_refused(count: int, one: Launched, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

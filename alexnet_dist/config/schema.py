@@ -145,6 +145,8 @@ class Topology(Section):
     """paired: two ranks a replica, one a tower (§3.5); fused: one rank; auto: paired under torchrun, else fused."""
     timeout_s: float = Field(600.0, gt=0)
     """Seconds a rank waits for the others before the run fails."""
+    share_device: bool = False
+    """Lets the ranks of a node share GPUs: a test layout, without a speed claim."""
 
 
 class Train(Section):
