@@ -7,7 +7,7 @@ from statistics import median
 
 import torch
 
-from alexnet_dist.benchmark import nets, ranks
+from alexnet_dist.benchmark import devices, nets
 from alexnet_dist.benchmark.joins import LATENCY, joins
 from alexnet_dist.benchmark.rounds import OTHERS, Entry, Figures, Row
 
@@ -23,7 +23,7 @@ COLUMNS = {
 
 def entries(batch: int, repeats: int, threads: int, device: str, narrower: int = 1) -> list[Entry]:
     """Return the two contenders, each of them two ranks; UserError where these have no CUDA device each."""
-    ranks.check_devices(device, 2)
+    devices.check_devices(device, 2)
     settings: Mapping[str, object] = {
         "batch": batch, "repeats": repeats, "threads": threads, "device": device, "narrower": narrower,
     }  # fmt: skip

@@ -20,7 +20,7 @@ WARM_UP = 2  # repetitions
 
 
 def measure(kind: str, batch: int, repeats: int, threads: int, narrower: int = 1) -> dict[str, float]:
-    """Return how many images a second go through both norms and back; kind: "torch" or "eager", which is ours."""
+    """Return how many images a second go through both norms and back; kind: "torch", or ours: "eager", "compiled"."""
     process.keep_freed_memory()
     torch.set_num_threads(threads)
     seconds = median(repetitions_s(kind, batch, WARM_UP + repeats, narrower)[WARM_UP:])
@@ -48,7 +48,16 @@ def repetitions_s(kind: str, batch: int, repeats: int, narrower: int) -> list[fl
     return found
 
 
+def compiler_problem(device: str) -> str:
+    """Return why our norm cannot be compiled here, or nothing."""
+    try:
+        local_response_norm(torch.zeros(1, 1, 1, 1, device=device), Norm(), compiled=True)
+    except RuntimeError as problem:
+        return f"torch.compile fails here: {str(problem).strip().splitlines()[0]}"
+    return ""
+
+
 def _function(kind: str, norm: Norm) -> Callable[[Tensor], Tensor]:
     if kind == "torch":
         return partial(F.local_response_norm, size=norm.size, alpha=norm.alpha * norm.size, beta=norm.beta, k=norm.k)
-    return partial(local_response_norm, norm=norm)
+    return partial(local_response_norm, norm=norm, compiled=kind == "compiled")

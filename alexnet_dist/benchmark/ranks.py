@@ -1,4 +1,7 @@
-"""Contenders of several processes: ranks under torchrun on this machine, which end together."""
+"""Contenders of several processes: ranks under torchrun on this machine, which end together.
+
+Torch is not imported here: this process only waits.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,8 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 
-import torch
-
 from alexnet_dist import process
-from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.errors import RunError
 
 LAST_LINES = 12
 
@@ -31,13 +32,3 @@ def measure(task: str, ranks: int, settings: Mapping[str, object]) -> dict[str, 
         raise RunError(f"{ranks} ranks of {task} failed:\n" + "\n".join(said.strip().splitlines()[-LAST_LINES:]))
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def check_devices(device: str, needed: int) -> None:
-    """Raise UserError where torch does not find as many CUDA devices as a benchmark needs."""
-    found = torch.cuda.device_count() if device == "cuda" else needed
-    if found < needed:
-        raise UserError(
-            f"--device cuda: torch finds {found} CUDA devices; expected at least {needed}: run this on a machine that"
-            " has them, or leave --device out to measure the CPU"
-        )

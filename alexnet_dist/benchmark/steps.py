@@ -41,9 +41,9 @@ GROUPS_TIMEOUT_S = 300.0
 class Job:
     """What a contender is to do.
 
-    batch: images a replica. steps: timed ones. threads: of each process. dtype: of the multiplications. narrower: what
-    the net's widths are divided by. ns_per_byte, blocking: of the pair's link (link.DelayedLink). peak_tflops: of the
-    device, 0 where nobody has said it.
+    batch: images a replica. steps: timed ones. threads: of each process. dtype: of the multiplications. compile_norm: of
+    our net. narrower: what the net's widths are divided by. ns_per_byte, blocking: of the pair's link
+    (link.DelayedLink). peak_tflops: of the device, 0 where nobody has said it.
     """
 
     batch: int
@@ -52,6 +52,7 @@ class Job:
     device: str = "cpu"
     dtype: str = "float32"
     channels_last: bool = False
+    compile_norm: bool = False
     narrower: int = 1
     ns_per_byte: float = 0.0
     blocking: bool = False
@@ -136,7 +137,7 @@ def measure_fused(**settings: object) -> dict[str, float]:
     begin(job)
     device = torch.device(job.device)
     timeline = Timeline(device)
-    model = AlexNet(nets.geometry(job.narrower), SEED)
+    model = AlexNet(nets.geometry(job.narrower), SEED, compile_norm=job.compile_norm)
     seconds, _ = _trained(model, topology.Groups(), InMemory(job, device), job, job.batch, timeline)
     return _figures(seconds, job.batch, job, device)
 
@@ -158,9 +159,9 @@ def measure_rank(**settings: object) -> dict[str, float]:
         link = P2PLink(groups.pair, peer, timeline, job.memory_format)
         if job.ns_per_byte or job.blocking:
             link = DelayedLink(groups.pair, peer, timeline, job.ns_per_byte, job.blocking)
-        model = LinkedTower(Tower(place.towers[0], nets.geometry(job.narrower), SEED), link)
+        tower = Tower(place.towers[0], nets.geometry(job.narrower), SEED, compile_norm=job.compile_norm)
         source, images = InMemory(job, place.device, place.replica), job.batch * place.replicas
-        seconds, reports = _trained(model, groups, source, job, images, timeline)
+        seconds, reports = _trained(LinkedTower(tower, link), groups, source, job, images, timeline)
         own = [seconds, [report.times.phase_s[LINK_WAIT] for report in reports]]
         told = [json.loads(one) for one in Control(groups.everyone).gather(json.dumps(own))]
     finally:
