@@ -41,8 +41,8 @@ GROUPS_TIMEOUT_S = 300.0
 class Job:
     """What a contender is to do.
 
-    batch: images a replica. steps: timed ones. threads: of each process. dtype: of the multiplications. compile_norm: of
-    our net. narrower: what the net's widths are divided by. ns_per_byte, blocking: of the pair's link
+    batch: images a replica. steps: timed ones. threads: of each process. dtype: of the multiplications. compile_norm:
+    of our net. narrower: what the net's widths are divided by. ns_per_byte, blocking: of the pair's link
     (link.DelayedLink). peak_tflops: of the device, 0 where nobody has said it.
     """
 

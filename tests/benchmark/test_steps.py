@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
 import pytest
@@ -20,9 +20,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _unchanged_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the process of the tests as it is: its threads, its allocator."""
-    monkeypatch.setattr(steps, "begin", lambda _job: None)
+def _unchanged_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave the process of the tests as it was: its threads, its allocator."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(steps, "begin", lambda job: torch.set_num_threads(job.threads))
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("measure", [steps.measure_plain, steps.measure_fused])
