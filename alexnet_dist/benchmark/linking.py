@@ -17,7 +17,7 @@ COLUMNS = {
     "wire_us": "torch us",
     "link_gigabytes_per_second": "PairLink GB/s",
     "wire_gigabytes_per_second": "torch GB/s",
-    "size_bytes": "bytes",
+    "size_kilobytes": "KB a direction",
 }
 
 
@@ -54,7 +54,7 @@ def _figures(name: str, size_bytes: int, ours: Figures, theirs: Figures) -> Figu
         "wire_us": theirs[name],
         "link_gigabytes_per_second": size_bytes / ours[name] / 1e3,
         "wire_gigabytes_per_second": size_bytes / theirs[name] / 1e3,
-        "size_bytes": size_bytes,
+        "size_kilobytes": size_bytes / 1e3,
         OTHERS: max(ours[OTHERS], theirs[OTHERS]),
     }
 

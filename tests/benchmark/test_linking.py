@@ -74,7 +74,7 @@ def contender(name: str, *times_us: float) -> Row:
 def test_rows_are_joins_and_ratios_are_of_the_same_round() -> None:
     rows = [contender(linking.LINK, 100, 200, 100), contender(linking.WIRE, 90, 180, 50)]
     found = {row.entry.name: row for row in linking.by_join(rows, 32)}
-    assert found[LATENCY].median("size_bytes") == 4
+    assert found[LATENCY].median("size_kilobytes") == 0.004
     assert found["conv3 forward"].median("link_us") == 100
     assert found["conv3 forward"].median("wire_us") == 90
     assert found["conv3 forward"].median("link_gigabytes_per_second") == pytest.approx(4 * 32 * 128 * 169 / 100 / 1e3)
