@@ -25,6 +25,8 @@ FLOORS = (
 LENT: Mapping[str, set[str]] = {"predict": {"evaluate", "pack"}, "figures": {"export"}}
 CONFIG_READERS = {"config", "run", "opening", "train"} | FLOORS[-1]
 DISTRIBUTED = {"hello", "link", "topology", "parallel"}
+# What torch's own calls take is measured beside ours.
+DISTRIBUTED_FILES = {"alexnet_dist/benchmark/wire.py"}
 # process reads the environment; the demo hands it on to the processes it starts.
 ENVIRONMENT = {"alexnet_dist/process.py", "alexnet_dist/demo/__main__.py"}
 MOST_LINES = 300
@@ -112,7 +114,8 @@ def test_only_the_upper_floors_see_the_configuration(module: Module) -> None:
 
 @pytest.mark.parametrize("module", HOUSE, ids=by_path)
 def test_few_modules_know_of_other_processes(module: Module) -> None:
-    assert module.unit in DISTRIBUTED or not any(name.startswith("torch.distributed") for name in module.imports)
+    if module.path not in DISTRIBUTED_FILES:
+        assert module.unit in DISTRIBUTED or not any(name.startswith("torch.distributed") for name in module.imports)
     if module.unit in ("model", "layers"):
         assert "torch.distributed" not in module.text
         assert not any(name.startswith(("multiprocessing", "subprocess", "socket")) for name in module.imports)

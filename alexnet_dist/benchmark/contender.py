@@ -18,6 +18,15 @@ TASKS = {
     "prepare_streaming": "alexnet_dist.benchmark.optional:prepare_streaming",
     "pack": "alexnet_dist.benchmark.packing:measure_ours",
     "pack_pil": "alexnet_dist.benchmark.packing:measure_pil",
+    "plain_step": "alexnet_dist.benchmark.steps:measure_plain",
+    "fused_step": "alexnet_dist.benchmark.steps:measure_fused",
+    "norm": "alexnet_dist.benchmark.norms:measure",
+    # Several processes: the task `ranks` starts one of those below in each.
+    "ranks": "alexnet_dist.benchmark.ranks:measure",
+    "rank_step": "alexnet_dist.benchmark.steps:measure_rank",
+    "rank_link": "alexnet_dist.benchmark.joins:measure_link",
+    "rank_wire": "alexnet_dist.benchmark.joins:measure_wire",
+    "rank_allreduce": "alexnet_dist.benchmark.wire:measure_allreduce",
 }
 
 
@@ -26,7 +35,8 @@ def main(arguments: list[str]) -> None:
     task, settings = arguments
     module, function = TASKS[task].split(":")
     found = getattr(importlib.import_module(module), function)(**json.loads(settings))
-    print(json.dumps(found or {}))
+    # In one write, so that of ranks that share a stdout each has a line of its own.
+    sys.stdout.write(json.dumps(found or {}) + "\n")
 
 
 if __name__ == "__main__":
