@@ -6,37 +6,20 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-
-from alexnet_dist import checkpoint, config, run
+from alexnet_dist import checkpoint, run
 from alexnet_dist.config import Config
-from alexnet_dist.data import augment, remote
+from alexnet_dist.data import remote
 from alexnet_dist.data.ahead import needed_bytes
 from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.plan import lanes_of, micro_batch, replica_slots
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
-from alexnet_dist.feed import Preparation
-from alexnet_dist.geometry import Geometry
-from alexnet_dist.layers import local_response_norm
-from alexnet_dist.link import P2PLink, StagedLink
-from alexnet_dist.model import AlexNet, Tower
-from alexnet_dist.optim import Progress, Rule, Schedule
-from alexnet_dist.parallel import Control, LinkedTower, Reducer
+from alexnet_dist.model import Tower
+from alexnet_dist.optim import Progress
+from alexnet_dist.parallel import Control
 from alexnet_dist.programme import Programme
-from alexnet_dist.step import Engine, engine
-from alexnet_dist.timeline import Timeline
-from alexnet_dist.topology import Groups, Topology
-
-WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
-COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-def set_arithmetic(settings: Config) -> None:
-    """Tell torch, for this process, what the config says of exactness: reproducible operations, TF32."""
-    torch.use_deterministic_algorithms(settings.train.deterministic)
-    torch.backends.cudnn.benchmark = not settings.train.deterministic
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.train.tf32
+from alexnet_dist.step import Engine
+from alexnet_dist.topology import Topology
 
 
 def open_splits(settings: Config) -> dict[str, Split]:
@@ -145,93 +128,6 @@ def open_loader(
         workers=settings.data.workers,
         max_bad_fraction=settings.data.max_bad_fraction,
         ahead_bytes=settings.data.cache_bytes // local_ranks,
-    )
-
-
-def preparation(settings: Config, train: Split, place: Topology) -> Preparation:
-    """Return what turns decoded pixels into the net's input, the mean image's centre crop on this rank's device."""
-    size, crop = train.manifest.size, settings.data.crop
-    first = augment.centre_offset(size, crop)
-    mean = torch.from_numpy(train.mean)[:, first : first + crop, first : first + crop].contiguous()
-    return Preparation(
-        seed=settings.run.seed,
-        size=size,
-        crop=crop,
-        flip=settings.data.flip,
-        colour_noise=settings.data.colour_noise,
-        components=train.components,
-        mean=mean.to(place.device),
-        dtype=WEIGHT_DTYPES[settings.train.dtype],
-        memory_format=memory_format_of(settings),
-    )
-
-
-def memory_format_of(settings: Config) -> torch.memory_format:
-    """Return how maps lie in memory."""
-    return torch.channels_last if settings.train.channels_last else torch.contiguous_format
-
-
-def check_compiler(net: Geometry, place: Topology) -> None:
-    """Raise UserError where torch.compile cannot make the norm, before the first step would."""
-    try:
-        local_response_norm(torch.zeros(1, 1, 1, 1, device=place.device), net.norm, compiled=True)
-    except RuntimeError as problem:
-        raise UserError(
-            f"train.compile_norm: torch.compile fails here: {str(problem).strip().splitlines()[0]};"
-            " install a C++ compiler (Debian: apt install g++), or set train.compile_norm=false"
-        ) from None
-
-
-def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
-    """Build this rank's wiring of the net, with initial weights drawn by address, and what trains it."""
-    net, dtype = config.geometry(settings), WEIGHT_DTYPES[settings.train.dtype]
-    memory_format = memory_format_of(settings)
-    if settings.train.compile_norm:
-        check_compiler(net, place)
-    timeline = Timeline(place.device)
-    model: AlexNet | LinkedTower
-    if groups.pair is None:
-        model = AlexNet(net, settings.run.seed, dtype, settings.train.compile_norm)
-    else:
-        tower = Tower(place.towers[0], net, settings.run.seed, dtype, settings.train.compile_norm)
-        link = StagedLink if place.is_staged else P2PLink
-        model = LinkedTower(tower, link(groups.pair, place.rank ^ 1, timeline, memory_format))
-    model = model.to(place.device).to(memory_format=memory_format)  # type: ignore[call-overload]
-    return engine(
-        model,
-        Reducer(model, groups.row, timeline),
-        rule_of(settings),
-        settings.run.seed,
-        settings.data.global_batch,
-        settings.train.accumulate,
-        COMPUTE_DTYPES[settings.train.dtype],
-        timeline,
-    )
-
-
-def rule_of(settings: Config) -> Rule:
-    """Return the update rule."""
-    recipe = settings.optim
-    trust_coefficient = recipe.trust_coefficient if recipe.rule == "lars" else None
-    return Rule(recipe.momentum, recipe.weight_decay, recipe.bias_learning_rate_factor, trust_coefficient)
-
-
-def schedule_of(settings: Config) -> Schedule:
-    """Return the learning rate's schedule, the rate scaled with the global batch where a reference is given.
-
-    Linear scaling: Goyal et al., arXiv 1706.02677, §2.1.
-    """
-    recipe = settings.optim
-    scale = 1.0 if recipe.reference_batch is None else settings.data.global_batch / recipe.reference_batch
-    return Schedule(
-        scale * recipe.learning_rate,
-        recipe.schedule,
-        recipe.drop_factor,
-        recipe.patience,
-        recipe.least_improvement,
-        recipe.max_drops,
-        tuple(recipe.drop_epochs),
-        recipe.warmup_epochs,
     )
 
 

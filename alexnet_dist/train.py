@@ -18,23 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alexnet_dist import checkpoint, config, geometry, hello, optim, process, run, step, topology
+from alexnet_dist.building import build_engine, preparation, schedule_of, set_arithmetic, slowness
 from alexnet_dist.config import Config
 from alexnet_dist.errors import RunError
 from alexnet_dist.feed import Feed
 from alexnet_dist.journal import Evaluation, Journal, Told
 from alexnet_dist.metrics import Metrics, remove_targets, write_targets
-from alexnet_dist.opening import (
-    Start,
-    build_engine,
-    cache_room,
-    open_loader,
-    open_splits,
-    preparation,
-    programme_of,
-    resume,
-    schedule_of,
-    set_arithmetic,
-)
+from alexnet_dist.opening import Start, cache_room, open_loader, open_splits, programme_of, resume
 from alexnet_dist.parallel import Control, LinkedTower, Word
 from alexnet_dist.profiling import profiled
 from alexnet_dist.programme import Programme
@@ -254,6 +244,8 @@ def announce(
         f" ({place.world_size} rank(s), {place.device.type}); {sum(programme.counts):,} images,"
         f" {programme.steps_per_epoch:,} steps an epoch, {programme.steps:,} in all; run {settings.run.directory}",
     )
+    if (slow := slowness(settings, place)) is not None:
+        say(place, slow)
     if start.step:
         say(place, f"resuming from step {start.step:,} (epoch {start.step / programme.steps_per_epoch:.2f})")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_dist import checkpoint, config, opening, run, topology
+from alexnet_dist import building, checkpoint, config, opening, run, topology
 from alexnet_dist.parallel import Control
 from alexnet_dist.process import launched
 from runs import settings, write_run
@@ -26,7 +26,7 @@ def pass_on(source: Path, target: Path, words: list[str]) -> int:
     chosen = settings(*words)
     place = topology.place(chosen.topology.layout, "cpu", launched())
     groups = topology.open_groups(place, 60)
-    trainer = opening.build_engine(chosen, place, groups)
+    trainer = building.build_engine(chosen, place, groups)
     net_state, control = run.geometry_state(config.geometry(chosen)), Control(groups.everyone)
     start = opening.resume(source, trainer, net_state, {}, control, place)
     if place.replica == 0:

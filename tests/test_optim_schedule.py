@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist import config
+from alexnet_dist.building import rule_of, schedule_of
 from alexnet_dist.config import Config
-from alexnet_dist.opening import rule_of, schedule_of
 from alexnet_dist.optim import Progress, Rule, Schedule, after_evaluation, learning_rate
 
 

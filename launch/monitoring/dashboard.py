@@ -48,6 +48,10 @@ def step_quantile(quantile: float) -> str:
 
 
 DATA_WAIT_SHARE = f"sum by (run) ({phase_rate('data_wait')}) / sum by (run) ({rate('phase_seconds_total')})"
+MEAN_JOIN_WAIT = (
+    f"sum by (run, join) ({rate('link_wait_seconds_total')}) / ignoring (join) group_left sum by (run)"
+    f" ({rate('steps_total')})"
+)
 MEAN_PHASE = (
     f"sum by (run, phase) ({rate('phase_seconds_total')}) / on (run) group_left () sum by (run) ({rate('steps_total')})"
 )
@@ -132,6 +136,9 @@ def step_time() -> list[Json]:
               quantiles | {"{{run}} mean": mean}),
         graph("Mean step by phase", "Of one run, stacked: the phases add up to the step. The rank that all wait for"
               " waits least itself.", "s", {"{{run}} {{phase}}": MEAN_PHASE}, stacked=True),
+        graph("Link wait by join", "Mean of a step and a rank: time at the link to the other tower that its own work"
+              " did not hide, by layer and pass; the next batch's pixels cross it too.", "s",
+              {"{{run}} {{join}}": MEAN_JOIN_WAIT}, stacked=True),
         graph("Data-wait share", "Part of the steps' time spent waiting for decoded images: 0 where loading keeps up.",
               "percentunit", {"{{run}}": DATA_WAIT_SHARE}, max=1),
     ]  # fmt: skip
