@@ -121,6 +121,38 @@ def local_response_norm(maps: Tensor, norm: Norm, compiled: bool = False) -> Ten
     return cast("Tensor", _Normalise.apply(maps, norm, compiled))  # type: ignore[no-untyped-call]
 
 
+class _Pool(torch.autograd.Function):
+    """Max pooling of maps that lie channel by channel on a CPU, in half the time of torch's.
+
+    torch's kernel for channels last is vectorised, the other is not; turning the maps there and the smaller result back
+    costs less than the difference. The gradient goes by torch's own kernel and the same places.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, kernel: int, stride: int) -> Tensor:
+        last = maps.contiguous(memory_format=torch.channels_last)
+        largest, places = F.max_pool2d_with_indices(last, [kernel], [stride], ceil_mode=True)
+        ctx.save_for_backward(maps, places.contiguous())
+        ctx.window = (kernel, stride)
+        return largest.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        maps, places = ctx.saved_tensors
+        kernel, stride = ([side, side] for side in ctx.window)
+        result = torch.ops.aten.max_pool2d_with_indices_backward(
+            gradient.contiguous(), maps, kernel, stride, [0, 0], [1, 1], True, places
+        )
+        return result, None, None
+
+
+def max_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
+    """Take the largest of each window, (B, C, H, W); windows overlap and may hang over the edges (§3.4)."""
+    if maps.device.type == "cpu" and maps.is_contiguous():
+        return cast("Tensor", _Pool.apply(maps, kernel, stride))  # type: ignore[no-untyped-call]
+    return F.max_pool2d(maps, kernel, stride, ceil_mode=True)
+
+
 @dataclass(frozen=True)
 class Address:
     """Where a batch stands in its run: what dropout masks are drawn from.

@@ -16,7 +16,7 @@ from torch.profiler import record_function
 
 from alexnet_dist import draws, geometry
 from alexnet_dist.geometry import Geometry, Layer, Shape, channel_span
-from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm
+from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 
@@ -71,7 +71,7 @@ class Tower(nn.Module):
         if layer.norm:
             maps = local_response_norm(maps, self.net.norm, self.compile_norm)
         if layer.pool:
-            maps = F.max_pool2d(maps, *layer.pool, ceil_mode=True)
+            maps = max_pool(maps, *layer.pool)
         if layer.dropout and not self.training:
             return maps * (1 - layer.dropout)
         if layer.dropout:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import literal
 from alexnet_dist import draws, layers
 from alexnet_dist.geometry import Norm
-from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, window_sum
+from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool, window_sum
 from literal import Array
 
 NORMS = [Norm(), Norm(3, 0.05, 0.75, 1.0), Norm(5, 0.2, 0.5, 2.0), Norm(7, 0.1, 1.0, 1.5), Norm(1, 0.3, 1.3, 2.0)]
@@ -141,8 +141,14 @@ def test_lrn_keeps_the_dtype(dtype: torch.dtype) -> None:
 )
 def test_pooling_overlaps_and_covers_the_map(side: int, kernel: int, stride: int) -> None:
     maps = noise(2, 3, side, side) - 10  # below zero: a window's missing part must not read as zero
-    found = F.max_pool2d(maps, kernel, stride, ceil_mode=True)
-    np.testing.assert_array_equal(found.numpy(), literal.pool(maps.numpy(), kernel, stride))
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        ours, torchs = (maps.clone(memory_format=memory_format).requires_grad_() for _ in range(2))
+        found = max_pool(ours, kernel, stride)
+        np.testing.assert_array_equal(found.detach().numpy(), literal.pool(maps.numpy(), kernel, stride))
+        wanted = F.max_pool2d(torchs, kernel, stride, ceil_mode=True)
+        pull = noise(*found.shape)
+        gradients = (torch.autograd.grad(made, leaf, pull)[0] for made, leaf in ((found, ours), (wanted, torchs)))
+        assert next(gradients).equal(next(gradients))
 
 
 @pytest.mark.parametrize(
