@@ -13,8 +13,8 @@ from runs import settings
 from test_step import Source, batch, fresh
 
 STEPS, RATE = 100, 0.005
-# Of the largest loss, at any of the hundred steps. Measured on a CPU: 0.041. Small differences grow as any do in training,
-# so a longer or steeper curve would part further.
+# Of the largest loss, at any of the hundred steps. Measured on a CPU: 0.041. Small differences grow as any do in
+# training, so a longer or steeper curve would part further.
 LARGEST_ERROR = 0.1
 
 
