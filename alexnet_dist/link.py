@@ -82,7 +82,7 @@ class P2PLink:
         received = torch.empty(
             tuple(receive_shape), dtype=sent.dtype, device=sent.device, memory_format=memory_format,
             # Asked only where CUDA is up: to answer, torch would bring it up, for a run on the CPU too.
-            pin_memory=torch.cuda.is_initialized() and sent.is_pinned(),
+            pin_memory=torch.cuda.is_initialized() and sent.is_pinned(),  # type: ignore[no-untyped-call]
         )  # fmt: skip
         self._timeline.sent_bytes += sent.nbytes
         self._timeline.received_bytes += received.nbytes
