@@ -141,7 +141,10 @@ class Feed:
 
 
 class _Upload:
-    """The way of rows from the ring to the device: on CUDA a copy on a stream of its own, beside the step's work."""
+    """The way of rows from the ring to the device: on CUDA a copy on a stream of its own, beside the step's work.
+
+    The ring is pinned (Loader.pin): from pageable memory CUDA would hold the host until it has staged the rows.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

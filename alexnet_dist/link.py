@@ -81,7 +81,8 @@ class P2PLink:
         sent = tensor.contiguous(memory_format=memory_format)
         received = torch.empty(
             tuple(receive_shape), dtype=sent.dtype, device=sent.device, memory_format=memory_format,
-            pin_memory=sent.is_pinned(),
+            # Asked only where CUDA is up: to answer, torch would bring it up, for a run on the CPU too.
+            pin_memory=torch.cuda.is_initialized() and sent.is_pinned(),  # type: ignore[no-untyped-call]
         )  # fmt: skip
         self._timeline.sent_bytes += sent.nbytes
         self._timeline.received_bytes += received.nbytes

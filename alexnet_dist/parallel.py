@@ -45,9 +45,10 @@ class Reducer:
     Not DistributedDataParallel: it rebuilds its buckets after the first step, and gloo's sum of three or more ranks
     depends on an element's place in its bucket, so a resumed run would differ from an undisturbed one.
 
-    The pair's and the replicas' communicators are never in flight together: conv3 and all above it are launched when
-    the gradient of stage 0's output is complete, that is, after the last exchange of backward was waited for; they
-    travel while conv2 and conv1 compute. Those two follow after backward.
+    No sum is in flight beside an exchange of the step: conv3 and all above it are launched when the gradient of stage
+    0's output is complete, that is, after the last exchange of backward was waited for; they travel while conv2 and
+    conv1 compute. Those two follow after backward. The next batch's pixels, posted just before the first sum, may still
+    be on their way: every rank posts in this order, and NCCL keeps to it (process.prepare_cuda).
     """
 
     def __init__(self, model: AlexNet | LinkedTower, group: dist.ProcessGroup | None, timeline: Timeline) -> None:

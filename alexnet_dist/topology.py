@@ -136,15 +136,16 @@ class Groups:
 
 
 def open_groups(topology: Topology, timeout_s: float, store: Store | None = None) -> Groups:
-    """Join the other ranks and build the groups; a single process needs none.
+    """Make this rank's device the current one, join the other ranks and build the groups; a single process needs none.
 
     store: where the ranks have met; None: they meet now, where the environment says. Raises LostRankError.
     """
+    if topology.device.type == "cuda":
+        # Also for a single rank: events, and memory that is pinned, belong to the current device.
+        torch.cuda.set_device(topology.device)
     if topology.world_size == 1:
         return Groups()
     timeout = timedelta(seconds=timeout_s)
-    if topology.device.type == "cuda":
-        torch.cuda.set_device(topology.device)
     bound = topology.device if topology.backend == "nccl" else None
     with naming(GROUPS):
         dist.init_process_group(

@@ -148,9 +148,8 @@ def test_uniform_is_never_0_or_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_the_same_bits() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     rows, columns = torch.arange(64) * 67_108_859, torch.arange(4096)
     wanted = draws.bits((2**32 - 1, 2**31), rows, columns)
     assert draws.bits((2**32 - 1, 2**31), rows.cuda(), columns.cuda()).cpu().equal(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import draws, link, model, parallel, topology
+from alexnet_dist import draws, link, model, parallel, process, topology
 from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.feed import Batch
 from alexnet_dist.layers import Address, local_response_norm
@@ -46,11 +47,13 @@ class Case:
     mutant: str = ""
     rule: Rule = RULE
     line: str = "overlapped"
+    device: str = "cpu"
+    memory_format: torch.memory_format = torch.contiguous_format
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rank has seen: its slots' first logits, its towers' first gradients and last weights."""
+    """What one rank has seen: its slots' first logits, its towers' first gradients and last weights; on the CPU."""
 
     slots: tuple[int, int]
     logits: Tensor
@@ -58,14 +61,14 @@ class Outcome:
     weights: dict[int, dict[str, Tensor]]
 
 
-def rows(step: int, first: int, end: int) -> tuple[Tensor, Tensor]:
-    """Return images and labels of slots [first, end) of a step, each slot's its own."""
+def rows(step: int, first: int, end: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Return images, labels and numbers of slots [first, end) of a step, each slot's its own."""
     images, labels = [], []
     for slot in range(first, end):
         generator = torch.Generator().manual_seed(draws.seed64("rows", step, slot) >> 1)
         images.append(50 * torch.randn(3, SMALL.side, SMALL.side, generator=generator, dtype=torch.float64))
         labels.append(int(torch.randint(SMALL.classes, (), generator=generator)))
-    return torch.stack(images), torch.tensor(labels)
+    return torch.stack(images).to(device), torch.tensor(labels, device=device), torch.arange(first, end, device=device)
 
 
 class Slots:
@@ -80,7 +83,7 @@ class Slots:
             for index in range(case.accumulate):
                 first, end = micro_batch(index, case.accumulate, *span)
                 task = Task(True, 0, step, np.arange(first, end), first)
-                yield Batch(task, *rows(step, first, end), torch.arange(first, end))
+                yield Batch(task, *rows(step, first, end, case.device))
 
     def take(self) -> Batch:
         return next(self._batches)
@@ -92,23 +95,25 @@ class Slots:
 def outcome(trainer: Engine, case: Case, replica: int, replicas: int) -> Outcome:
     slots = replica_slots(replica, replicas, case.global_batch)
     trainer.model.train()
-    logits = trainer.model(rows(0, *slots)[0], Address(SEED, 0, torch.arange(*slots))).detach()
+    images, _, numbers = rows(0, *slots, case.device)
+    logits = trainer.model(images, Address(SEED, 0, numbers)).detach().cpu()
     source = Slots(case, replica, replicas)
     gradients: dict[int, dict[str, Tensor]] = {}
     for step, rate in enumerate(RATES):
         train_step(trainer, source, step, rate)
         if step == 0:
             gradients = {
-                tower: {name: gradient.clone() for name, gradient in joined(tower, trainer.gradients(tower)).items()}
+                tower: {name: value.clone().cpu() for name, value in joined(tower, trainer.gradients(tower)).items()}
                 for tower in trainer.weights
             }
     weights = {tower: joined(tower, named) for tower, named in trainer.weights.items()}
     return Outcome(
-        slots, logits, gradients, {t: {n: w.detach() for n, w in named.items()} for t, named in weights.items()}
+        slots, logits, gradients, {t: {n: w.detach().cpu() for n, w in named.items()} for t, named in weights.items()}
     )
 
 
 def build(wired: AlexNet | LinkedTower, group: Any, case: Case, timeline: Timeline) -> Engine:
+    wired = wired.to(timeline.device).to(memory_format=case.memory_format)  # type: ignore[call-overload]
     reducer = Reducer(wired, group, timeline)
     return engine(wired, reducer, case.rule, SEED, case.global_batch, case.accumulate, torch.float64, timeline)
 
@@ -152,33 +157,42 @@ def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
         raise AssertionError(case.mutant)
 
 
-def on_rank(cases: list[Case]) -> list[Outcome]:
-    """Join the other ranks and go through the cases; runs in a process of its own."""
-    place = topology.place(cases[0].layout, "cpu", launched())
+def on_rank(cases: list[Case], environment: Mapping[str, str] | None = None, backend: str = "gloo") -> list[Outcome]:
+    """Join the other ranks and go through the cases, of one device; runs in a process of its own."""
+    os.environ.update(environment or {})
+    process.prepare_cuda()
+    place = topology.place(cases[0].layout, cases[0].device, launched(), share_device=True)
+    assert (place.device.type, place.backend) == (cases[0].device, backend)
     groups = topology.open_groups(place, 60)
     outcomes = []
     for case in cases:
-        timeline = Timeline(torch.device("cpu"))
+        timeline = Timeline(place.device)
         wired: AlexNet | LinkedTower
         if groups.pair is None:
             wired = AlexNet(SMALL, SEED, torch.float64)
         else:
             tower = Tower(place.towers[0], SMALL, SEED, torch.float64)
-            wired = LinkedTower(tower, LINKS[case.line](groups.pair, place.rank ^ 1, timeline))
+            line = LINKS[case.line]
+            options = {} if line is LINKS["blocking"] else {"memory_format": case.memory_format}
+            wired = LinkedTower(tower, line(groups.pair, place.rank ^ 1, timeline, **options))
         mutate(case, wired, place.rank)
         outcomes.append(outcome(build(wired, groups.row, case, timeline), case, place.replica, place.replicas))
     topology.close_groups()
     return outcomes
 
 
-@pytest.fixture(scope="module")
-def oracle() -> dict[tuple[int, Rule], Outcome]:
-    """One process, one batch, by global batch and rule."""
+def oracles() -> dict[tuple[int, Rule], Outcome]:
+    """Return what one process makes of one batch on the CPU, by global batch and rule."""
     cases = [Case(global_batch=12), Case(global_batch=13), Case(rule=LARS)]
     return {
         (case.global_batch, case.rule): outcome(build(AlexNet(SMALL, SEED, torch.float64), None, case, CPU), case, 0, 1)
         for case in cases
     }
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[tuple[int, Rule], Outcome]:
+    return oracles()
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:

@@ -59,9 +59,11 @@ class Source:
         self.when_ahead()
 
 
-def fresh(accumulate: int = 1, dtype: torch.dtype = torch.float64, compute: torch.dtype = torch.float64) -> Engine:
-    model = AlexNet(SMALL, SEED, dtype)
-    rule, timeline = Rule(bias_rate_factor=2.0), Timeline(torch.device("cpu"))
+def fresh(
+    accumulate: int = 1, dtype: torch.dtype = torch.float64, compute: torch.dtype = torch.float64, device: str = "cpu"
+) -> Engine:
+    model = AlexNet(SMALL, SEED, dtype).to(device)
+    rule, timeline = Rule(bias_rate_factor=2.0), Timeline(torch.device(device))
     reducer = Reducer(model, None, timeline)
     return engine(model, reducer, rule, SEED, GLOBAL_BATCH, accumulate, compute, timeline)
 

@@ -187,3 +187,13 @@ def test_groups_hold_the_pair_the_row_and_everyone(run_ranks: Ranks) -> None:
         [[2, 3], [1, 3], everyone],
     ]
     assert run_ranks(2, members, "fused") == [[None, [0, 1], [0, 1]]] * 2
+
+
+def test_a_single_rank_makes_its_device_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.set_device", made.append)
+    device = torch.device("cuda", 1)
+    assert topology.open_groups(Topology(0, 1, 0, "fused", device, "nccl"), 60) == Groups()
+    assert made == [device]
+    topology.open_groups(Topology(0, 1, 0, "fused", torch.device("cpu")), 60)
+    assert made == [device]
