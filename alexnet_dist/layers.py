@@ -90,11 +90,14 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, maps: Tensor, norm: Norm, compiled: bool) -> Tensor:
+        chunks = _chunks(maps)
         if compiled:
             result, denominator = _compiled()[0](maps, norm, _fusible_window_sum)
+        elif len(chunks) == 1:
+            result, denominator = _values(maps, norm, window_sum)
         else:
             result, denominator = torch.empty_like(maps), torch.empty_like(maps, dtype=_wide(maps[:0]).dtype)
-            for rows in _chunks(maps):
+            for rows in chunks:
                 result[rows], denominator[rows] = _values(maps[rows], norm, window_sum)
         ctx.save_for_backward(maps, denominator)
         ctx.norm, ctx.compiled = norm, compiled  # type: ignore[attr-defined]  # autograd's context is open to attributes
@@ -105,8 +108,11 @@ class _Normalise(torch.autograd.Function):
         maps, denominator = ctx.saved_tensors
         if ctx.compiled:
             return _compiled()[1](maps, denominator, gradient, ctx.norm, _fusible_window_sum), None, None
+        chunks = _chunks(maps)
+        if len(chunks) == 1:
+            return _gradient(maps, denominator, gradient, ctx.norm, window_sum), None, None
         result = torch.empty_like(maps)
-        for rows in _chunks(maps):
+        for rows in chunks:
             result[rows] = _gradient(maps[rows], denominator[rows], gradient[rows], ctx.norm, window_sum)
         return result, None, None
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import config, geometry, opening, topology
+from alexnet_dist import building, config, geometry, opening, topology
 from alexnet_dist.data import augment
 from alexnet_dist.feed import Batch, Feed
 from alexnet_dist.geometry import Geometry, Norm
@@ -53,10 +53,10 @@ def opened(shards: Path, home: Path, device: str, *words: str) -> Iterator[tuple
     splits = opening.open_splits(chosen)
     programme = opening.programme_of(chosen, splits, place)
     with opening.open_loader(chosen, splits, programme, place, 1) as loader:
-        trainer = opening.build_engine(chosen, place, topology.open_groups(place, 60))
+        trainer = building.build_engine(chosen, place, topology.open_groups(place, 60))
         if place.device.type == "cuda":
             loader.pin()
-        how = opening.preparation(chosen, splits["train"], place)
+        how = building.preparation(chosen, splits["train"], place)
         yield trainer, Feed(programme.tasks(0, 1, 0, 0), loader, place.towers, None, how, trainer.timeline)
 
 
