@@ -124,7 +124,7 @@ class Word:
 
 
 class Control:
-    """The control word: posted after each step, waited for at a fixed place one step later.
+    """The control word: posted when a step has been read, waited for at a fixed place one step later.
 
     Every rank thus learns of a signal, a loss or a fault at the same step, and acts at the same step. It travels over
     gloo between hosts.
