@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import record_function
 
 from alexnet_dist import draws, geometry
 from alexnet_dist.geometry import Geometry, Layer, Shape, channel_span
 from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool
+from alexnet_dist.timeline import region
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 
@@ -57,7 +57,7 @@ class Tower(nn.Module):
         """
         if stage == 0 and self.net.input_scale != 1:
             maps = maps * self.net.input_scale
-        with record_function(f"stage {stage}: {'-'.join(self.stage_names[stage])}"):
+        with region(f"stage {stage}: {'-'.join(self.stage_names[stage])}"):
             for name in self.stage_names[stage]:
                 layer, module = self.net.layers[name], self.get_submodule(name)
                 maps = module(maps, other_maps) if layer.reads == "both" else module(maps)
