@@ -99,9 +99,12 @@ class P2PLink:
     def wait(self, handle: Handle) -> Tensor:
         """Wait for both directions; on CUDA only the current stream waits."""
         with self._timeline.wait(LINK_WAIT, handle.join):
-            for work in handle.works:
-                work.wait()
+            self._finish(handle)
         return handle.received
+
+    def _finish(self, handle: Handle) -> None:
+        for work in handle.works:
+            work.wait()
 
 
 class StagedLink(P2PLink):
@@ -140,18 +143,17 @@ class DelayedLink(P2PLink):
         """Post both directions and note when they will have arrived."""
         handle = super().start(tensor, receive_shape, join)
         handle = replace(handle, arrives_s=time.perf_counter() + handle.received.nbytes * self._ns_per_byte * 1e-9)
-        return replace(handle, works=(), received=self._arrived(handle)) if self._blocking else handle
+        if self._blocking:
+            super().wait(handle)
+        return handle
 
     def wait(self, handle: Handle) -> Tensor:
         """Wait for both directions and for the rest of the delay."""
-        return handle.received if self._blocking else self._arrived(handle)
+        return handle.received if self._blocking else super().wait(handle)
 
-    def _arrived(self, handle: Handle) -> Tensor:
-        with self._timeline.wait(LINK_WAIT, handle.join):
-            for work in handle.works:
-                work.wait()
-            time.sleep(max(0.0, handle.arrives_s - time.perf_counter()))
-        return handle.received
+    def _finish(self, handle: Handle) -> None:
+        super()._finish(handle)
+        time.sleep(max(0.0, handle.arrives_s - time.perf_counter()))
 
 
 def _in_order(tensor: Tensor) -> Tensor:
