@@ -153,15 +153,24 @@ def learning_rate(schedule: Schedule, progress: Progress, step: int, steps_per_e
         drops = progress.drops
     else:
         drops = sum(step >= round(epoch * steps_per_epoch) for epoch in schedule.drop_epochs)
-    warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
+    warmup_steps = _warmup_steps(schedule, steps_per_epoch)
     share = (step + 1) / warmup_steps if step < warmup_steps else 1.0
     return share * schedule.initial_rate / schedule.factor**drops
 
 
-def after_evaluation(schedule: Schedule, progress: Progress, error: float) -> Progress:
-    """Return the progress after an evaluation of the whole validation set with this top-1 error, a fraction."""
+def _warmup_steps(schedule: Schedule, steps_per_epoch: int) -> int:
+    return round(schedule.warmup_epochs * steps_per_epoch)
+
+
+def after_evaluation(schedule: Schedule, progress: Progress, error: float, step: int, steps_per_epoch: int) -> Progress:
+    """Return the progress after an evaluation of the whole validation set, at `step` completed steps.
+
+    error: top-1, a fraction. During a warm-up patience is not tried: a rate that still grows is not yet too large.
+    """
     if progress.best_error is None or error < progress.best_error - schedule.least_improvement:
         return replace(progress, best_error=error, evaluations_since_best=0)
+    if step < _warmup_steps(schedule, steps_per_epoch):
+        return progress
     waited = progress.evaluations_since_best + 1
     if waited < schedule.patience or progress.drops >= schedule.max_drops:
         return replace(progress, evaluations_since_best=waited)

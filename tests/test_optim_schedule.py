@@ -25,7 +25,7 @@ def rates(schedule: Schedule, errors: Sequence[float]) -> list[float]:
     """Return the rate after each evaluation."""
     progress, found = Progress(), []
     for error in errors:
-        progress = after_evaluation(schedule, progress, error)
+        progress = after_evaluation(schedule, progress, error, 0, 10)
         found.append(learning_rate(schedule, progress, 0, 1))
     return found
 
@@ -58,7 +58,7 @@ def test_plateau_drops_when_the_error_stops_improving(
 def test_plateau_keeps_its_promises(errors: list[float], patience: int, least: float, most: int) -> None:
     schedule, progress, last_drop = plateau(patience=patience, least_improvement=least, max_drops=most), Progress(), -1
     for index, error in enumerate(errors):
-        after = after_evaluation(schedule, progress, error)
+        after = after_evaluation(schedule, progress, error, 0, 10)
         assert after.drops - progress.drops in (0, 1)
         if after.drops > progress.drops:
             assert index - last_drop >= patience
@@ -66,8 +66,16 @@ def test_plateau_keeps_its_promises(errors: list[float], patience: int, least: f
         assert after.drops <= most
         assert after.best_error is not None
         assert after.best_error <= (progress.best_error if progress.best_error is not None else 1)
-        assert after == after_evaluation(schedule, progress, error)
+        assert after == after_evaluation(schedule, progress, error, 0, 10)
         progress = after
+
+
+def test_plateau_has_patience_while_the_rate_still_grows() -> None:
+    schedule, progress = plateau(patience=1, warmup_epochs=2.0), Progress(best_error=0.5)
+    warming = after_evaluation(schedule, progress, 0.9, 19, 10)
+    assert warming == progress
+    assert after_evaluation(schedule, warming, 0.9, 20, 10).drops == 1
+    assert after_evaluation(schedule, warming, 0.4, 19, 10).best_error == 0.4
 
 
 def test_plateau_is_blind_to_steps() -> None:
