@@ -6,6 +6,7 @@ step whose files have the hashes of its manifest is the one to resume from.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from alexnet_dist.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 STEP_NAME = re.compile(r"step-(\d{8})")
 MANIFEST = "manifest.json"
 
@@ -47,12 +48,18 @@ def tower_file(tower: int) -> str:
 
 
 def write_tower(directory: Path, step: int, tower: int, tensors: Mapping[str, Tensor]) -> None:
-    """Write one tower's weights and velocities durably; the checkpoint counts only once `commit` has run."""
+    """Write one tower's weights and velocities durably; the checkpoint counts only once `commit` has run.
+
+    Raises OSError, for a full disk too.
+    """
     target = step_directory(directory, step) / tower_file(tower)
     target.parent.mkdir(parents=True, exist_ok=True)
     _sync_folder(directory)
     temporary = target.with_suffix(".tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    except SafetensorError as problem:  # for a full disk too, whose error it swallows
+        raise OSError(errno.EIO, str(problem)) from None
     temporary.chmod(0o644)  # safetensors leaves it readable by its owner alone
     replace_durably(temporary, target)
 
@@ -64,7 +71,7 @@ def commit(directory: Path, step: int, state: Mapping[str, Any], keep: int) -> N
     """
     home = step_directory(directory, step)
     files = {tower_file(tower): _record(home / tower_file(tower)) for tower in (0, 1)}
-    write_durably(home / MANIFEST, _text({"format": FORMAT, "step": step, "files": files, **state}))
+    write_durably(home / MANIFEST, _text({"format": FORMAT, "step": step, "files": files, **state}).encode())
     finished = _finished_steps(directory)
     kept = sorted(number for number in finished if number <= step)[-keep:]
     for number in set(finished).difference(kept):
@@ -122,10 +129,10 @@ def replace_durably(temporary: Path, target: Path) -> None:
     _sync_folder(target.parent)
 
 
-def write_durably(target: Path, text: str) -> None:
-    """Write a text file by `replace_durably`."""
+def write_durably(target: Path, content: bytes) -> None:
+    """Write a file by `replace_durably`."""
     temporary = target.with_name(target.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     replace_durably(temporary, target)
 
 

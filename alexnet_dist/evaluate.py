@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alexnet_dist import process
+from alexnet_dist.building import set_arithmetic
 from alexnet_dist.data import augment
 from alexnet_dist.data.loader import Loader, Order, labels, pixels
 from alexnet_dist.data.plan import validation_ids, validation_steps
@@ -72,6 +73,7 @@ def evaluate(runs: list[Run], split: Split, views: int, device: torch.device, wo
                 f" {split.manifest.size}; pack with --size {run.manifest.size}"
             )
         run.model.to(device)
+    set_arithmetic(runs[0].config)
     sums = torch.zeros(4, dtype=torch.float64)
     for whole, truth in _batches(split, workers):
         probabilities = torch.stack([view_probabilities(run, whole, views, device) for run in runs]).mean(0)
@@ -104,6 +106,15 @@ def _batches(split: Split, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield pixels(batch.rows, size), labels(batch.rows)
 
 
+def device_of(name: str) -> torch.device:
+    """Return a device by its name; UserError where torch does not have it here."""
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise UserError(f"--device: {name} cannot be used ({reason}); expected such as cpu or cuda:1") from None
+
+
 def main(arguments: list[str]) -> None:
     """Parse, load, evaluate, print."""
     parser = argparse.ArgumentParser(prog="python -m alexnet_dist.evaluate", description=__doc__)
@@ -118,10 +129,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parsed = parser.parse_args(arguments)
     process.keep_freed_memory()
+    device = device_of(parsed.device)
     runs = [load_run(directory, parsed.step) for directory in parsed.runs]
     data = runs[0].config.data
     root = locate(parsed.data or data.root, data.cache, data.cache_bytes)
-    found = evaluate(runs, Split.open(root, parsed.split), parsed.views, torch.device(parsed.device))
+    found = evaluate(runs, Split.open(root, parsed.split), parsed.views, device)
     if parsed.json:
         print(json.dumps(asdict(found)))
         return

@@ -22,6 +22,7 @@ from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.process import Launched, boot_id, host_name
 
 LAST_WORDS_S = 5.0
+VERSIONS = ("torch", "alexnet_dist", "NCCL")
 FIXES = {"layout": "topology.layout", "device": "train.device", "backend": "topology.share_device"}
 
 
@@ -30,7 +31,7 @@ class Hello:
     """What a rank says of itself.
 
     node: equal for the ranks that one torchrun started on one machine. alike: what must be the same on all ranks, by
-    name: versions, and how towers lie on devices.
+    name: versions, how towers lie on devices, the configuration, the data.
     """
 
     rank: int
@@ -40,12 +41,12 @@ class Hello:
     alike: Mapping[str, str]
 
 
-def mine(launched: Launched, layout: str, device: str, backend: str) -> Hello:
-    """Return what this process says; device: "cpu" or "cuda"."""
+def mine(launched: Launched, layout: str, device: str, backend: str, settings: Mapping[str, str]) -> Hello:
+    """Return what this process says; device: "cpu" or "cuda". settings: what else must be alike, as opening.alike."""
     alike = {"torch": torch.__version__, "alexnet_dist": alexnet_dist.__version__}
     if device == "cuda":
         alike["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
-    alike |= {"layout": layout, "device": device, "backend": backend}
+    alike |= {"layout": layout, "device": device, "backend": backend, **settings}
     host = host_name()
     node = f"{host} {boot_id()} {launched.node_rank}"
     return Hello(launched.rank, host, node, launched.local_world_size, alike)
@@ -60,10 +61,7 @@ def disagreements(hellos: Sequence[Hello]) -> list[str]:
             ranks.setdefault(one.alike.get(name, "none"), []).append(one.rank)
         if len(ranks) > 1:
             each = ", ".join(f"{value} on ranks {who}" for value, who in ranks.items())
-            fix = f"give all the same {FIXES[name]}" if name in FIXES else "install one version on all nodes"
-            if name == "backend":
-                fix += ", and as many devices for each rank on all nodes"
-            found.append(f"the ranks differ in {name}: {each}; {fix}")
+            found.append(f"the ranks differ in {name}: {each}; {_fix(name)}")
     if all(one.alike.get("layout") == "paired" for one in hellos):
         for left, right in zip(hellos[::2], hellos[1::2], strict=True):
             if left.node != right.node:
@@ -74,6 +72,14 @@ def disagreements(hellos: Sequence[Hello]) -> list[str]:
                 )
                 break  # the others follow from it
     return found
+
+
+def _fix(name: str) -> str:
+    if name in VERSIONS:
+        return "install one version on all nodes"
+    if name == "backend":
+        return f"give all the same {FIXES[name]}, and as many devices for each rank on all nodes"
+    return f"give all the same {FIXES.get(name, name)}"
 
 
 def meet(own: Hello, world_size: int, timeout_s: float) -> Store | None:

@@ -77,7 +77,7 @@ class Journal:
         elif self._place.is_chief:
             print(text, flush=True)
 
-    def stepped(self, step: int, report: Report, bad: list[BadSample]) -> None:
+    def stepped(self, step: int, report: Report) -> None:
         """Count a step that this rank has completed; its replica's images are credited to its ranks in equal shares."""
         share = sum(len(task.ids) for task in report.tasks) * len(self._place.towers) / 2
         self._metrics.observe_step(
@@ -89,6 +89,9 @@ class Journal:
             link_bytes_received=report.received_bytes,
             flops=share * self._flops_per_image,
         )
+
+    def replaced(self, bad: list[BadSample]) -> None:
+        """Tell of samples that others stand in for."""
         for one in bad:
             self._metrics.add_bad_sample(one.kind)
             print(f"rank {self._place.rank}: bad sample replaced: {one}", file=sys.stderr, flush=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from alexnet_dist import checkpoint, run
+from alexnet_dist import checkpoint, config, run
 from alexnet_dist.config import Config
 from alexnet_dist.data import remote
 from alexnet_dist.data.ahead import needed_bytes
@@ -20,6 +21,13 @@ from alexnet_dist.parallel import Control
 from alexnet_dist.programme import Programme
 from alexnet_dist.step import Engine
 from alexnet_dist.topology import Topology
+
+# What each rank may have for itself: where things are on its node, how it works there.
+OWN_KEYS = (
+    "data.root", "data.cache", "data.cache_bytes", "data.workers", "metrics.address", "metrics.port", "topology.layout",
+    "train.device",
+)  # fmt: skip
+NOTHING, REFUSED = -1, -2  # answers of the chief's: no checkpoint; not to begin
 
 
 def open_splits(settings: Config) -> dict[str, Split]:
@@ -47,6 +55,12 @@ def open_splits(settings: Config) -> dict[str, Split]:
     if splits[names[-1]].manifest.size != splits["train"].manifest.size:
         raise UserError(f"{root}: train and val were packed with different sizes; pack both with the same --size")
     return splits
+
+
+def alike(settings: Config, splits: Mapping[str, Split]) -> dict[str, str]:
+    """Return, by name, what all ranks of a run must have in common of the configuration and the data."""
+    values = {key: str(value) for key, value in config.flat(settings).items() if key not in OWN_KEYS}
+    return values | {f"data.root's {name} manifest": split.manifest.sha256[:12] for name, split in splits.items()}
 
 
 def programme_of(settings: Config, splits: dict[str, Split], place: Topology) -> Programme:
@@ -133,16 +147,16 @@ def open_loader(
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run stands: completed steps, evaluations made, the schedule's memory, training seconds so far."""
+    """Where a run stands: completed steps, the step of the last evaluation, the schedule's memory, training seconds."""
 
     step: int = 0
-    evaluations: int = 0
+    evaluated_step: int = 0
     progress: Progress = field(default_factory=Progress)
     time_s: float = 0.0
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint stores of it besides the position."""
-        return {"evaluations": self.evaluations, "progress": asdict(self.progress), "time_s": self.time_s}
+        return {"evaluated_step": self.evaluated_step, "progress": asdict(self.progress), "time_s": self.time_s}
 
 
 def resume(
@@ -155,22 +169,22 @@ def resume(
 ) -> Start:
     """Restore the newest whole checkpoint into the engine and return where it stands; the beginning if there is none.
 
-    The chief looks, tells the step to all, and every rank opens that one.
+    The chief looks, tells the step to all, and every rank opens that one. Nothing in the directory is changed.
+    Raises UserError where it is not this run's to go on from.
     """
     home = directory / run.CHECKPOINTS
-    found = -1
-    if place.is_chief:
-        checkpoint.remove_unfinished(home)
+
+    def newest_step() -> int:
         newest, complaints = checkpoint.find(home)
         for complaint in complaints:
             print(f"checkpoint passed over: {complaint}", file=sys.stderr, flush=True)
         if newest is None and complaints:
             raise UserError(f"{home}: no checkpoint is whole; restore one, or remove the directory to start anew")
-        found = -1 if newest is None else newest.step
-        run.cut_back(directory, max(found, 0))
-        (directory / run.PREEMPTED).unlink(missing_ok=True)
-    step = round(control.sums([float(found) if place.is_chief else 0.0])[0])
-    if step < 0:
+        return NOTHING if newest is None else newest.step
+
+    step = by_chief(newest_step, control, place)
+    if step == NOTHING:
+        trainer.share_weights()
         return Start()
     saved, _ = checkpoint.find(home, step)
     assert saved is not None
@@ -178,6 +192,23 @@ def resume(
     for tower in trainer.model.modules():
         if isinstance(tower, Tower):
             run.restore(tower, checkpoint.read_tower(saved, tower.index), trainer.velocities[tower.index])
-    return Start(
-        step, int(saved.state["evaluations"]), Progress(**saved.state["progress"]), float(saved.state["time_s"])
-    )
+    state = saved.state
+    return Start(step, int(state["evaluated_step"]), Progress(**state["progress"]), float(state["time_s"]))
+
+
+def by_chief(work: Callable[[], int], control: Control, place: Topology) -> int:
+    """Let the chief do something and return its answer, which is not REFUSED, on every rank.
+
+    Raises the chief's UserError on the chief and another on all others, so that none waits for one that has left.
+    """
+    answer = 0
+    if place.is_chief:
+        try:
+            answer = work()
+        except UserError:
+            control.sums([REFUSED])
+            raise
+    answer = round(control.sums([answer])[0])
+    if answer == REFUSED:
+        raise UserError("rank 0 has refused to begin; see what it said")
+    return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -75,6 +75,13 @@ class Reducer:
         self._missing = self._towers
         self._before_launch = before_launch
 
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with the first replica's."""
+        if self._group is not None:
+            with naming(AVERAGING):
+                for tensor in tensors:
+                    dist.broadcast(tensor.detach(), group=self._group, group_src=0)
+
     def _boundary(self, _gradient: Tensor) -> None:
         self._missing -= 1
         if self._missing == 0:
@@ -99,7 +106,12 @@ class Reducer:
             self._flights.append((_sum(flat, self._group), flat, small))
 
     def finish(self) -> None:
-        """Launch the rest and wait until every gradient is the sum over all replicas."""
+        """Launch the rest and wait until every gradient is the sum over all replicas.
+
+        Raises RuntimeError where backward has not come down to stage 0, so that its boundary was not seen.
+        """
+        if self._missing > 0:
+            raise RuntimeError("stage 0 wants no gradients: the reducer waits for its boundary to sum those above it")
         self._launch(self._late)
         for work, flat, small in self._flights:
             with self._timeline.wait(ALLREDUCE_WAIT, AVERAGING):

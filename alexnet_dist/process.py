@@ -127,9 +127,9 @@ class StopRequest:
     """Whether somebody has asked this process to stop, watched by a thread and never by a Python signal handler.
 
     Python runs its handlers between bytecodes of the main thread, so one that waits inside a collective would not act
-    for as long as the collective lasts. Until `arm` there is nothing to save, and the thread ends the process at once
-    with `128 + signal`; afterwards only when it has not ended by itself within `grace_s`, before torchrun kills it
-    after 30 s.
+    for as long as the collective lasts. Until `arm` and after `disarm` there is nothing to save, and the thread ends
+    the process at once with `128 + signal`; in between only when it has not ended by itself within `grace_s`, before
+    torchrun kills it after 30 s.
     """
 
     def __init__(self, signals: Iterable[signal.Signals], grace_s: float = 25.0) -> None:
@@ -158,6 +158,10 @@ class StopRequest:
     def arm(self) -> None:
         """Announce that from now on the process looks at this flag and ends by itself."""
         self._armed.set()
+
+    def disarm(self) -> None:
+        """Announce that there is nothing to save any more: a signal that comes now ends the process at once."""
+        self._armed.clear()
 
     def __bool__(self) -> bool:
         """Return whether a signal has arrived."""

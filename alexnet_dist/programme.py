@@ -55,23 +55,29 @@ class Programme:
         """Optimizer steps of an epoch."""
         return sum(self.counts) // self.global_batch
 
-    def evaluations_at(self, step: int) -> int:
-        """Return how many evaluations an undisturbed run has made when `step` steps are complete."""
-        if not (self.validation_images and self.evaluate_every):
-            return 0
-        return step // self.steps_per_epoch // self.evaluate_every
-
     def is_evaluated_after(self, step: int) -> bool:
         """Return whether an evaluation follows when `step` steps are complete."""
-        return self.evaluations_at(step) > self.evaluations_at(step - 1)
+        if not (self.validation_images and self.evaluate_every):
+            return False
+        return step > 0 and step % (self.steps_per_epoch * self.evaluate_every) == 0
+
+    def owes_evaluation(self, step: int, evaluated_step: int) -> bool:
+        """Return whether the evaluation that follows `step` steps has not been made; the last was at evaluated_step.
+
+        Only that one: where `evaluate_every` was changed, those that it would have asked for earlier are not made up.
+        """
+        return self.is_evaluated_after(step) and evaluated_step < step
 
     def validation_steps(self, replicas: int) -> int:
         """Return the steps of one validation, the same on every rank."""
         return validation_steps(self.validation_images, replicas, self.validation_rows)
 
-    def tasks(self, replica: int, replicas: int, step: int, evaluations: int) -> Iterator[Task]:
-        """Yield one replica's batches from `step` completed steps and `evaluations` made, to the end of the run."""
-        if evaluations < self.evaluations_at(step):
+    def tasks(self, replica: int, replicas: int, step: int, evaluated_step: int) -> Iterator[Task]:
+        """Yield one replica's batches to the end of the run, from `step` completed steps on.
+
+        evaluated_step: of the last evaluation; the one that `step` owes comes first.
+        """
+        if self.owes_evaluation(step, evaluated_step):
             yield from self._validation(replica, replicas, step)
         plan: Plan | None = None
         while step < self.steps:

@@ -6,8 +6,8 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -38,14 +38,13 @@ def samples_file(rank: int) -> str:
     return f"samples-rank-{rank}.jsonl"
 
 
-def open_directory(directory: Path, config_yaml: str, beside: Mapping[str, bytes]) -> TextIO:
+def open_directory(directory: Path) -> TextIO:
     """Make or reopen a run's directory (chief only) and return its lock, held until it is closed or the process ends.
 
-    The config is written anew. beside: name to content of the files that let the run stand alone, class names and mean
-    image, as Split.to_keep gives them.
-    Raises UserError when the directory cannot be written, is not a run, or belongs to a running one.
+    Nothing else in it is touched. Raises UserError when the directory cannot be written, is not a run, or belongs to a
+    running one.
     """
-    try:
+    with _telling_of(directory):
         directory.mkdir(parents=True, exist_ok=True)
         strangers = sorted(path.name for path in directory.iterdir() if path.name[0] != ".")
         if strangers and CONFIG not in strangers:
@@ -53,13 +52,30 @@ def open_directory(directory: Path, config_yaml: str, beside: Mapping[str, bytes
                 f"run.directory: {directory} is not a run: it holds {strangers[0]!r} but no {CONFIG};"
                 " choose another directory"
             )
-        with ExitStack() as opened:
-            lock = opened.enter_context(_lock(directory / LOCK))
-            checkpoint.write_durably(directory / CONFIG, config_yaml)
-            for name, content in beside.items():
-                (directory / name).write_bytes(content)
-            opened.pop_all()
-            return lock
+        return _lock(directory / LOCK)
+
+
+def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, beside: Mapping[str, bytes]) -> None:
+    """Make a run's directory what it was at a step, and keep in it what this start brings (chief only).
+
+    Before this call a run can still be refused and is as it was. evaluated_step: of the last evaluation by then.
+    beside: name to content of the files that let the run stand alone, class names and mean image, as Split.to_keep
+    gives them. Raises UserError when the directory cannot be written.
+    """
+    with _telling_of(directory):
+        checkpoint.remove_unfinished(directory / CHECKPOINTS)
+        cut_back(directory, step, evaluated_step)
+        (directory / PREEMPTED).unlink(missing_ok=True)
+        # The config first: a directory with other files and without it is not taken for a run.
+        checkpoint.write_durably(directory / CONFIG, config_yaml.encode())
+        for name, content in beside.items():
+            checkpoint.write_durably(directory / name, content)
+
+
+@contextmanager
+def _telling_of(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as problem:
         raise UserError(
             f"run.directory: {directory} cannot be written: {problem.strerror or problem};"
@@ -85,12 +101,16 @@ def _lock(path: Path) -> TextIO:
     return lock
 
 
-def cut_back(directory: Path, step: int) -> None:
-    """Drop what was recorded after a step, which the run is about to do again, and half-written lines (chief only)."""
-    for path in [directory / METRICS, directory / EVALUATIONS, *directory.glob("samples-rank-*.jsonl")]:
+def cut_back(directory: Path, step: int, evaluated_step: int) -> None:
+    """Drop what was recorded after a step, which the run is about to do again, and half-written lines.
+
+    evaluated_step: the step of the last evaluation that is not done again.
+    """
+    lasts = {directory / METRICS: step, directory / EVALUATIONS: evaluated_step}
+    for path, last in (lasts | dict.fromkeys(directory.glob("samples-rank-*.jsonl"), step)).items():
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
-            checkpoint.write_durably(path, "".join(f"{line}\n" for line in kept))
+            kept = [line for line in path.read_text().splitlines() if _step(line) <= last]
+            checkpoint.write_durably(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def _step(line: str) -> float:

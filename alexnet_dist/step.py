@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
-from torch.profiler import record_function
 
 from alexnet_dist import optim
 from alexnet_dist.feed import Batch
@@ -19,7 +18,7 @@ from alexnet_dist.model import AlexNet, Tower, joined
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import LinkedTower, Reducer
 from alexnet_dist.programme import Task
-from alexnet_dist.timeline import Stretch, Timeline, Times
+from alexnet_dist.timeline import Stretch, Timeline, Times, region
 
 
 class Source(Protocol):
@@ -50,6 +49,23 @@ class Engine:
     accumulate: int
     compute: torch.dtype
     timeline: Timeline
+
+    def logits(self, batch: Batch, address: Address | None = None) -> Tensor:
+        """Return the logits of a batch, in at least float32; address: of its dropout, in training.
+
+        The softmax of a thousand classes in bfloat16 would lose the loss's digits.
+        """
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.compute == torch.bfloat16):
+            logits: Tensor = self.model(batch.images, address)
+        return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+    def share_weights(self) -> None:
+        """Give every replica the first one's weights, before the first step.
+
+        All draw the same, but torch's normal numbers differ in their last bits between kinds of CPU.
+        """
+        for weights in self.weights.values():
+            self.reducer.share(weights.values())
 
     def gradients(self, tower: int) -> dict[str, Tensor]:
         """Return a tower's gradients, summed over the global batch once a step is done."""
@@ -129,13 +145,11 @@ def train_step(engine: Engine, feed: Source, step: int, rate: float) -> Started:
         for parameter in parameters.values():
             parameter.grad = None
     for index in range(engine.accumulate):
-        with record_function("input"):
+        with region("input"):
             batch = feed.take()
         tasks.append(batch.task)
         timeline.lap("other")
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=engine.compute == torch.bfloat16):
-            logits = engine.model(batch.images, Address(engine.seed, step, batch.slots))
-        logits = widened(logits)
+        logits = engine.logits(batch, Address(engine.seed, step, batch.slots))
         loss = F.cross_entropy(logits, batch.labels, reduction="sum") / engine.global_batch
         timeline.lap("forward")
         if index == engine.accumulate - 1:
@@ -145,10 +159,10 @@ def train_step(engine: Engine, feed: Source, step: int, rate: float) -> Started:
         timeline.lap("backward")
         with torch.no_grad():
             sums.append(torch.stack([loss.double(), (logits.argmax(1) != batch.labels).sum()]))
-    with record_function("averaging"):
+    with region("averaging"):
         engine.reducer.finish()
     timeline.lap("backward")
-    with record_function("optimizer"):
+    with region("optimizer"):
         for tower, weights in engine.weights.items():
             optim.update(weights, engine.gradients(tower), engine.velocities[tower], rate, engine.rule)
     total = _on_its_way(torch.stack(sums).sum(0))
@@ -164,21 +178,20 @@ def _on_its_way(sums: Tensor) -> Tensor:
     return torch.empty_like(sums, device="cpu", pin_memory=True).copy_(sums, non_blocking=True)
 
 
-def widened(logits: Tensor) -> Tensor:
-    """Return logits in at least float32: the softmax of a thousand classes in bfloat16 loses the loss's digits."""
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+def validate(engine: Engine, feed: Source, steps: int, asked_to_stop: Callable[[], bool]) -> Tensor | None:
+    """Return this replica's float64 sums over the validation set: (loss, top-1 wrong, top-5 wrong, images).
 
-
-def validate(engine: Engine, feed: Source, steps: int) -> Tensor:
-    """Return this replica's float64 sums over the validation set: (loss, top-1 wrong, top-5 wrong, images)."""
+    asked_to_stop: called once a batch; where it says yes, the rest is left and there are no sums.
+    """
     engine.model.eval()
     sums = torch.zeros(4, dtype=torch.float64)
     for _ in range(steps):
         batch = feed.take()
         with torch.no_grad():
-            logits = widened(engine.model(batch.images))
-            sums += score(logits, batch.labels)
+            sums += score(engine.logits(batch), batch.labels)
         feed.send_ahead()
+        if asked_to_stop():
+            return None
     engine.timeline.cut()
     return sums
 

@@ -23,9 +23,10 @@ DATA_WAIT, LINK_WAIT, ALLREDUCE_WAIT = "data_wait", "link_wait", "allreduce_wait
 AVERAGING, CONTROL, GROUPS = "averaging", "control word", "building the process groups"
 # What torch.distributed says of a rank that is gone or silent.
 SIGNS = (
-    "closed by peer", "reset by peer", "Connection was likely closed", "connectFullMesh", "Timed out", "timed out",
-    "timeout", "Broken pipe", "NCCL",
+    "closed by peer", "reset by peer", "connection was likely closed", "connectfullmesh", "timed out", "timeout",
+    "broken pipe", "ncclremoteerror", "remote process exited", "communicator was aborted",
 )  # fmt: skip
+LAST_ERROR = "Last error:"  # after which NCCL says, in a line of its own, what has happened
 SOURCE_LINE = re.compile(r"^\[\S+:\d+\] ")  # of gloo, in front of its words
 
 Moment = float | torch.cuda.Event
@@ -159,9 +160,11 @@ def naming(what: str) -> Iterator[None]:
         yield
     except RuntimeError as problem:
         text = str(problem)
-        if not any(sign in text for sign in SIGNS):
+        if not any(sign in text.lower() for sign in SIGNS):
             raise
-        raise LostRankError(what, SOURCE_LINE.sub("", text.splitlines()[0])) from None
+        first, *_ = text.splitlines()
+        last_error = " ".join(text.partition(LAST_ERROR)[2].split())
+        raise LostRankError(what, SOURCE_LINE.sub("", f"{first}; {last_error}" if last_error else first)) from None
 
 
 @contextmanager

@@ -7,14 +7,16 @@ python launch/train.py --config configs/one_gpu.yaml        (one process, both t
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import sys
 import time
 
 from alexnet_dist import config
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.process import launched
+from alexnet_dist.process import die_with_parent, launched
 
-RANK_0_FIRST_S = 5.0
+RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
 
 
 def main(arguments: list[str]) -> None:
@@ -49,7 +51,10 @@ def one_voice(arguments: list[str]) -> None:
     Most mistakes are seen by every rank alike: rank 0 tells at once, and torchrun then ends the others, which hold
     their tongues meanwhile. What only another rank has seen, it tells itself, a little later.
     """
-    rank = launched().rank
+    here = launched()
+    if here.under_torchrun:
+        die_with_parent(os.getppid())  # before torch is imported, which takes seconds
+    rank = here.rank
     try:
         main(arguments)
     except UserError as error:
@@ -60,4 +65,9 @@ def one_voice(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(one_voice))
+    code = run_command(one_voice)
+    # All is closed. Python would now take torch apart, a second or two that torchrun and the other ranks wait for.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -51,7 +51,8 @@ def write_run(home: Path, steps: tuple[int, ...] = (3,), *words: str) -> tuple[P
     chosen = settings(*words)
     shards, directory = write_shards(home / "shards"), home / "run"
     beside = {path.name: path.read_bytes() for path in shards.iterdir()}
-    run.open_directory(directory, config.to_yaml(chosen), beside).close()
+    run.open_directory(directory).close()
+    run.begin(directory, 0, 0, config.to_yaml(chosen), beside)
     nets = {}
     for step in steps:
         nets[step] = AlexNet(config.geometry(chosen), seed=step).eval()

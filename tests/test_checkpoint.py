@@ -16,7 +16,7 @@ from torch import Tensor
 from alexnet_dist import checkpoint
 from alexnet_dist.errors import UserError
 
-STATE = {"evaluations": 2, "progress": {"drops": 1, "best_error": 0.1}, "time_s": 1.5}
+STATE = {"evaluated_step": 2, "progress": {"drops": 1, "best_error": 0.1}, "time_s": 1.5}
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
@@ -81,7 +81,7 @@ def test_a_checkpoint_holds_these_files_and_hashes(tmp_path: Path) -> None:
     home = tmp_path / "step-00000007"
     assert steps(home) == ["manifest.json", "tower-0.safetensors", "tower-1.safetensors"]
     manifest = json.loads((home / "manifest.json").read_text())
-    assert (manifest["format"], manifest["step"]) == (1, 7)
+    assert (manifest["format"], manifest["step"]) == (2, 7)
     assert set(manifest["files"]) == {"tower-0.safetensors", "tower-1.safetensors"}
     for name, record in manifest["files"].items():
         assert record["size_bytes"] == (home / name).stat().st_size
@@ -122,8 +122,8 @@ def test_a_flipped_bit_falls_back_to_the_step_before(tmp_path: Path, name: str, 
 
 @pytest.mark.parametrize(
     "manifest",
-    ["", "{", "[]", "7", "null", '{"format": 1}', '{"format": 1, "step": 20, "files": {}}', '{"format": 2, "step": 20}',
-     '{"format": 1, "step": 19, "files": {}}', '{"format": 1, "step": 20, "files": []}', "\udcff"],
+    ["", "{", "[]", "7", "null", '{"format": 2}', '{"format": 2, "step": 20, "files": {}}', '{"format": 1, "step": 20}',
+     '{"format": 2, "step": 19, "files": {}}', '{"format": 2, "step": 20, "files": []}', "\udcff"],
 )  # fmt: skip
 def test_a_broken_manifest_falls_back_too(tmp_path: Path, manifest: str) -> None:
     write(tmp_path, 10)
@@ -211,16 +211,22 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path) -> None:
         checkpoint.read_tower(saved, 1)
 
 
+def test_what_safetensors_cannot_write_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "step-00000003" / "tower-0.tmp").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        checkpoint.write_tower(tmp_path, 3, 0, tensors(3, 0))
+
+
 def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file.json"
-    checkpoint.write_durably(target, "old")
+    checkpoint.write_durably(target, b"old")
 
     def full(_descriptor: int) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_durably(target, "new")
+        checkpoint.write_durably(target, b"new")
     assert target.read_text() == "old"
 
 

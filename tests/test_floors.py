@@ -18,12 +18,13 @@ FLOORS = (
     {"feed", "parallel", "run"},
     {"step"},
     {"building", "journal", "opening"},
+    {"loop"},
     {"train"},
     {"pack", "evaluate", "predict", "export", "figures", "demo", "benchmark", "show", "launch"},
 )
 # Commands whose library part another command calls.
 LENT: Mapping[str, set[str]] = {"predict": {"evaluate", "pack"}, "figures": {"export"}}
-CONFIG_READERS = {"config", "run", "building", "opening", "train"} | FLOORS[-1]
+CONFIG_READERS = {"config", "run", "building", "opening", "loop", "train"} | FLOORS[-1]
 DISTRIBUTED = {"hello", "link", "topology", "parallel"}
 # What torch's own calls take is measured beside ours.
 DISTRIBUTED_FILES = {"alexnet_dist/benchmark/wire.py"}

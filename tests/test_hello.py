@@ -60,6 +60,14 @@ def test_ranks_that_lie_otherwise_on_devices_are_found(name: str, value: str, ke
     assert f"{value} on ranks [0], {ALIKE[name]} on ranks [1, 2, 3]; give all the same {key}" in found
 
 
+@pytest.mark.parametrize("name", ["optim.learning_rate", "data.root's train manifest"])
+def test_ranks_with_other_settings_or_data_are_found(name: str) -> None:
+    ranks = [replace(one, alike={**one.alike, name: "1" if one.rank == 3 else "2"}) for one in hellos(2, 2)]
+    assert disagreements(ranks) == [
+        f"the ranks differ in {name}: 2 on ranks [0, 1, 2], 1 on ranks [3]; give all the same {name}"
+    ]
+
+
 def test_a_pair_across_nodes_is_found() -> None:
     (found,) = disagreements(hellos(1, 3))
     assert found.startswith(
@@ -86,7 +94,7 @@ def met(timeout_s: float, torch_version: str, nodes: dict[int, str], absent: tup
     place = topology.place("paired", "cpu", launched())
     began_s = time.monotonic()
     try:
-        store = hello.meet(hello.mine(launched(), "paired", "cpu", "gloo"), place.world_size, timeout_s)
+        store = hello.meet(hello.mine(launched(), "paired", "cpu", "gloo", {}), place.world_size, timeout_s)
         topology.open_groups(place, timeout_s, store)
     except (UserError, RunError) as error:
         assert not dist.is_initialized()

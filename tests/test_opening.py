@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from alexnet_dist import building, checkpoint, config, opening, run, topology
+from alexnet_dist.data.reader import Split
+from alexnet_dist.errors import UserError
 from alexnet_dist.parallel import Control
 from alexnet_dist.process import launched
 from runs import settings, write_run
@@ -70,3 +73,57 @@ def test_the_velocities_are_not_the_weights(tower: int, tmp_path: Path) -> None:
     assert saved is not None
     tensors = checkpoint.read_tower(saved, tower)
     assert all(not tensors[f"velocity.{name}"].equal(tensors[name]) for name in tensors if "velocity" not in name)
+
+
+def test_places_may_differ_between_ranks_and_what_is_computed_may_not(pack_tiny: Any) -> None:
+    splits = {"train": Split.open(pack_tiny(), "train")}
+    one = opening.alike(settings(), splits)
+    assert opening.alike(settings("data.root=elsewhere", "data.workers=7", "metrics.port=1234"), splits) == one
+    for word in ("optim.learning_rate=0.5", "data.lanes=5", "run.seed=3", "model.layers.conv3.channels=16"):
+        changed = opening.alike(settings(word), splits)
+        assert [key for key in one if changed[key] != one[key]] == [word.partition("=")[0]]
+    assert one["data.root's train manifest"] == splits["train"].manifest.sha256[:12]
+
+
+def begin_unless_refused(refuse: bool) -> tuple[str, str]:
+    """Let the chief answer 7 or refuse; return this rank's answer and what it was refused with."""
+    place = topology.place("fused", "cpu", launched())
+    control = Control(topology.open_groups(place, 60).everyone)
+
+    def chief() -> int:
+        if refuse:
+            raise UserError("the disk is full")
+        return 7
+
+    try:
+        return str(opening.by_chief(chief, control, place)), ""
+    except UserError as error:
+        return "", str(error)
+    finally:
+        topology.close_groups()
+
+
+def test_the_chief_answers_for_all(run_ranks: Any) -> None:
+    assert run_ranks(2, begin_unless_refused, False) == [("7", "")] * 2
+    refused = "rank 0 has refused to begin; see what it said"
+    assert run_ranks(2, begin_unless_refused, True) == [("", "the disk is full"), ("", refused)]
+
+
+def weights_after_sharing() -> float:
+    """Build an engine whose weights depend on the rank, share them, and return their sum."""
+    chosen = settings("topology.layout=fused")
+    place = topology.place("fused", "cpu", launched())
+    groups = topology.open_groups(place, 60)
+    trainer = building.build_engine(chosen, place, groups)
+    weights = [weight for named in trainer.weights.values() for weight in named.values()]
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(place.rank)
+    trainer.share_weights()
+    topology.close_groups()
+    return sum(float(weight.detach().double().sum()) for weight in weights)
+
+
+def test_replicas_begin_with_the_first_ones_weights(run_ranks: Any) -> None:
+    found = run_ranks(2, weights_after_sharing)
+    assert found[0] == found[1]

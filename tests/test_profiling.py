@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist.profiling import profiled
+from alexnet_dist.errors import UserError
+from alexnet_dist.profiling import check_room, profiled
 from test_train import finished, settings, torchrun
 
 REGIONS = {
@@ -31,9 +32,18 @@ def test_a_profile_of_two_steps_names_what_a_step_does(shards: Path, tmp_path: P
 
 
 def test_without_a_profile_there_is_nothing(tmp_path: Path) -> None:
-    with profiled(0, tmp_path / "profile", 0) as after_step:
+    with profiled(0, tmp_path / "profile", 0, "cpu") as after_step:
         after_step()
     assert not (tmp_path / "profile").exists()
+
+
+def test_a_profile_of_more_steps_than_are_to_come_is_refused() -> None:
+    check_room(5, 8)
+    check_room(0, 0)
+    with pytest.raises(
+        UserError, match=r"--profile: 5 steps after the first 3, but only 7 are to come; raise run\.steps"
+    ):
+        check_room(5, 7)
 
 
 @pytest.mark.parametrize("wanted", ["-1", "two"])

@@ -37,11 +37,11 @@ class Line:
     first_slot: int
 
 
-def lines(programme: Programme, replica: int, replicas: int, step: int, evaluations: int) -> list[Line]:
+def lines(programme: Programme, replica: int, replicas: int, step: int, evaluated_step: int) -> list[Line]:
     def line(task: Task) -> Line:
         return Line(task.train, task.epoch, task.step, tuple(task.ids.tolist()), task.first_slot)
 
-    return [line(task) for task in programme.tasks(replica, replicas, step, evaluations)]
+    return [line(task) for task in programme.tasks(replica, replicas, step, evaluated_step)]
 
 
 @st.composite
@@ -68,7 +68,7 @@ def test_the_batches_from_any_step_are_the_tail_of_all(
     step = data.draw(st.integers(0, programme.steps))
     replica = data.draw(st.integers(0, replicas - 1))
     everything = lines(programme, replica, replicas, 0, 0)
-    tail = lines(programme, replica, replicas, step, programme.evaluations_at(step))
+    tail = lines(programme, replica, replicas, step, step)
     assert tail == everything[len(everything) - len(tail) :]
     done = everything[: len(everything) - len(tail)]
     assert sum(line.train for line in done) == step * programme.accumulate
@@ -78,16 +78,14 @@ def test_the_batches_from_any_step_are_the_tail_of_all(
 @given(programme=programmes(), data=st.data())
 def test_a_checkpoint_before_its_evaluation_evaluates_first(programme: Programme, data: st.DataObject) -> None:
     step = data.draw(st.integers(0, programme.steps))
-    made = programme.evaluations_at(step)
-    resumed = lines(programme, 0, 1, step, made)
-    if made:
-        owed = lines(programme, 0, 1, step, made - 1)
-        validation, rest = owed[: len(owed) - len(resumed)], owed[len(owed) - len(resumed) :]
-        assert rest == resumed
-        assert [line.step for line in validation] == list(range(programme.validation_steps(1)))
-        assert not any(line.train for line in validation)
-    elif resumed:
-        assert resumed[0].train
+    resumed = lines(programme, 0, 1, step, step)
+    before = data.draw(st.integers(0, max(0, step - 1)))
+    owed = lines(programme, 0, 1, step, before)
+    validation, rest = owed[: len(owed) - len(resumed)], owed[len(owed) - len(resumed) :]
+    assert rest == resumed
+    assert not any(line.train for line in validation)
+    steps = programme.validation_steps(1) if programme.is_evaluated_after(step) else 0
+    assert [line.step for line in validation] == list(range(steps))
 
 
 @given(programme=programmes(), replicas=st.integers(1, 5))
@@ -110,7 +108,7 @@ def test_any_replicas_train_on_the_same_global_batches(programme: Programme, rep
 @given(programme=programmes(), replicas=st.integers(1, 4))
 def test_each_evaluation_sees_each_image_once_in_as_many_steps_everywhere(programme: Programme, replicas: int) -> None:
     every = [lines(programme, replica, replicas, 0, 0) for replica in range(replicas)]
-    made = programme.evaluations_at(programme.steps)
+    made = sum(programme.is_evaluated_after(step) for step in range(1, programme.steps + 1))
     counts = {len([line for line in each if not line.train]) for each in every}
     assert counts == {made * programme.validation_steps(replicas) if made else 0}
     seen = [number for each in every for line in each if not line.train for number in line.ids if number >= 0]
@@ -133,14 +131,12 @@ def test_an_epoch_uses_each_sample_once_but_for_the_rest(programme: Programme) -
 
 
 @given(programme=programmes())
-def test_evaluations_are_counted_as_they_happen(programme: Programme) -> None:
-    made, where = 0, []
+def test_evaluations_happen_after_whole_epochs(programme: Programme) -> None:
+    where = []
     for left, right in pairwise([*lines(programme, 0, 1, 0, 0), None]):
         assert left is not None
         if not left.train and (right is None or right.train or right.step == 0):
-            made += 1
             where.append(left.epoch * programme.steps_per_epoch)
-    assert made == programme.evaluations_at(programme.steps)
     assert where == [step for step in range(1, programme.steps + 1) if programme.is_evaluated_after(step)]
     assert all(step % (programme.steps_per_epoch * programme.evaluate_every) == 0 for step in where)
 
@@ -149,7 +145,7 @@ def test_the_programme_of_a_small_run() -> None:
     assert PLAIN.steps_per_epoch == 3
     kinds = "".join("T" if line.train else "v" for line in lines(PLAIN, 0, 1, 0, 0))
     assert kinds == "TTTTTTvvvvTTTTTTvvvvTTTT"  # 2 micro-batches a step, 3 steps an epoch, 4 validation steps of 2 rows
-    assert [PLAIN.evaluations_at(step) for step in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [step for step in range(9) if PLAIN.is_evaluated_after(step)] == [3, 6]
     every_other = replace(PLAIN, evaluate_every=2)
     assert [step for step in range(1, 9) if every_other.is_evaluated_after(step)] == [6]
 
@@ -157,7 +153,7 @@ def test_the_programme_of_a_small_run() -> None:
 def test_without_validation_there_are_no_evaluations() -> None:
     for programme in (replace(PLAIN, validation_images=0), replace(PLAIN, evaluate_every=0)):
         assert all(line.train for line in lines(programme, 0, 1, 0, 0))
-        assert programme.evaluations_at(100) == 0
+        assert not any(programme.is_evaluated_after(step) for step in range(100))
 
 
 def test_slots_and_micro_batches_of_a_replica() -> None:

@@ -123,9 +123,16 @@ def test_a_mistake_is_told_once(name: str, shards: Path, tmp_path: Path, run_ran
         assert sign in said
 
 
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return what is in a run's directory but for its lock."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
 def test_a_checkpoint_of_another_net_is_refused(shards: Path, tmp_path: Path, run_ranks: Any) -> None:
     words = settings(shards, tmp_path / "run", "run.steps=1", "topology.layout=fused")
     assert run_ranks(1, train_refused, words, ONE)[0][0] == 0
+    before = contents(tmp_path / "run")
     ((code, said),) = run_ranks(1, train_refused, [*words, "run.steps=2", "model.layers.conv4.channels=16"], ONE)
     assert code == 2
     assert "another architecture" in said
@@ -133,6 +140,7 @@ def test_a_checkpoint_of_another_net_is_refused(shards: Path, tmp_path: Path, ru
     ((code, said),) = run_ranks(1, train_refused, [*words, "run.steps=2", "data.window=5"], ONE)
     assert code == 2
     assert "data.window: 16 in the checkpoint, 5 now" in said
+    assert contents(tmp_path / "run") == before
 
 
 def test_an_empty_class_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,3 +159,12 @@ def test_under_torchrun_rank_0_speaks_for_all(shards: Path, tmp_path: Path) -> N
     assert "exitcode  : 2" in said
     ours = said.split("torch/distributed/elastic")[0]
     assert "Traceback" not in ours
+
+
+def test_a_run_that_diverges_ends_on_all_ranks_and_is_told_once(shards: Path, tmp_path: Path) -> None:
+    words = settings(shards, tmp_path / "run", "optim.learning_rate=1e30", "run.steps=9")
+    said = finished(torchrun(2, words), 1)
+    assert said.count("training has diverged; lower optim.learning_rate") == 1
+    assert "at a learning rate of 1e+30" in said
+    assert "exitcode  : 2" in said
+    assert "Traceback" not in said.split("torch/distributed/elastic")[0]

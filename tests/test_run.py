@@ -28,7 +28,8 @@ import os, sys, time
 from pathlib import Path
 from alexnet_dist import run
 directory, shards = map(Path, sys.argv[1:])
-lock = run.open_directory(directory, "", {path.name: path.read_bytes() for path in shards.iterdir()})
+lock = run.open_directory(directory)
+run.begin(directory, 0, 0, "", {path.name: path.read_bytes() for path in shards.iterdir()})
 child = os.fork()
 if child == 0:
     time.sleep(120)
@@ -48,7 +49,8 @@ def files(directory: Path) -> dict[str, bytes]:
 
 def test_a_new_run_holds_its_config_classes_and_mean(tmp_path: Path, shards: Path) -> None:
     directory = tmp_path / "deep" / "run"
-    with run.open_directory(directory, "config: text\n", files(shards)):
+    with run.open_directory(directory):
+        run.begin(directory, 0, 0, "config: text\n", files(shards))
         found = files(directory)
     assert found.pop(".lock").decode().startswith(f"process {os.getpid()} on ")
     assert found == files(shards) | {"config.yaml": b"config: text\n"}
@@ -56,27 +58,36 @@ def test_a_new_run_holds_its_config_classes_and_mean(tmp_path: Path, shards: Pat
 
 def test_a_run_is_opened_again_with_a_new_config(tmp_path: Path, shards: Path) -> None:
     directory = tmp_path / "run"
-    run.open_directory(directory, "old", files(shards)).close()
-    (directory / "metrics.jsonl").write_text("{}\n")
-    run.open_directory(directory, "new", files(shards)).close()
+    run.open_directory(directory).close()
+    run.begin(directory, 0, 0, "old", files(shards))
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        (directory / name).write_text('{"step": 1}\n{"step": 2}\n')
+    (directory / "PREEMPTED").write_text("")
+    before = files(directory)
+    run.open_directory(directory).close()
+    assert files(directory) == before  # it can still be refused
+    run.begin(directory, 2, 1, "new", {"train.mean.npy": b"mean"})
     assert (directory / "config.yaml").read_text() == "new"
-    assert (directory / "metrics.jsonl").read_text() == "{}\n"
+    assert (directory / "train.mean.npy").read_bytes() == b"mean"
+    assert run.read_lines(directory / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
+    assert run.read_lines(directory / "evaluations.jsonl") == [{"step": 1}]
+    assert not (directory / "PREEMPTED").exists()
     assert len((directory / ".lock").read_text().splitlines()) == 1
 
 
-def test_a_directory_with_nothing_but_a_lock_is_new(tmp_path: Path, shards: Path) -> None:
+def test_a_directory_with_nothing_but_a_lock_is_new(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").write_text("process 1 on elsewhere\n")
-    run.open_directory(tmp_path / "run", "", files(shards)).close()
+    run.open_directory(tmp_path / "run").close()
 
 
-def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path, shards: Path) -> None:
+def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     with pytest.raises(
         UserError, match=r"photos is not a run: it holds 'cat\.jpg' but no config\.yaml; choose another"
     ):
-        run.open_directory(tmp_path / "photos", "", files(shards))
+        run.open_directory(tmp_path / "photos")
     assert files(tmp_path / "photos") == {"cat.jpg": b"cat"}
 
 
@@ -84,10 +95,15 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path, shards: P
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, shards: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "taken" / "config.yaml").mkdir(parents=True)
+
+    def taken() -> None:
+        run.open_directory(tmp_path / place).close()
+        run.begin(tmp_path / place, 0, 0, "", files(shards))
+
     with pytest.raises(
         UserError, match=rf"run\.directory: {tmp_path / place} cannot be written: \w+.*; choose another"
     ):
-        run.open_directory(tmp_path / place, "", files(shards))
+        taken()
 
 
 @pytest.fixture
@@ -105,19 +121,19 @@ def holder(tmp_path: Path, shards: Path) -> Iterator[tuple[subprocess.Popen[str]
 
 
 def test_a_directory_belongs_to_one_process_until_it_is_gone(
-    tmp_path: Path, shards: Path, holder: tuple[subprocess.Popen[str], int]
+    tmp_path: Path, holder: tuple[subprocess.Popen[str], int]
 ) -> None:
     process, child = holder
     for _ in range(2):  # being refused does not free it
         with pytest.raises(
             UserError, match=rf"run is in use by another run \(process {process.pid} on .+\); stop that"
         ):
-            run.open_directory(tmp_path / "run", "mine", files(shards))
+            run.open_directory(tmp_path / "run")
     assert (tmp_path / "run" / "config.yaml").read_text() == ""
     process.kill()
     process.wait()
     os.kill(child, 0)  # a forked child that still has the lock's file open does not hold it
-    with run.open_directory(tmp_path / "run", "mine", files(shards)):
+    with run.open_directory(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
@@ -127,7 +143,7 @@ def test_cut_back_drops_later_steps_and_half_written_lines(tmp_path: Path) -> No
     for name in ("metrics.jsonl", "evaluations.jsonl", "samples-rank-0.jsonl", "samples-rank-11.jsonl"):
         (tmp_path / name).write_text(f'{kept}{line % 11}\n7\n[]\n{{"loss": 2}}\n{{"step": null}}\n{{"step": 5, "lo')
     (tmp_path / "other.jsonl").write_text(line % 11)
-    run.cut_back(tmp_path, 10)
+    run.cut_back(tmp_path, 10, 10)
     found = {name: content.decode() for name, content in files(tmp_path).items()}
     assert found.pop("other.jsonl") == line % 11
     assert list(found.values()) == [kept] * 4
@@ -135,15 +151,15 @@ def test_cut_back_drops_later_steps_and_half_written_lines(tmp_path: Path) -> No
 
 def test_cut_back_ends_the_last_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}')
-    run.cut_back(tmp_path, 1)
+    run.cut_back(tmp_path, 1, 1)
     run.append(tmp_path / "metrics.jsonl", {"step": 2})
     assert run.read_lines(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
-    run.cut_back(tmp_path, 0)
+    run.cut_back(tmp_path, 0, 0)
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 def test_nothing_is_cut_where_nothing_is(tmp_path: Path) -> None:
-    run.cut_back(tmp_path, 0)
+    run.cut_back(tmp_path, 0, 0)
     assert files(tmp_path) == {}
     assert run.read_lines(tmp_path / "metrics.jsonl") == []
 
@@ -241,7 +257,8 @@ def test_a_broken_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path, shards: Path) -> None:
     with pytest.raises(UserError, match=r"shards: not a run: there is no config\.yaml in it"):
         run.load_run(shards)
-    run.open_directory(tmp_path / "run", config.to_yaml(settings()), files(shards)).close()
+    run.open_directory(tmp_path / "run").close()
+    run.begin(tmp_path / "run", 0, 0, config.to_yaml(settings()), files(shards))
     with pytest.raises(UserError, match="run: no whole checkpoint yet"):
         run.load_run(tmp_path / "run")
 

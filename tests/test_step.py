@@ -20,7 +20,7 @@ from alexnet_dist.model import AlexNet
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import Reducer
 from alexnet_dist.programme import Task
-from alexnet_dist.step import Engine, engine, score, train_step, validate, widened
+from alexnet_dist.step import Engine, engine, score, train_step, validate
 from alexnet_dist.timeline import DATA_WAIT, PHASES, Timeline
 from nets import SMALL
 
@@ -141,7 +141,7 @@ def test_gradients_of_the_step_before_are_forgotten() -> None:
 
 def test_a_step_after_a_validation_trains() -> None:
     trainer, again = fresh(), fresh()
-    validate(trainer, Source([batch(0, 2, train=False)]), 1)
+    validate(trainer, Source([batch(0, 2, train=False)]), 1, lambda: False)
     train_step(trainer, Source([batch(0, 8)]), 0, 0.01)
     train_step(again, Source([batch(0, 8)]), 0, 0.01)
     assert_same(gradients(trainer), gradients(again))
@@ -170,9 +170,21 @@ def test_bfloat16_computes_with_float32_weights() -> None:
     assert {gradient.dtype for gradient in gradients(narrow).values()} == {torch.float32}
 
 
-def test_logits_are_widened_and_never_narrowed() -> None:
-    for found, wanted in (("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("float64",) * 2):
-        assert widened(torch.zeros(1, dtype=getattr(torch, found))).dtype == getattr(torch, wanted)
+def test_validation_computes_as_training_does_and_scores_wider() -> None:
+    rows = batch(0, 8, torch.float32)
+    sums = []
+    for compute in (torch.float32, torch.bfloat16):
+        trainer = fresh(1, torch.float32, compute)
+        trainer.model.eval()
+        assert trainer.logits(rows).dtype == torch.float32
+        found = validate(trainer, Source([rows]), 1, lambda: False)
+        assert found is not None
+        sums.append(found.tolist())
+    assert sums[0][0] == pytest.approx(sums[1][0], rel=0.05)
+    assert sums[0][0] != sums[1][0]
+    exact = fresh()
+    exact.model.eval()
+    assert exact.logits(batch(0, 2)).dtype == torch.float64
 
 
 def test_a_steps_phases_add_up() -> None:
@@ -227,11 +239,20 @@ def test_no_rows_score_nothing() -> None:
 def test_a_validation_counts_each_image_once() -> None:
     trainer = fresh()
     source = Source([batch(0, 4, train=False), batch(4, 8, train=False, empty=3)])
-    found = validate(trainer, source, 2)
+    found = validate(trainer, source, 2, lambda: False)
+    assert found is not None
     oracle, rows = AlexNet(SMALL, SEED, torch.float64).eval(), batch(0, 5)
     logits = oracle(rows.images).detach()
     assert found.tolist() == pytest.approx(literal_score(logits.tolist(), rows.labels.tolist()), rel=1e-12)
     assert float(found[0]) == pytest.approx(float(F.cross_entropy(logits, rows.labels, reduction="sum")), rel=1e-12)
     assert source.events == ["take", "ahead"] * 2
     assert trainer.gradients(0) == {}
-    assert validate(trainer, Source([]), 0).tolist() == [0, 0, 0, 0]
+    nothing = validate(trainer, Source([]), 0, lambda: False)
+    assert nothing is not None
+    assert nothing.tolist() == [0, 0, 0, 0]
+
+
+def test_a_validation_is_left_where_somebody_asks_to_stop() -> None:
+    source, answers = Source([batch(0, 4, train=False), batch(4, 8, train=False)]), [True, False]
+    assert validate(fresh(), source, 3, answers.pop) is None
+    assert source.events == ["take", "ahead"] * 2

@@ -67,7 +67,7 @@ def test_a_cut_begins_anew(clock: list[float]) -> None:
     [
         "Connection closed by peer [127.0.0.1]:1",
         "Timed out waiting 3000ms",
-        "NCCL error",
+        "NCCL error: ncclRemoteError: A call failed possibly due to a network error",
         "Gloo connectFullMesh failed",
         "got 0 bytes. Connection was likely closed",
     ],
@@ -83,6 +83,18 @@ def test_a_source_line_of_the_library_is_not_told() -> None:
     with pytest.raises(LostRankError) as told, naming("fc6 backward"):
         raise RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:4. This is")
     assert told.value.reason == "Connection closed by peer [::1]:4. This is"
+
+
+def test_what_nccl_says_last_is_told() -> None:
+    with pytest.raises(LostRankError) as told, naming("conv3 forward"):
+        raise RuntimeError("NCCL error in: x.cpp:1, ncclRemoteError\nncclRemoteError: A call\nLast error:\n no route\n")
+    assert told.value.reason == "NCCL error in: x.cpp:1, ncclRemoteError; no route"
+
+
+def test_a_misuse_of_nccl_is_no_lost_rank() -> None:
+    with pytest.raises(RuntimeError, match="invalid usage") as told, naming("conv3 forward"):
+        raise RuntimeError("NCCL error in: x.cpp:1, invalid usage (run with NCCL_DEBUG=WARN for details)")
+    assert type(told.value) is RuntimeError
 
 
 def test_another_fault_stays_what_it_is() -> None:

@@ -4,6 +4,7 @@ schema: every key with its type, range and meaning. keys: the dotted names. sour
 loading: merging and the report of problems. printing: the resolved configuration as YAML.
 """
 
+from alexnet_dist.config.keys import flat
 from alexnet_dist.config.loading import Resolved, add_config_arguments, from_arguments, load
 from alexnet_dist.config.printing import print_config, to_yaml
 from alexnet_dist.config.schema import (
@@ -29,6 +30,7 @@ __all__ = [
     "Topology",
     "Train",
     "add_config_arguments",
+    "flat",
     "from_arguments",
     "geometry",
     "load",

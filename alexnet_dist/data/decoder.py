@@ -60,7 +60,8 @@ def pixels(rows: torch.Tensor, crop: int) -> torch.Tensor:
 
 def labels(rows: torch.Tensor) -> torch.Tensor:
     """Return the labels of rows, uint8 (n, row_bytes), as int64 (n,)."""
-    return rows[:, -LABEL_BYTES:].contiguous().view(torch.int64).view(len(rows))
+    # A copy, and always one: a view of int64 wants an address that eight divides, and the rows will be written again.
+    return rows[:, -LABEL_BYTES:].clone(memory_format=torch.contiguous_format).view(torch.int64).view(len(rows))
 
 
 class Decoder(Dataset[Message]):

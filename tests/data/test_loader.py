@@ -100,6 +100,10 @@ def test_odd_crops_keep_pixels_and_labels_apart(split: Split) -> None:
         (batch,) = loader.run([Order("train", 0, np.arange(6), train=False)])
         assert labels(batch.rows).tolist() == [0, 1, 2, 3, 4, 0]
         assert np.array_equal(pixels(batch.rows, 7)[5].numpy(), decoded(split, 5)[4:11, 4:11])
+        alone = batch.rows[2:3].clone()
+        found = labels(alone)
+        alone.zero_()  # the ring is written again
+        assert found.tolist() == [2]
 
 
 def test_the_stream_is_the_same_for_any_number_of_workers_and_wherever_it_starts(pack_tiny: Pack) -> None:

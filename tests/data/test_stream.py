@@ -99,7 +99,7 @@ def test_a_stream_that_is_stopped_goes_on_in_any_other_geometry(split: Split, ex
 def test_a_run_of_imagenets_size_goes_on_at_once_deep_inside_it(split: Split) -> None:
     large = replace(PROGRAMME, counts=(1000,) * 1281 + (167,), global_batch=128, steps=10**6, lanes=32, window=2048)
     began_s = time.monotonic()
-    task = next(large.tasks(0, 1, step=876_543, evaluations=0))
+    task = next(large.tasks(0, 1, step=876_543, evaluated_step=0))
     with open_rank(split, workers=2) as loader:
         next(loader.run([Order("train", task.epoch, task.ids[:10] % split.images, train=True)]))
     # Measured: 0.2 s; decoding or skipping over what came before would take hours.
