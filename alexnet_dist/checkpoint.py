@@ -55,10 +55,16 @@ def write_tower(directory: Path, step: int, tower: int, tensors: Mapping[str, Te
     target = step_directory(directory, step) / tower_file(tower)
     target.parent.mkdir(parents=True, exist_ok=True)
     _sync_folder(directory)
-    temporary = target.with_suffix(".tmp")
+    write_tensors(target, tensors)
+
+
+def write_tensors(target: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file by `replace_durably`, with notes in its header; raises OSError, for a full disk too."""
+    temporary = target.with_name(target.name + ".tmp")
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    except SafetensorError as problem:  # for a full disk too, whose error it swallows
+        save_file(on_host, temporary, None if notes is None else dict(notes))
+    except SafetensorError as problem:
         raise OSError(errno.EIO, str(problem)) from None
     temporary.chmod(0o644)  # safetensors leaves it readable by its owner alone
     replace_durably(temporary, target)
@@ -96,13 +102,19 @@ def find(directory: Path, step: int | None = None) -> tuple[Checkpoint | None, l
                 if _record(home / name) != manifest["files"][name]:
                     raise ValueError(f"{name} does not have the size and sha256 of its manifest")
         except (OSError, ValueError, KeyError, TypeError) as problem:
-            complaints.append(f"{home}: {problem!r}")
+            complaints.append(f"{home}: {_said(problem)}")
             continue
         return Checkpoint(home, number, manifest), complaints
     if step is not None:
         found = ", ".join(map(str, sorted(_finished_steps(directory)))) or "none"
         raise UserError(f"{directory}: no sound checkpoint of step {step} ({complaints[0]}); steps there: {found}")
     return None, complaints
+
+
+def _said(problem: Exception) -> str:
+    if isinstance(problem, OSError):
+        return f"{Path(problem.filename).name}: {problem.strerror}" if problem.filename else str(problem)
+    return str(problem) if type(problem) is ValueError else f"{MANIFEST} is not a checkpoint's ({problem!r})"
 
 
 def read_tower(checkpoint: Checkpoint, tower: int) -> dict[str, Tensor]:

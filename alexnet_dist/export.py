@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from alexnet_dist.checkpoint import replace_durably
+from alexnet_dist import checkpoint
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.model import AlexNet, Tower, joined
 from alexnet_dist.run import load_run
@@ -47,11 +46,9 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{parsed.out}: expected a name that ends in .safetensors")
     run = load_run(parsed.run, parsed.step)
     weights = named_weights(run.model)
-    temporary = parsed.out.with_suffix(".tmp")
     try:
         parsed.out.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, temporary, {"run": parsed.run.name, "step": str(run.step)})
-        replace_durably(temporary, parsed.out)
+        checkpoint.write_tensors(parsed.out, weights, {"run": parsed.run.name, "step": str(run.step)})
     except OSError as problem:
         raise UserError(f"{parsed.out}: cannot be written: {problem.strerror}; choose another place") from None
     print(

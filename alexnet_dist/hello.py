@@ -100,6 +100,8 @@ def meet(own: Hello, world_size: int, timeout_s: float) -> Store | None:
         if found := disagreements(hellos):
             _leave_last(words, own.rank, range(world_size))
             raise UserError("\n".join(found))
+    except ValueError as problem:  # of the rendezvous, about the environment
+        raise UserError(f"{problem}; start by torchrun, which tells the ranks where they meet") from None
     except dist.DistNetworkError as problem:
         reason = str(problem).splitlines()[0]
         raise RunError(

@@ -196,6 +196,17 @@ def resume(
     return Start(step, int(state["evaluated_step"]), Progress(**state["progress"]), float(state["time_s"]))
 
 
+def changes(settings: Config) -> list[str]:
+    """Return what a run's configuration has become since it was last started: `key: before, now`, places left out."""
+    try:
+        before = config.flat(config.load([Path(settings.run.directory) / run.CONFIG], []).config)
+    except UserError:  # of a version with other keys
+        return []
+    now = config.flat(settings)
+    keys = [key for key in {**before, **now} if key not in OWN_KEYS and before.get(key) != now.get(key)]
+    return [f"{key}: {before.get(key)} before, {now.get(key)} now" for key in keys]
+
+
 def by_chief(work: Callable[[], int], control: Control, place: Topology) -> int:
     """Let the chief do something and return its answer, which is not REFUSED, on every rank.
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from alexnet_dist.errors import UserError
+
 PR_SET_PDEATHSIG = 1
 # torchrun sends these to a rank's whole process group, just when the rank wants its last batch to save and stop.
 GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -40,16 +42,23 @@ class Launched:
 
 
 def launched(environment: Mapping[str, str] | None = None) -> Launched:
-    """Read what torchrun has set."""
+    """Read what torchrun has set; UserError where it is not what torchrun sets."""
     values = os.environ if environment is None else environment
-    world_size = int(values.get("WORLD_SIZE", 1))
+
+    def number(name: str, default: int) -> int:
+        found = values.get(name, str(default))
+        if not (found.isascii() and found.isdigit()):
+            raise UserError(f"environment: {name}={found!r}; expected a whole number, as torchrun sets it")
+        return int(found)
+
+    world_size = number("WORLD_SIZE", 1)
     return Launched(
-        rank=int(values.get("RANK", 0)),
+        rank=number("RANK", 0),
         world_size=world_size,
-        local_rank=int(values.get("LOCAL_RANK", 0)),
-        local_world_size=int(values.get("LOCAL_WORLD_SIZE", world_size)),
+        local_rank=number("LOCAL_RANK", 0),
+        local_world_size=number("LOCAL_WORLD_SIZE", world_size),
         under_torchrun="RANK" in values and "WORLD_SIZE" in values,
-        node_rank=int(values.get("GROUP_RANK", 0)),
+        node_rank=number("GROUP_RANK", 0),
         nccl_multi_rank=values.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1",
     )
 

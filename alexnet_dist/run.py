@@ -194,7 +194,7 @@ def load_run(directory: Path, step: int | None = None) -> Run:
     settings = config.load([directory / CONFIG], []).config
     saved, complaints = checkpoint.find(directory / CHECKPOINTS, step)
     if saved is None:
-        raise UserError(f"{directory}: no whole checkpoint yet{': ' if complaints else ''}{'; '.join(complaints)}")
+        raise UserError(f"{directory}: no checkpoint {'is whole: ' if complaints else 'yet'}{'; '.join(complaints)}")
     net = config.geometry(settings)
     check = differences(saved.state["geometry"], geometry_state(net), "model")
     if check:

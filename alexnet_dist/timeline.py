@@ -27,7 +27,7 @@ SIGNS = (
     "broken pipe", "ncclremoteerror", "remote process exited", "communicator was aborted",
 )  # fmt: skip
 LAST_ERROR = "Last error:"  # after which NCCL says, in a line of its own, what has happened
-SOURCE_LINE = re.compile(r"^\[\S+:\d+\] ")  # of gloo, in front of its words
+SOURCE_LINE = re.compile(r"^\[\S+:\d+\] ")  # of gloo, in front of its words; behind them it guesses at causes
 
 Moment = float | torch.cuda.Event
 
@@ -163,8 +163,9 @@ def naming(what: str) -> Iterator[None]:
         if not any(sign in text.lower() for sign in SIGNS):
             raise
         first, *_ = text.splitlines()
+        first = SOURCE_LINE.sub("", first).partition(". This is")[0]
         last_error = " ".join(text.partition(LAST_ERROR)[2].split())
-        raise LostRankError(what, SOURCE_LINE.sub("", f"{first}; {last_error}" if last_error else first)) from None
+        raise LostRankError(what, f"{first}; {last_error}" if last_error else first) from None
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def lost(place: Topology, problem: LostRankError) -> str:
     """Return a sentence on who lost whom, at what, and what to do."""
     return (
         f"{_named(place, place.rank)} lost {_whom(place, problem.what)} at: {problem.what} ({problem.reason});"
-        " start again by the same command to go on from the last checkpoint"
+        " see what was said there; the same command goes on from the last checkpoint"
     )
 
 

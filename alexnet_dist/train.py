@@ -18,7 +18,17 @@ from alexnet_dist.feed import Feed
 from alexnet_dist.journal import Journal
 from alexnet_dist.loop import Loop
 from alexnet_dist.metrics import Metrics, remove_targets, write_targets
-from alexnet_dist.opening import Start, alike, by_chief, cache_room, open_loader, open_splits, programme_of, resume
+from alexnet_dist.opening import (
+    Start,
+    alike,
+    by_chief,
+    cache_room,
+    changes,
+    open_loader,
+    open_splits,
+    programme_of,
+    resume,
+)
 from alexnet_dist.parallel import Control, LinkedTower
 from alexnet_dist.profiling import check_room, profiled
 from alexnet_dist.programme import Programme
@@ -61,14 +71,17 @@ def train(settings: Config, profile_steps: int = 0) -> None:
         position = programme.position(0, splits["train"].manifest.sha256)
         start = resume(directory, trainer, run.geometry_state(net), position, control, place)
         if start.step >= programme.steps and not programme.owes_evaluation(start.step, start.evaluated_step):
-            say(place, f"{directory} is finished: {start.step:,} steps; nothing to do")
+            say(place, f"{directory} is finished: {start.step:,} steps; raise run.steps or run.epochs to go on")
             return
         check_room(profile_steps, programme.steps - start.step)
+        notes = [] if room is None else [room]
+        if start.step and place.is_chief:
+            notes += [f"changed since the last start: {one}" for one in changes(settings)]
         by_chief(partial(begin, settings, splits["train"], start), control, place)
         link = trainer.model.link if isinstance(trainer.model, LinkedTower) else None
         tasks = programme.tasks(place.replica, place.replicas, start.step, start.evaluated_step)
         feed = Feed(tasks, loader, place.towers, link, preparation(settings, splits["train"], place), trainer.timeline)
-        announce(settings, place, programme, net, start, room)
+        announce(settings, place, programme, net, start, notes)
         metrics = opened.enter_context(closing(open_metrics(settings, directory, place, control)))
         opened.callback(remove_targets, directory / run.TARGETS)
         journal = opened.enter_context(
@@ -114,11 +127,11 @@ def open_metrics(settings: Config, directory: Path, place: Topology, control: Co
 
 
 def announce(
-    settings: Config, place: Topology, programme: Programme, net: geometry.Geometry, start: Start, room: str | None
+    settings: Config, place: Topology, programme: Programme, net: geometry.Geometry, start: Start, notes: list[str]
 ) -> None:
-    """Say what is about to be trained, where, from which step, and what remote shards need."""
-    if room is not None:
-        say(place, room)
+    """Say what is about to be trained, where, from which step, and what else is worth a line."""
+    for line in notes:
+        say(place, line)
     wiring = "2 linked towers" if place.layout == "paired" else "both towers in one process"
     say(
         place,

@@ -1,4 +1,4 @@
-"""Train AlexNet: parse, then train.
+"""Train AlexNet, or go on with a run that was stopped.
 
 torchrun --nproc-per-node=2 launch/train.py --config configs/cifar10.yaml data.root=shards run.directory=runs/mine
 python launch/train.py --config configs/one_gpu.yaml        (one process, both towers on its device)
@@ -11,6 +11,8 @@ import atexit
 import os
 import sys
 import time
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from io import StringIO
 
 from alexnet_dist import config
 from alexnet_dist.errors import UserError, run_command
@@ -33,12 +35,20 @@ def main(arguments: list[str]) -> None:
         metavar="N",
         help="write a torch profiler's trace and summary of N steps, after the first three, into run.directory/profile",
     )
-    parsed = parser.parse_intermixed_args(arguments)
+    for word in arguments:
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            raise UserError(f"command line: {word}: a key has no dashes before it: {word.lstrip('-')}")
+    with ExitStack() as quiet:
+        if launched().rank:  # --help and a misspelt option are told by rank 0
+            quiet.enter_context(redirect_stdout(StringIO()))
+            quiet.enter_context(redirect_stderr(StringIO()))
+        parsed = parser.parse_intermixed_args(arguments)
     if parsed.profile < 0:
         raise UserError(f"--profile: {parsed.profile}; expected the number of steps to profile, 1 or more")
     resolved = config.from_arguments(parsed)
     if parsed.print_config:
-        print(config.print_config(resolved), end="")
+        if launched().rank == 0:
+            print(config.print_config(resolved), end="")
         return
     from alexnet_dist.train import train  # torch is imported from here on: --help answers at once
 
@@ -51,17 +61,22 @@ def one_voice(arguments: list[str]) -> None:
     Most mistakes are seen by every rank alike: rank 0 tells at once, and torchrun then ends the others, which hold
     their tongues meanwhile. What only another rank has seen, it tells itself, a little later.
     """
-    here = launched()
-    if here.under_torchrun:
-        die_with_parent(os.getppid())  # before torch is imported, which takes seconds
-    rank = here.rank
+    rank = 0
     try:
+        here = launched()
+        rank = here.rank
+        if here.under_torchrun:
+            die_with_parent(os.getppid())  # before torch is imported, which takes seconds
         main(arguments)
     except UserError as error:
         if rank == 0:
             raise
         time.sleep(RANK_0_FIRST_S)
         raise UserError(f"(rank {rank}) {error}") from None
+    except SystemExit as usage:
+        if rank and usage.code:
+            time.sleep(RANK_0_FIRST_S)
+        raise
 
 
 if __name__ == "__main__":

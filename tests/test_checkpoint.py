@@ -212,7 +212,7 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path) -> None:
 
 
 def test_what_safetensors_cannot_write_is_an_os_error(tmp_path: Path) -> None:
-    (tmp_path / "step-00000003" / "tower-0.tmp").mkdir(parents=True)
+    (tmp_path / "step-00000003" / "tower-0.safetensors.tmp").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
         checkpoint.write_tower(tmp_path, 3, 0, tensors(3, 0))
 
@@ -241,7 +241,16 @@ def test_file_and_folder_are_synced_before_the_manifest_is_there(
     monkeypatch.setattr(os, "fsync", note)
     write(tmp_path, 4)
     above, home = tmp_path.name, "step-00000004"
-    assert synced == [above, "tower-0.tmp", home, above, "tower-1.tmp", home, "manifest.json.tmp", home]
+    assert synced == [
+        above,
+        "tower-0.safetensors.tmp",
+        home,
+        above,
+        "tower-1.safetensors.tmp",
+        home,
+        "manifest.json.tmp",
+        home,
+    ]
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:

@@ -124,6 +124,8 @@ def test_all_problems_of_all_sources_in_one_report() -> None:
     [
         ("data.globl_batch", "did you mean 'data.global_batch'?"),
         ("steps", "did you mean 'run.steps'?"),
+        ("lr", "did you mean 'optim.learning_rate'?"),
+        ("data.batch_size", "did you mean 'data.global_batch'?"),
         ("train.seed", "did you mean 'run.seed'?"),
         ("optimm.momentum", "did you mean 'optim.momentum'?"),
         ("train.learning_rte", "did you mean 'optim.learning_rate'?"),

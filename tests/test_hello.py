@@ -130,3 +130,19 @@ def test_rank_0_that_does_not_come_is_told_of(run_ranks: Ranks) -> None:
     found = run_ranks(2, met, 1.0, str(torch.__version__), {}, (0,))
     assert found[1][0] == "RunError"
     assert "rank 1 cannot reach the others through the rendezvous" in found[1][1]
+
+
+def met_nowhere() -> str:
+    """Return what is said where nothing tells the ranks where they meet."""
+    del os.environ["MASTER_ADDR"]
+    try:
+        hello.meet(hello.mine(launched(), "paired", "cpu", "gloo", {}), 2, 1.0)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_without_a_place_to_meet_torchrun_is_named(run_ranks: Any) -> None:
+    (said,) = run_ranks(1, met_nowhere)
+    assert "MASTER_ADDR expected" in said
+    assert "start by torchrun" in said

@@ -85,6 +85,18 @@ def test_places_may_differ_between_ranks_and_what_is_computed_may_not(pack_tiny:
     assert one["data.root's train manifest"] == splits["train"].manifest.sha256[:12]
 
 
+def test_what_has_changed_since_the_last_start_is_named(tmp_path: Path) -> None:
+    directory, _ = write_run(tmp_path)
+    place = f"run.directory={directory}"
+    (directory / run.CONFIG).write_text(config.to_yaml(settings(place)))
+    assert opening.changes(settings(place, "data.root=elsewhere", "data.workers=9")) == []
+    (found,) = opening.changes(settings(place, "optim.learning_rate=0.5"))
+    assert found.startswith("optim.learning_rate: ")
+    assert found.endswith(" before, 0.5 now")
+    (directory / run.CONFIG).write_text("optim: {unheard_of: 1}\n")
+    assert opening.changes(settings(place)) == []
+
+
 def begin_unless_refused(refuse: bool) -> tuple[str, str]:
     """Let the chief answer 7 or refuse; return this rank's answer and what it was refused with."""
     place = topology.place("fused", "cpu", launched())

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from alexnet_dist.errors import UserError
 from alexnet_dist.process import Launched, launched
 
 # Waits in C for ever and through every signal, as a collective does: the main thread never runs Python again.
@@ -172,3 +173,16 @@ def test_torchrun_says_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None
     assert launched() == launched(said)
     assert launched(dict(os.environ)) == launched(said)
     assert launched({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}).local_world_size == 2
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", ""), ("LOCAL_RANK", "-1"), ("RANK", "²")])
+def test_an_environment_that_is_not_torchruns_is_refused(name: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"environment: {name}='{value}'; expected a whole number, as"):
+        launched({"RANK": "0", "WORLD_SIZE": "1", name: value})
+
+
+def test_after_disarm_a_signal_ends_the_process_at_once() -> None:
+    with running(WATCH + "stop.arm()\nstop.disarm()" + WAIT_IN_C, "60") as process:
+        assert read_line(process) == "waiting"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 128 + signal.SIGTERM

@@ -168,3 +168,18 @@ def test_a_run_that_diverges_ends_on_all_ranks_and_is_told_once(shards: Path, tm
     assert "at a learning rate of 1e+30" in said
     assert "exitcode  : 2" in said
     assert "Traceback" not in said.split("torch/distributed/elastic")[0]
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "found"),
+    [
+        ("--help", 0, "usage: "),
+        ("--print-config", 0, " global_batch: "),
+        ("--confg=x", 1, "unrecognized arguments: --confg=x"),
+        ("--optim.momentum=0.5", 1, "error: command line: --optim.momentum=0.5: a key has no dashes before it: optim."),
+    ],
+)
+def test_rank_0_alone_answers_the_command_line(word: str, code: int, found: str) -> None:
+    said = finished(torchrun(2, [word]), code)
+    assert said.count(found) == 1
+    assert "Traceback" not in said.split("torch/distributed/elastic")[0]

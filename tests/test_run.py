@@ -250,7 +250,7 @@ def test_a_broken_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     (directory / "checkpoints" / "step-00000005" / "tower-1.safetensors").write_bytes(b"")
     assert run.load_run(directory).step == 3
     (directory / "checkpoints" / "step-00000003" / "tower-1.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no whole checkpoint yet: .*step-00000005.*; .*step-00000003"):
+    with pytest.raises(UserError, match=r"no checkpoint is whole: .*step-00000005.*; .*step-00000003"):
         run.load_run(directory)
 
 
@@ -259,7 +259,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, shards: Path) -> None:
         run.load_run(shards)
     run.open_directory(tmp_path / "run").close()
     run.begin(tmp_path / "run", 0, 0, config.to_yaml(settings()), files(shards))
-    with pytest.raises(UserError, match="run: no whole checkpoint yet"):
+    with pytest.raises(UserError, match="run: no checkpoint yet"):
         run.load_run(tmp_path / "run")
 
 

@@ -130,7 +130,7 @@ def test_on_a_cpu_nothing_is_staged() -> None:
 def test_a_lost_rank_is_told_by_its_place(layout: Layout, rank: int, what: str, sentence: str) -> None:
     with pytest.raises(RunError) as told, telling(place(layout, "cpu", ranks(6)[rank])):
         raise LostRankError(what, "Timed out")
-    assert str(told.value).startswith(f"{sentence}Timed out); start again by the same command")
+    assert str(told.value).startswith(f"{sentence}Timed out); see what was said there; the same command goes on")
 
 
 def test_with_two_replicas_the_one_averaged_with_is_named() -> None:

@@ -16,6 +16,11 @@ from alexnet_dist.config.schema import CONTRADICTION, RANGES, Config
 from alexnet_dist.geometry import NAME, PAPER_LAYERS, Layer, Norm
 
 LAYERS = "model.layers"
+# What other trainers call a key, where no likeness of letters leads to ours.
+ELSEWHERE = {
+    "lr": "optim.learning_rate", "wd": "optim.weight_decay", "batch": "data.global_batch",
+    "batch_size": "data.global_batch", "max_steps": "run.steps", "num_workers": "data.workers",
+}  # fmt: skip
 NOUNS: Mapping[type, tuple[str, str]] = {int: ("an integer", "integers"), float: ("a number", "numbers")}
 WORDS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -92,8 +97,8 @@ def hint(key: str) -> str:
         or [f"{above}.{child}".lstrip(".") for child in difflib.get_close_matches(name, siblings, 1)]
         or difflib.get_close_matches(key, known, 1, 0.75)
     )
-    if meant:
-        return f"did you mean {meant[0]!r}?"
+    if name in ELSEWHERE or meant:
+        return f"did you mean {ELSEWHERE.get(name) or meant[0]!r}?"
     return f"{above or 'the configuration'} has {', '.join(siblings)}" if siblings else "no key is near"
 
 

@@ -84,7 +84,7 @@ class Data(Section):
     """Whether training images are mirrored left to right with probability 1/2 (§4.1)."""
     colour_noise: float = Field(0.1, ge=0)
     """Standard deviation of the three draws along the principal components of RGB (§4.1); 0: none."""
-    eval_rows: int = Field(128, ge=1)
+    eval_rows: int = Field(128, ge=1, le=65_536)
     """Images a replica evaluates at once."""
     max_bad_fraction: float = Field(0.001, ge=0, le=1)
     """Fraction of the samples read that may be damaged and replaced before the run stops."""
@@ -143,7 +143,7 @@ class Topology(Section):
 
     layout: Literal["auto", "paired", "fused"] = "auto"
     """paired: two ranks a replica, one a tower (§3.5); fused: one rank; auto: paired under torchrun, else fused."""
-    timeout_s: float = Field(600.0, gt=0)
+    timeout_s: float = Field(600.0, ge=1, le=86_400)
     """Seconds a rank waits for the others before the run fails."""
     share_device: bool = False
     """Lets the ranks of a node share GPUs: a test layout, without a speed claim."""
