@@ -16,6 +16,7 @@ from alexnet_dist import process
 from alexnet_dist.building import set_arithmetic
 from alexnet_dist.data import augment
 from alexnet_dist.data.loader import Loader, Order, labels, pixels
+from alexnet_dist.data.manifest import SPLITS
 from alexnet_dist.data.plan import validation_ids, validation_steps
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote, locate
@@ -121,7 +122,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory; several are averaged")
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="1: centre patch; 10: as the paper tests")
     parser.add_argument("--data", help="directory or URL of the shards; default: the run's data.root")
-    parser.add_argument("--split", default="val", help="split to evaluate (default: val)")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="split to evaluate (default: val)")
     parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest whole one")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="such as cpu or cuda:1"

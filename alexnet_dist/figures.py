@@ -21,7 +21,7 @@ from torch import Tensor
 
 from alexnet_dist import draws, run
 from alexnet_dist.data import augment
-from alexnet_dist.data.manifest import manifest_path
+from alexnet_dist.data.manifest import SPLITS, manifest_path
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.data.remote import locate
 from alexnet_dist.errors import UserError, run_command
@@ -266,7 +266,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the pictures")
     parser.add_argument("--data", help="directory or URL of the shards; default: the run's data.root")
-    parser.add_argument("--split", default="val", help="split of the shown images (default: val)")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="split of the shown images (default: val)")
     parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest whole one")
     parsed = parser.parse_args(arguments)
     new_figure(1.0, 1.0)  # fails here, before a long load, where matplotlib is missing

@@ -199,8 +199,6 @@ class Metrics:
         Returns None, with a warning, where no port of that address can be had.
         """
         where = f"rank {self._names['rank']}: metrics"
-        if self._names["rank"] == "0" and not _is_loopback(address):
-            _warn(f"{where} are served on {address} to whoever can reach it, without a password; 127.0.0.1 is closed")
         problem: Exception | None = None
         for candidate in dict.fromkeys((port, 0)):
             try:
@@ -210,6 +208,10 @@ class Metrics:
                 problem = problem or refusal
                 continue
             found = int(self._server[0].server_port)
+            if self._names["rank"] == "0" and not _is_loopback(address):
+                _warn(
+                    f"{where} are served on {address} to whoever can reach it, without a password; 127.0.0.1 is closed"
+                )
             if problem:
                 _warn(f"{where}: port {port} on {address} cannot be had ({problem}); port {found} is used instead")
             return found
