@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -155,19 +156,18 @@ class Loader:
             )
 
     def close(self) -> None:
-        """End the workers, dropping what is under way; may be called again."""
+        """End the processes at once, dropping what is under way; may be called again."""
         atexit.unregister(self.close)
         if self._running is not None:
             self._running.close()
         messages, self._messages = self._messages, iter(())
-        # DataLoader ends its workers when its iterator is collected, but a traceback may keep that alive.
-        shut_down = getattr(messages, "_shutdown_workers", None)
-        if shut_down is not None:
-            shut_down()
-        if self._pinned:
-            self._pinned = False
-            pinning.unregister(self.ring)
-        self._ahead.close()
+        try:
+            self._ahead.close()
+            _end_workers(messages)
+        finally:
+            if self._pinned:
+                self._pinned = False
+                pinning.unregister(self.ring)
 
     def __enter__(self) -> Loader:
         return self
@@ -198,6 +198,27 @@ class _Feed(Sampler[Task]):
 
 def _settle(rank: int, _worker: int) -> None:
     process.serve(rank)
+
+
+def _end_workers(iterator: Any) -> None:
+    """Kill the workers of DataLoader's iterator, whatever they are doing, and let it put the rest away.
+
+    By itself it would wait for a worker that is downloading, and then send the SIGTERM that workers ignore. It ends
+    them when it is collected, too, but a traceback may keep it alive.
+    """
+    workers = getattr(iterator, "_workers", [])
+    if not workers:
+        return
+    if iterator._worker_pids_set:
+        iterator._worker_pids_set = False
+        torch._C._remove_worker_pids(id(iterator))  # or their deaths would be raised as errors, wherever we are
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
+    # Nobody is left to see it set, and a worker may have died holding its lock.
+    iterator._workers_done_event = threading.Event()
+    iterator._shutdown_workers()
 
 
 def _unchanged(message: Any) -> Any:

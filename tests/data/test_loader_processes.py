@@ -17,6 +17,8 @@ import pytest
 
 from alexnet_dist.data.loader import Loader, Order
 from alexnet_dist.data.reader import Split
+from remote_server import HttpServer
+from remote_sets import place
 
 Pack = Callable[..., Path]
 
@@ -78,6 +80,24 @@ def test_close_is_quick_and_leaves_no_worker(split: Split, moment: str) -> None:
     assert not [worker for worker in workers if is_alive(worker)]
     if moment == "midway":
         assert next(batches, None) is None
+
+
+def test_close_is_quick_while_downloads_stall(pack_tiny: Pack, http_server: HttpServer, tmp_path: Path) -> None:
+    root = pack_tiny()
+    http_server.fail({root / f"train-{number:06d}.tar": ["slow*"] for number in (1, 2)})
+    split = Split.open(place(http_server.url(root), tmp_path), "train")
+    before = children()
+    loader = Loader({"train": split}, seed=5, crop=14, rows=6, workers=2, max_bad_fraction=0.1, ahead_bytes=10_000_000)
+    processes = children() - before
+    assert len(processes) == 3
+    # The first shard comes; of the second and third, workers and the process that fetches ahead have but half.
+    next(loader.run([Order("train", 0, ids, train=True) for ids in (np.arange(6), np.array([7]), np.arange(8, 14))]))
+    while not http_server.gets().keys() >= {"train-000001.tar", "train-000002.tar"}:
+        time.sleep(0.01)
+    began_s = time.monotonic()
+    loader.close()
+    assert time.monotonic() - began_s < 2.0  # DataLoader by itself waits for 5, and then for the server
+    assert not [process for process in processes if is_alive(process)]
 
 
 def is_alive(pid: int) -> bool:
