@@ -15,7 +15,7 @@ from torch import Tensor
 from alexnet_dist import process
 from alexnet_dist.building import set_arithmetic
 from alexnet_dist.data import augment
-from alexnet_dist.data.loader import Loader, Order, labels, pixels
+from alexnet_dist.data.loader import Loader, Order, labels, pixels, telling_of_workers
 from alexnet_dist.data.manifest import SPLITS
 from alexnet_dist.data.plan import validation_ids, validation_steps
 from alexnet_dist.data.reader import Split
@@ -134,7 +134,8 @@ def main(arguments: list[str]) -> None:
     runs = [load_run(directory, parsed.step) for directory in parsed.runs]
     data = runs[0].config.data
     root = locate(parsed.data or data.root, data.cache, data.cache_bytes)
-    found = evaluate(runs, Split.open(root, parsed.split), parsed.views, device)
+    with telling_of_workers():
+        found = evaluate(runs, Split.open(root, parsed.split), parsed.views, device)
     if parsed.json:
         print(json.dumps(asdict(found)))
         return

@@ -11,10 +11,12 @@ import atexit
 import math
 import mmap
 import os
+import re
 import signal
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -28,9 +30,9 @@ from alexnet_dist.data import pinning
 from alexnet_dist.data.ahead import Ahead
 from alexnet_dist.data.decoder import Decoder, Message, Order, Task, labels, pixels, row_bytes
 from alexnet_dist.data.reader import BadSample, Split
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import RunError, UserError
 
-__all__ = ["LoadedBatch", "Loader", "Order", "labels", "pixels", "row_bytes"]
+__all__ = ["LoadedBatch", "Loader", "Order", "labels", "pixels", "row_bytes", "telling_of_workers"]
 
 # Orders that each worker has before it; more only makes the ring larger.
 PREFETCH = 2
@@ -38,6 +40,10 @@ PREFETCH = 2
 SPARE_SLOTS = 3
 # Bad samples below which no fraction is too large: the first bad one of a run would otherwise stop it.
 FEWEST_BAD = 10
+# What torch says of workers that have died.
+DEATH = re.compile(
+    r"DataLoader worker \(pid(\(s\))? (?P<pids>[\d, ]+)\) (is killed by signal: (?P<signal>[^.]+)|exited)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +130,8 @@ class Loader:
     def run(self, orders: Iterable[Order]) -> Iterator[LoadedBatch]:
         """Return the batches of the orders, in order; call once.
 
-        Orders are asked for a few ahead of the batches. Raises UserError once too many samples are bad, and whatever
-        else goes wrong in a worker.
+        Orders are asked for a few ahead of the batches. Raises UserError once too many samples are bad, RunError where
+        a worker was killed, and whatever else goes wrong in a worker.
         """
         if self._running is not None:
             raise RuntimeError("Loader.run is called once: its workers follow one stream of orders")
@@ -134,15 +140,16 @@ class Loader:
         return self._running
 
     def _batches(self) -> Generator[LoadedBatch, None, None]:
-        for message in self._messages:
-            if message is None:
-                continue
-            order = self._feed.sent.popleft()
-            if isinstance(message, Exception):
-                raise message
-            slot, bad = message
-            self._count(order, bad)
-            yield LoadedBatch(order, self.ring[slot, : len(order.ids)], bad)
+        with telling_of_workers():
+            for message in self._messages:
+                if message is None:
+                    continue
+                order = self._feed.sent.popleft()
+                if isinstance(message, Exception):
+                    raise message
+                slot, bad = message
+                self._count(order, bad)
+                yield LoadedBatch(order, self.ring[slot, : len(order.ids)], bad)
 
     def _count(self, order: Order, bad: tuple[BadSample, ...]) -> None:
         self._samples += int((order.ids >= 0).sum())
@@ -178,6 +185,43 @@ class Loader:
         self.close()
 
 
+@contextmanager
+def telling_of_workers() -> Iterator[None]:
+    """Turn what torch raises for a dead worker into the RunError that says what may have killed it.
+
+    Put it around whatever runs while a Loader is open: torch raises in a handler of SIGCHLD, so wherever the main
+    thread is, in the middle of backward for one, and that may have made another error of it by the time it is here.
+    """
+    try:
+        yield
+    except Exception as error:
+        deaths: list[re.Match[str]] = []
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, RuntimeError):
+                deaths += [death for death in (DEATH.search(str(cause)),) if death]
+            cause = cause.__cause__ or cause.__context__
+        if not deaths:
+            raise
+        # While it waits for a batch, torch makes an error without the signal of the one that names it.
+        death = max(deaths, key=lambda one: one["signal"] is not None)
+        raise RunError(_obituary(death["pids"], death["signal"])) from None
+
+
+def _obituary(pids: str, killer: str | None) -> str:
+    """Return the sentence on dead workers; killer: what the C library calls the signal, where torch has seen it."""
+    memory = "memory has run out: lower data.workers, or give the run more memory"
+    shard = (
+        "a shard was changed, or cannot be read any more: look at the disk, and check the packed set by"
+        " python -m alexnet_dist.pack FOLDER --verify"
+    )
+    causes = {signal.SIGKILL: memory, signal.SIGBUS: shard}
+    number = next((one for one in signal.valid_signals() if killer and signal.strsignal(one) == killer), None)
+    cause = causes.get(signal.Signals(number)) if number else None
+    by = "died" if killer is None else f"was killed by a signal ({killer})"
+    return f"loader process {pids} {by}; most likely {cause or f'{memory}; or {shard}'}. Then start again"
+
+
 class _Feed(Sampler[Task]):
     """DataLoader's sampler: first what wakes the workers up, then the orders, which nobody knows at the fork."""
 
@@ -198,6 +242,8 @@ class _Feed(Sampler[Task]):
 
 def _settle(rank: int, _worker: int) -> None:
     process.serve(rank)
+    # Torch's handler says that shared memory may be too small; here, it is a mapped shard that cannot be read.
+    signal.signal(signal.SIGBUS, signal.SIG_DFL)
 
 
 def _end_workers(iterator: Any) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Protocol
 
 from alexnet_dist.data.manifest import Manifest, Sidecar, load, manifest_path
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import RunError, UserError
 
 # A mapped file holds a file descriptor, and a process may open 1,024 by default: fewer than ImageNet has shards.
 OPEN_SHARDS = 256
 
 REPACK = "pack the images again"
+SINCE_OPENED = (
+    "since the packed set was opened; leave a set alone while it is in use: put the shard back, and start again"
+)
 
 
 class Shards(Protocol):
@@ -82,16 +85,30 @@ class MappedShards:
         self._mapped = lru_cache(maxsize=OPEN_SHARDS)(self._map)
 
     def read(self, shard: int, offset: int, size: int) -> memoryview:
-        """Return a view of the mapped file, which stays mapped as long as a view of it lives."""
-        return self._mapped(shard)[offset : offset + size]
+        """Return a view of the mapped file, which stays mapped as long as a view of it lives.
+
+        Raises RunError where the file is not there any more, or shorter than when the split was opened: its pages
+        would be a bus error.
+        """
+        mapped, content = self._mapped(shard)
+        found = mapped.size()  # of the file, as it is now; 1 us
+        if found < offset + size:
+            raise RunError(f"{self._files[shard]}: cut short to {found:,} bytes {SINCE_OPENED}")
+        return content[offset : offset + size]
 
     def mend(self, _shard: int) -> bool:
         """Return False: there is no other copy."""
         return False
 
-    def _map(self, shard: int) -> memoryview:
-        with self._files[shard].open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    def _map(self, shard: int) -> tuple[mmap.mmap, memoryview]:
+        try:
+            with self._files[shard].open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise RunError(f"{self._files[shard]}: {error.strerror} {SINCE_OPENED}") from None
+        except ValueError:  # mmap's, of an empty file
+            raise RunError(f"{self._files[shard]}: cut short to 0 bytes {SINCE_OPENED}") from None
+        return mapped, memoryview(mapped)
 
 
 def _size_bytes(file: Path) -> int:

@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from alexnet_dist.data.loader import Loader, Order
+from alexnet_dist.data.loader import Loader, Order, telling_of_workers
 from alexnet_dist.data.reader import Split
+from alexnet_dist.errors import RunError
 from remote_server import HttpServer
 from remote_sets import place
 
@@ -98,6 +101,86 @@ def test_close_is_quick_while_downloads_stall(pack_tiny: Pack, http_server: Http
     loader.close()
     assert time.monotonic() - began_s < 2.0  # DataLoader by itself waits for 5, and then for the server
     assert not [process for process in processes if is_alive(process)]
+
+
+def be_elsewhere() -> None:
+    """Be somewhere else when a worker's death is noticed, as in backward, and make another error of it."""
+    try:
+        time.sleep(20)
+    except RuntimeError:
+        raise ValueError("what a library makes of it")  # noqa: B904
+
+
+@pytest.mark.parametrize("where", ["loading", "elsewhere"])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, r"\(Killed\); most likely memory has run out: lower data\.workers, or give .* memory\. Then"),
+        (
+            signal.SIGBUS,
+            r"\(Bus error\); most likely a shard was changed, or cannot be read any more: .* --verify\. Then",
+        ),
+        (signal.SIGSEGV, r"\(Segmentation fault\); most likely memory .*; or a shard was changed"),
+    ],
+)
+def test_a_killed_worker_is_told_in_a_sentence(
+    split: Split, number: signal.Signals, said: str, where: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def load_and_lose_a_worker() -> None:
+        before = children()
+        with open_loader(split, workers=2) as loader:
+            batches = loader.run(repeat(training_orders(1)[0]))
+            next(batches)
+            os.kill(min(children() - before), number)
+            if where == "elsewhere":
+                be_elsewhere()
+            deque(batches, maxlen=0)
+
+    with pytest.raises(RunError, match=rf"^loader process \d+ was killed by a signal {said}"), telling_of_workers():
+        load_and_lose_a_worker()
+    assert "shared memory" not in capfd.readouterr().err
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match=r"^a fault of ours$"), telling_of_workers():
+        raise RuntimeError("a fault of ours")
+
+
+def test_a_death_that_was_noticed_late_is_told() -> None:
+    with (
+        pytest.raises(RunError, match=r"^loader process 7, 8 died; most likely memory .*; or a shard "),
+        telling_of_workers(),
+    ):
+        raise RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda shard: shard.unlink(), "No such file or directory since the packed set was opened"),
+        (lambda shard: os.truncate(shard, 0), "cut short to 0 bytes since the packed set was opened"),
+        (lambda shard: os.truncate(shard, 1000), "cut short to 1,000 bytes since the packed set was opened"),
+    ],
+)
+def test_a_shard_that_changes_under_a_run_is_named(
+    pack_tiny: Pack, damage: Callable[[Path], object], said: str
+) -> None:
+    root = pack_tiny()
+    with open_loader(Split.open(root, "train"), workers=1) as loader:
+        damage(root / "train-000002.tar")
+        with pytest.raises(RunError, match=rf"{root}/train-000002\.tar: {said}.* start again"):
+            list(loader.run([Order("train", 0, np.arange(8, 14), train=True)]))
+
+
+def test_a_shard_cut_short_while_it_is_mapped_is_named(pack_tiny: Pack) -> None:
+    root = pack_tiny()
+    order = Order("train", 0, np.arange(8, 14), train=True)
+    with open_loader(Split.open(root, "train"), workers=1) as loader:
+        batches = loader.run(repeat(order))
+        next(batches)
+        os.truncate(root / "train-000002.tar", 1000)
+        with pytest.raises(RunError, match=r"train-000002\.tar: cut short to 1,000 bytes"):
+            deque(batches, maxlen=0)
 
 
 def is_alive(pid: int) -> bool:
