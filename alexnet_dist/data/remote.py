@@ -40,7 +40,7 @@ def locate(root: str, cache: str, cache_bytes: int, patience: Patience | None = 
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", root)
     if scheme is None:
-        return Path(root)
+        return _folder("data.root", root)
     parts = urlsplit(root) if scheme[1].lower() in SCHEMES else None
     if parts is None:
         raise UserError(
@@ -57,7 +57,18 @@ def locate(root: str, cache: str, cache_bytes: int, patience: Patience | None = 
         )
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     load_library(url)
-    return Remote(url, Cache(Path(cache).expanduser(), cache_bytes), patience or Patience())
+    return Remote(url, Cache(_folder("data.cache", cache), cache_bytes), patience or Patience())
+
+
+def _folder(key: str, name: str) -> Path:
+    """Return a folder, ~ and ~USER written out; UserError, naming the key, where there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{key}: {name}: no user of that name with a home directory; expected ~, ~USER, or (a folder of that name)"
+            f" ./{name}"
+        ) from None
 
 
 class Remote:

@@ -122,6 +122,10 @@ def test_the_home_directory_is_written_out() -> None:
     found = locate("https://host/set//", "~/there", 5)
     assert isinstance(found, Remote)
     assert (str(found), found.cache.folder, found.cache.most_bytes) == ("https://host/set", Path.home() / "there", 5)
+    assert locate("~/shards", "cache", 5) == Path.home() / "shards"
+    for key, words in (("root", ("~nobody-here/a", "cache")), ("cache", ("http://host/set", "~nobody-here/a"))):
+        with pytest.raises(UserError, match=rf"data\.{key}: ~nobody-here/a: no user of that name"):
+            locate(*words, 5)
 
 
 @pytest.mark.parametrize("missing", ["fsspec", "aiohttp"])
