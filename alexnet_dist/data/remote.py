@@ -41,16 +41,24 @@ def locate(root: str, cache: str, cache_bytes: int, patience: Patience | None = 
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", root)
     if scheme is None:
         return _folder("data.root", root)
-    parts = urlsplit(root) if scheme[1].lower() in SCHEMES else None
-    if parts is None:
+    # A password would stand in config.yaml, in messages and in logs.
+    told = re.sub("//.*@", "//...@", root)
+    if scheme[1].lower() not in SCHEMES:
         raise UserError(
-            f"data.root: {root}: scheme {scheme[1]!r} is not read; expected a folder, or a URL that begins with"
-            f" {', '.join(f'{known}://' for known in SCHEMES)} (a folder with a colon in its name: ./{root})"
+            f"data.root: {told}: scheme {scheme[1]!r} is not read; expected a folder, or a URL that begins with"
+            f" {', '.join(f'{known}://' for known in SCHEMES)} (a folder with a colon in its name: ./{told})"
         )
-    if not parts.netloc or parts.query or parts.fragment:
-        raise UserError(f"data.root: {root}: expected SCHEME://HOST/FOLDER, without query or fragment")
+    try:
+        parts = urlsplit(root)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # whose text may hold a part of the password
+        raise UserError(
+            f"data.root: {told}: no URL; expected SCHEME://HOST:PORT/FOLDER, the port a number from 1 to 65535 or left"
+            " out with its colon, and an IPv6 address in [brackets]"
+        ) from None
+    if not named or parts.query or parts.fragment:
+        raise UserError(f"data.root: {told}: expected SCHEME://HOST/FOLDER, without query or fragment")
     if "@" in parts.netloc:
-        # It would stand in config.yaml, in messages and in logs.
         raise UserError(
             f"data.root: {parts.scheme}://...@{parts.hostname}: holds a user's name or password; leave it out, and give"
             " it in fsspec's configuration or the AWS libraries' own files"

@@ -97,6 +97,10 @@ def test_a_set_in_s3_is_the_set_in_the_folder(pack_tiny: Pack, bucket: Any, tmp_
         ("simplecache::http://host", "scheme 'simplecache' is not read"),
         ("http:///shards", "expected SCHEME://HOST/FOLDER"),
         ("s3:bucket", "expected SCHEME://HOST/FOLDER"),
+        ("http://:80/shards", "expected SCHEME://HOST/FOLDER"),
+        ("http://[::1/shards", "no URL; expected SCHEME://HOST:PORT/FOLDER"),
+        ("http://host:99999/shards", "no URL; expected SCHEME://HOST:PORT/FOLDER"),
+        ("http://host:0/shards", "expected SCHEME://HOST/FOLDER"),
         ("https://host/shards?signature=1", "without query or fragment"),
     ],
 )
@@ -107,9 +111,19 @@ def test_other_places_are_refused(root: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
-    with pytest.raises(UserError, match=r"data\.root: https://\.\.\.@host: holds a user's name or password") as caught:
-        locate("https://me:secret@host/shards", "cache", 1)
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("https://me:secret@host/shards", r"https://\.\.\.@host: holds a user's name or password"),
+        ("ftp://me:secret@host/shards", r"ftp://\.\.\.@host/shards: scheme 'ftp' is not read"),
+        ("https://me:secret@[::1/shards", r"https://\.\.\.@\[::1/shards: no URL"),
+        ("https://me:secret/@host/shards", r"https://\.\.\.@host/shards: no URL"),
+        ("https://me:1?secret@host/shards", r"https://\.\.\.@host/shards: expected SCHEME"),
+    ],
+)
+def test_a_password_in_the_address_is_refused_and_not_repeated(root: str, said: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.root: {said}") as caught:
+        locate(root, "cache", 1)
     assert "secret" not in str(caught.value)
 
 
