@@ -20,8 +20,8 @@ from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar, parse
 from alexnet_dist.errors import RunError, UserError
 
 SCHEMES = ("http", "https", "s3")
-# ImageNet's manifest has 0.4 MB, and 15 million images would have 6.
-MOST_MANIFEST_BYTES = 16 << 20
+# ImageNet's manifest has 0.4 MB, and 15 million images would have 6; one that lists what was rejected may have more.
+MOST_MANIFEST_BYTES = 256 << 20
 # Index and mean are held in memory: enough for 50 million images.
 MOST_SIDECAR_BYTES = 1 << 30
 HEADER_BYTES = 4096  # more than the header of a .npy file has
@@ -116,7 +116,7 @@ class Remote:
         return self.cache.fetch(blob, f"{self.url}/{blob.name}", self.patience, spare)
 
     def _bring(self, name: str) -> bytes:
-        text = _Text()
+        text = _Text(f"{self.url}/{name}")
         download(f"{self.url}/{name}", MOST_MANIFEST_BYTES, text, self.patience)
         manifest = parse(bytes(text.content), f"{self.url}/{name}")
         for blob in sidecars(manifest, f"{self.url}/{name}"):
@@ -172,14 +172,19 @@ class CachedShards:
 class _Text:
     """The sink of a manifest's download: memory. What is wrong with it, its parser says."""
 
-    def __init__(self) -> None:
-        self.content = bytearray()
+    def __init__(self, url: str) -> None:
+        self.content, self._url = bytearray(), url
 
     def begin(self) -> None:
         self.content.clear()
 
     def write(self, chunk: bytes) -> None:
         self.content += chunk
+        if len(self.content) > MOST_MANIFEST_BYTES:  # and will be at the next try
+            raise UserError(
+                f"{self._url}: more than {MOST_MANIFEST_BYTES:,} bytes, the most that is read of a remote manifest;"
+                " check that data.root names a packed set, or copy it into a folder of this machine"
+            )
 
     def problem(self) -> str | None:
         return None
