@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -27,7 +28,7 @@ MOST_SIDECAR_BYTES = 1 << 30
 HEADER_BYTES = 4096  # more than the header of a .npy file has
 # Between a reader's touches of a shard, well within cache.IN_USE_S.
 TOUCH_S = 1.0
-# Fetches of one shard in a row, each removed again before it could be opened.
+# Fetches of one file in a row, each removed again before it could be opened.
 TRIES = 10
 
 Answer = TypeVar("Answer")
@@ -84,6 +85,7 @@ class Remote:
 
     def __init__(self, url: str, cache: Cache, patience: Patience) -> None:
         self.url, self.cache, self.patience = url, cache, patience
+        self._sidecars: dict[str, Blob] = {}  # of the manifests read, by sha256
 
     def __str__(self) -> str:
         return self.url
@@ -94,11 +96,17 @@ class Remote:
         A forked child does it, for the sake of this process's own forks; see download.
         """
         name = f"{split}.manifest.json"
-        return parse(in_child(lambda: self._bring(name)), f"{self.url}/{name}")
+        manifest = parse(in_child(lambda: self._bring(name)), f"{self.url}/{name}")
+        self._sidecars |= {blob.sha256: blob for blob in sidecars(manifest, f"{self.url}/{name}")}
+        return manifest
 
     def sidecar(self, sidecar: Sidecar) -> bytes:
-        """Read an index or a mean from the cache."""
-        return self.cache.path(Blob(sidecar.name, sidecar.sha256, 0)).read_bytes()
+        """Read an index or a mean of a manifest read before; in a small cache it may have made room for the other."""
+        blob = self._sidecars[sidecar.sha256]
+        try:
+            return self.cache.path(blob).read_bytes()
+        except FileNotFoundError:
+            return in_child(lambda: self._fetched(blob))
 
     def shards(self, manifest: Manifest) -> CachedShards:
         """Check that each shard fits the cache; it is fetched when it is read."""
@@ -114,6 +122,13 @@ class Remote:
     def fetch(self, blob: Blob, spare: bool = False) -> bool:
         """Make sure that a blob is in the cache; see Cache.fetch."""
         return self.cache.fetch(blob, f"{self.url}/{blob.name}", self.patience, spare)
+
+    def _fetched(self, blob: Blob) -> bytes:
+        for _ in range(TRIES):
+            self.fetch(blob)
+            with contextlib.suppress(FileNotFoundError):
+                return self.cache.path(blob).read_bytes()
+        raise removed(self.cache.path(blob))
 
     def _bring(self, name: str) -> bytes:
         text = _Text(f"{self.url}/{name}")
@@ -164,9 +179,12 @@ class CachedShards:
                 return os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 self.remote.fetch(self.blobs[shard])
-        raise RunError(
-            f"{self._paths[shard]}: removed {TRIES} times before it was read; give the run a data.cache of its own"
-        )
+        raise removed(self._paths[shard])
+
+
+def removed(path: Path | str) -> RunError:
+    """Return what to raise for a file of the cache that others have taken the room of, again and again."""
+    return RunError(f"{path}: removed {TRIES} times before it was read; give the run a data.cache of its own")
 
 
 class _Text:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from alexnet_dist.data.reader import BadSample, Split
-from alexnet_dist.data.remote import CachedShards, Remote, in_child, locate
+from alexnet_dist.data.remote import HEADER_BYTES, CachedShards, Remote, in_child, locate
 from alexnet_dist.errors import RunError, UserError
 from ranks import free_port
 from remote_server import HttpServer
@@ -165,6 +165,17 @@ def test_what_a_power_cut_has_left_is_fetched_again(pack_tiny: Pack, http_server
     split = Split.open(place(http_server.url(root), tmp_path), "train")
     assert samples(split) == wanted
     assert http_server.gets()["train-000002.tar"] == 2
+
+
+def test_a_cache_may_hold_either_index_or_mean(pack_tiny: Pack, http_server: HttpServer, tmp_path: Path) -> None:
+    root = pack_tiny(counts=[1] * 20, size=64)
+    mean_bytes = 3 * 64 * 64 * 4 + HEADER_BYTES  # what is kept free for it is all there is
+    split = Split.open(place(http_server.url(root), tmp_path, mean_bytes), "train")
+    assert_same(split, Split.open(root, "train"))
+    with pytest.raises(
+        UserError, match=rf"data\.cache_bytes: {mean_bytes - 1:,} is less than the {mean_bytes:,} bytes"
+    ):
+        Split.open(place(http_server.url(root), tmp_path / "smaller", mean_bytes - 1), "train")
 
 
 def test_a_sample_that_was_packed_wrong_is_a_bad_sample(
