@@ -48,6 +48,9 @@ class Handler(BaseHTTPRequestHandler):
         waiting = self.faults.get(self.path, [])
         fault = "" if not waiting else waiting[0].rstrip("*") if waiting[0].endswith("*") else waiting.pop(0)
         path = Path(self.path)
+        if fault == "circle":
+            self._answer(302, b"", Location=self.path)
+            return
         if fault.isdigit() or not path.is_file():
             self._answer(int(fault or 404), b"<Error><Code>Told</Code><Message>told to</Message></Error>")
             return
@@ -87,8 +90,10 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._answer(200, content)
 
-    def _answer(self, status: int, content: bytes) -> None:
+    def _answer(self, status: int, content: bytes, **headers: str) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

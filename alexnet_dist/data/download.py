@@ -146,8 +146,13 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
+def _turns_in_circles(error: Exception) -> bool:
+    """Return whether it is aiohttp's error on a chain of redirections, which has no status; it is loaded by then."""
+    return type(error).__name__ == "TooManyRedirects"
+
+
 def _is_final(error: Exception) -> bool:
-    if isinstance(error, FileNotFoundError | PermissionError):
+    if isinstance(error, FileNotFoundError | PermissionError) or _turns_in_circles(error):
         return True
     status = _status(error)
     return status is not None and 400 <= status < 500 and status not in PASSING_STATUSES
@@ -158,6 +163,8 @@ def _words(error: Exception) -> str:
         return "no such file there (404)"
     if isinstance(error, TimeoutError):
         return "the server is too slow, or has stopped sending"
+    if _turns_in_circles(error):
+        return "the server redirects again and again, to no file"
     status = _status(error)
     said = f"{type(error).__name__}: {error!s:.200}" if str(error) else type(error).__name__
     return said if status is None else f"status {status} ({said})"

@@ -40,7 +40,7 @@ _Triple = tuple[float, float, float]
 # pack writes. Pydantic copies an object into each report on it, so a stranger's file could take any amount of memory.
 _LONG = ("classes", "shards", "rejected")
 _MOST_VALUES = 1000
-_EXPECTED = "Expected a manifest as alexnet_dist.pack writes it: pack again"
+_EXPECTED = "Expected a manifest as alexnet_dist.pack writes it"
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,10 @@ def load(path: Path) -> Manifest:
     return parse(content, str(path))
 
 
-def parse(content: bytes, name: str) -> Manifest:
+def parse(content: bytes, name: str, fix: str = "pack again") -> Manifest:
     """Read a manifest and check it against itself; that the files agree with it is the reader's to check.
 
+    fix: what to do about a file that is no manifest.
     The file may be a stranger's: whatever is in it, this takes memory in proportion to its size.
     Raises UserError naming the file, as `name`, and the key for anything that is missing, of a wrong type, out of
     range, unknown, or in contradiction to another key.
@@ -184,14 +185,14 @@ def parse(content: bytes, name: str) -> Manifest:
     try:
         value = from_json(content)
     except ValueError as error:
-        raise UserError(f"{name}: the whole file: Invalid JSON: {error}. {_EXPECTED}") from None
+        raise UserError(f"{name}: the whole file: Invalid JSON: {error}. {_EXPECTED}: {fix}") from None
     problem = _misshapen(value)
     if problem:
-        raise UserError(f"{name}: {problem}. {_EXPECTED}")
+        raise UserError(f"{name}: {problem}. {_EXPECTED}: {fix}")
     try:
         manifest = _adapter().validate_json(to_json(value, inf_nan_mode="constants"))
     except ValidationError as error:
-        raise UserError(f"{name}: {_first_problem(error)}. {_EXPECTED}") from None
+        raise UserError(f"{name}: {_first_problem(error)}. {_EXPECTED}: {fix}") from None
     problem = _contradiction(manifest)
     if problem:
         raise UserError(f"{name}: {problem}. The file was changed after packing: pack again")

@@ -133,7 +133,7 @@ class Remote:
     def _bring(self, name: str) -> bytes:
         text = _Text(f"{self.url}/{name}")
         download(f"{self.url}/{name}", MOST_MANIFEST_BYTES, text, self.patience)
-        manifest = parse(bytes(text.content), f"{self.url}/{name}")
+        manifest = parse(bytes(text.content), f"{self.url}/{name}", fix_of(text.content))
         for blob in sidecars(manifest, f"{self.url}/{name}"):
             self.fetch(blob)
             if self.cache.drop_if_damaged(blob):
@@ -206,6 +206,13 @@ class _Text:
 
     def problem(self) -> str | None:
         return None
+
+
+def fix_of(content: bytes | bytearray) -> str:
+    """Return what to do about bytes that a server gave for a manifest and that are none."""
+    if not content.lstrip().startswith(b"{"):
+        return f"check data.root: what the server sends there begins with {bytes(content[:40])!r}"
+    return "check that the server sends the whole file, and copy the packed set there again, or pack it again"
 
 
 def sidecars(manifest: Manifest, name: str) -> list[Blob]:

@@ -117,6 +117,13 @@ def test_a_refusal_is_final(file: Path, http_server: HttpServer, status: str) ->
     assert http_server.gets() == {"file.tar": 1}
 
 
+def test_redirections_in_a_circle_are_told(file: Path, http_server: HttpServer) -> None:
+    http_server.fail({file: ["circle*"]})
+    with pytest.raises(UserError, match=r"file\.tar: the server redirects again and again, to no file; .*data\.root"):
+        received(http_server.url(file))
+    assert http_server.gets()["file.tar"] < 20  # one try
+
+
 def test_a_server_that_is_not_there_is_named() -> None:
     url = f"http://127.0.0.1:{free_port()}/shards/file.tar"
     with pytest.raises(RunError, match=rf"{url}: .*tried 3 times"):

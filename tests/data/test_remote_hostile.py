@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,14 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
         r"1000000000000000019 images of 16 pixels a side make train\.index\.npy larger than 1,073,741,824 bytes",
     ),
     "another split": (lambda root: change(root, split="val", mean=None, colour=None), "describes split val"),
-    "no JSON": (lambda root: (root / "train.manifest.json").write_bytes(b"<html>"), "Invalid JSON"),
+    "a page": (
+        lambda root: (root / "train.manifest.json").write_bytes(b"<html> Welcome!"),
+        r"Invalid JSON.* check data\.root: what the server sends there begins with b'<html> Welcome!'$",
+    ),
+    "half a manifest": (
+        lambda root: os.truncate(root / "train.manifest.json", 700),
+        r"Invalid JSON: EOF.* check that the server sends the whole file, and copy the packed set there again",
+    ),
 }  # fmt: skip
 
 
