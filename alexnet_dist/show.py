@@ -24,6 +24,7 @@ from alexnet_dist.config import Config
 from alexnet_dist.data import augment
 from alexnet_dist.data.manifest import SPLITS, Manifest
 from alexnet_dist.data.reader import BadSample, Split
+from alexnet_dist.data.remote import locate
 from alexnet_dist.errors import UserError, run_command
 
 Pictures = npt.NDArray[np.uint8]
@@ -157,7 +158,11 @@ def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wid
 def main(arguments: list[str]) -> None:
     """Print the summary and write the sheet; raises UserError."""
     parser = argparse.ArgumentParser(prog="python -m alexnet_dist.show", description=__doc__)
-    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder of a packed set")
+    parser.add_argument(
+        "shards",
+        metavar="SHARDS",
+        help="folder or URL of a packed set; of a remote one, each picture's shard is fetched",
+    )
     parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
     parser.add_argument("--out", type=Path, default=Path("sheet.png"), metavar="PNG", help="default: sheet.png")
     parser.add_argument("--count", type=int, default=32, metavar="N", help="pictures (default: 32)")
@@ -165,16 +170,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--epoch", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument("--crop", type=int, metavar="PIXELS", help="side (default: 7/8 of the packed size)")
     given = parser.parse_args(arguments)
-    split = Split.open(given.shards, given.split)
+    kept = Config().data
+    root = locate(given.shards, kept.cache, kept.cache_bytes)
+    split = Split.open(root, given.split)
     size = split.manifest.size
     crop = size * 7 // 8 if given.crop is None else given.crop
     for name, value, most in (("count", given.count, 1000), ("crop", crop, size), ("epoch", given.epoch, 1 << 31)):
         least = 0 if name == "epoch" else 1
         if not least <= value <= most:
             raise UserError(f"--{name}: {value}; expected {least:,} to {most:,}")
-    print(summary(split))
+    print(summary(split), flush=True)  # the pictures of a remote set may take their time
     shown = samples(split, given.count, given.seed, given.epoch, crop)
-    title = f"{given.shards.resolve().name}: {given.split}, {split.images:,} images"
+    title = f"{Path(given.shards).resolve().name}: {given.split}, {split.images:,} images"
     done = "cropped, flipped, colours shifted" if given.split == "train" else "the centre"
     subtitle = f"as the net sees them: {crop} of {size} pixels, {done}; seed {given.seed}, epoch {given.epoch}"
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from alexnet_dist.data.augment import train_draws
 from alexnet_dist.data.manifest import Class, Rejected
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
+from remote_server import HttpServer
 
 Pack = Callable[..., Path]
 FONT = ImageFont.load_default(show.CAPTION_SIZE)
@@ -108,6 +112,16 @@ def test_the_command_prints_a_summary_and_writes_a_png(
         assert words in said
     with Image.open(out) as image:
         assert image.format == "PNG"
+
+
+def test_a_remote_set_is_shown_by_way_of_the_cache(pack_tiny: Pack, http_server: HttpServer, tmp_path: Path) -> None:
+    url, home = http_server.url(pack_tiny()), tmp_path / "home"
+    command = [sys.executable, "-m", "alexnet_dist.show", url, "--out", str(tmp_path / "sheet.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"HOME": str(home)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{url}: train, 20 images of 5 classes")
+    assert "20 pictures in" in done.stdout
+    assert len(list((home / ".cache" / "alexnet_dist").glob("*.tar"))) == 3
 
 
 def test_rejected_files_are_counted_by_reason_and_some_are_named(pack_tiny: Pack) -> None:
