@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from alexnet_dist import draws
+from alexnet_dist.data.plan import Ids
 
-Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 # Columns of a sample's table of random numbers: two for the crop, one for the flip, four for the colour.

@@ -19,7 +19,8 @@ import simplejpeg
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from alexnet_dist.data.augment import Ids, centre_offset, crop_offsets
+from alexnet_dist.data.augment import centre_offset, crop_offsets
+from alexnet_dist.data.plan import Ids
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
 

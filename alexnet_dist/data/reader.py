@@ -17,6 +17,7 @@ from isal import isal_zlib
 
 from alexnet_dist.data.augment import colour_components
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar
+from alexnet_dist.data.plan import Ids
 from alexnet_dist.data.shards import REPACK, Files, Folder
 from alexnet_dist.errors import UserError
 
@@ -122,7 +123,7 @@ class Split:
         shard = self.manifest.shards[bisect_right(self._ends, sample)]
         return BadSample(sample, shard.name, self._offsets[sample], reason, kind)
 
-    def shards_of(self, samples: npt.NDArray[np.int64]) -> list[int]:
+    def shards_of(self, samples: Ids) -> list[int]:
         """Return the numbers of the shards that hold some samples, each once; -1, an empty row, is in none."""
         numbers: list[int] = np.unique(np.searchsorted(self._ends, samples[samples >= 0], side="right")).tolist()
         return numbers

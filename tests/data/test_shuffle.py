@@ -9,13 +9,10 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from alexnet_dist import draws
-from alexnet_dist.data.plan import Plan
-
-Ids = npt.NDArray[np.int64]
+from alexnet_dist.data.plan import Ids, Plan
 
 
 @dataclass(frozen=True)
