@@ -105,17 +105,28 @@ class Loader:
             worker_init_fn=partial(_settle, os.getpid()),
             generator=torch.Generator(),  # its own: DataLoader draws a number that nobody uses
         )
-        # Held back until the workers ignore them, so that none dies of one in between.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, process.GROUP_SIGNALS)
-        try:
-            self._ahead = Ahead(splits, ahead_bytes)
-            self._messages: Iterator[Message] = iter(loader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._ahead = Ahead(splits, 0)  # with no process yet
+        self._messages: Iterator[Message] = iter(())
+        self._fork(loader, splits, ahead_bytes)
         self._running: Generator[LoadedBatch, None, None] | None = None
         self._pinned = False
         # Workers ignore SIGTERM, by which Python would end them as it exits, and would be waited for in vain.
         atexit.register(self.close)
+
+    def _fork(self, loader: DataLoader[Message], splits: Mapping[str, Split], ahead_bytes: int) -> None:
+        # Held back until the processes ignore them, so that none dies of one in between.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, process.GROUP_SIGNALS)
+        try:
+            self._ahead = Ahead(splits, ahead_bytes)
+            self._messages = iter(loader)
+        except OSError as error:
+            self._ahead.close()
+            raise RunError(
+                f"data.workers: {loader.num_workers} loader processes could not be started: {error.strerror}; lower it,"
+                " or raise the limit on processes or memory"
+            ) from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def pin(self) -> None:
         """Register the ring with CUDA until `close`; call once, when CUDA is up in this process.

@@ -155,7 +155,19 @@ class CachedShards:
         self._checked: set[int] = set()
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """Read from the cached file, fetching it first where it is missing; raises as Cache.fetch does."""
+        """Read from the cached file, fetching it first where it is missing.
+
+        Raises as Cache.fetch does, and RunError where the file cannot be read.
+        """
+        try:
+            return self._read(shard, offset, size)
+        except OSError as error:
+            raise RunError(
+                f"{self._paths[shard]}: {error.strerror or error}; look at the disk and who may read it, or name"
+                " another data.cache"
+            ) from None
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
         descriptor = self._open(shard)
         try:
             now_s = time.monotonic()

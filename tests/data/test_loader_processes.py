@@ -183,6 +183,20 @@ def test_a_shard_cut_short_while_it_is_mapped_is_named(pack_tiny: Pack) -> None:
             deque(batches, maxlen=0)
 
 
+def test_processes_that_cannot_be_started_are_told_and_none_is_left(
+    pack_tiny: Pack, http_server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, before = Split.open(place(http_server.url(pack_tiny()), tmp_path), "train"), children()
+
+    def refuse(_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", refuse)
+    with pytest.raises(RunError, match=r"data\.workers: 2 loader .* not be started: Resource temporarily unavailable;"):
+        Loader({"train": split}, seed=5, crop=14, rows=6, workers=2, max_bad_fraction=0.1, ahead_bytes=10_000_000)
+    assert children() == before
+
+
 def is_alive(pid: int) -> bool:
     """Return whether a process runs; an orphan that nobody has collected yet is dead."""
     try:

@@ -213,6 +213,15 @@ def test_a_shard_that_is_removed_while_it_is_read_comes_back(
     assert http_server.gets()["train-000000.tar"] == 4
 
 
+def test_a_cached_file_that_cannot_be_read_is_named(pack_tiny: Pack, http_server: HttpServer, tmp_path: Path) -> None:
+    split = Split.open(place(http_server.url(pack_tiny()), tmp_path), "train")
+    assert isinstance(split.shards, CachedShards)
+    path = split.shards.remote.cache.path(split.shards.blobs[0])
+    path.symlink_to(path)  # as root may read whatever its owner may not
+    with pytest.raises(RunError, match=rf"{path}: Too many levels of symbolic links; .* another data\.cache"):
+        split.jpeg(0)
+
+
 def test_reading_holds_no_file_open_or_mapped(pack_tiny: Pack, http_server: HttpServer, tmp_path: Path) -> None:
     split = Split.open(place(http_server.url(pack_tiny()), tmp_path), "train")
 
