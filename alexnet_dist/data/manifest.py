@@ -40,7 +40,8 @@ _Triple = tuple[float, float, float]
 # pack writes. Pydantic copies an object into each report on it, so a stranger's file could take any amount of memory.
 _LONG = ("classes", "shards", "rejected")
 _MOST_VALUES = 1000
-_EXPECTED = "Expected a manifest as alexnet_dist.pack writes it"
+_EXPECTED, _CHANGED = "Expected a manifest as alexnet_dist.pack writes it", "The file was changed after packing"
+PACK_AGAIN = "pack again"
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,12 @@ def load(path: Path) -> Manifest:
     return parse(content, str(path))
 
 
-def parse(content: bytes, name: str, fix: str = "pack again") -> Manifest:
+def parse(content: bytes, name: str, fix: str = PACK_AGAIN) -> Manifest:
     """Read a manifest and check it against itself; that the files agree with it is the reader's to check.
 
-    fix: what to do about a file that is no manifest.
     The file may be a stranger's: whatever is in it, this takes memory in proportion to its size.
     Raises UserError naming the file, as `name`, and the key for anything that is missing, of a wrong type, out of
-    range, unknown, or in contradiction to another key.
+    range, unknown, or in contradiction to another key; its last words are `fix`.
     """
     try:
         value = from_json(content)
@@ -195,7 +195,7 @@ def parse(content: bytes, name: str, fix: str = "pack again") -> Manifest:
         raise UserError(f"{name}: {_first_problem(error)}. {_EXPECTED}: {fix}") from None
     problem = _contradiction(manifest)
     if problem:
-        raise UserError(f"{name}: {problem}. The file was changed after packing: pack again")
+        raise UserError(f"{name}: {problem}. {_CHANGED if fix == PACK_AGAIN else _EXPECTED}: {fix}")
     return manifest
 
 

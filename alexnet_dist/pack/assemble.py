@@ -16,7 +16,7 @@ from alexnet_dist.data.manifest import Class, Manifest, Rejected, Shard, Sidecar
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.records import Job, Record, load_record
 from alexnet_dist.pack.source import Source
-from alexnet_dist.pack.state import Request, library_versions
+from alexnet_dist.pack.state import Request, library_versions, start_over
 from alexnet_dist.pack.sums import Sums
 
 
@@ -54,7 +54,7 @@ def assemble(request: Request, source: Source, jobs: Sequence[Job], sums: Sums |
         libraries=library_versions(),
         source=source.id,
     )
-    manifests.save(manifest, manifests.manifest_path(request.out, request.split))
+    _save(manifest, request)
     return manifest
 
 
@@ -85,6 +85,14 @@ def _check_classes(source: Source, jobs: Sequence[Job], rejected: Sequence[Rejec
             f"{source.folder / name}: none of its files is a usable image ({len(bare)} such class folders). Repair the "
             f"folder or remove it, and start over\n{reasons}"
         )
+
+
+def _save(manifest: Manifest, request: Request) -> None:
+    """Write a manifest that any reader takes; names of the source are in it, and one may not be fit for it."""
+    path = manifests.manifest_path(request.out, request.split)
+    fix = f"nothing could read it, so it is not written; rename that in {request.source}, and {start_over(request)}"
+    manifests.parse(manifest.text.encode(), f"{path}, as it would be", fix)
+    manifests.save(manifest, path)
 
 
 def _save_array(path: Path, array: npt.NDArray[np.generic]) -> Sidecar:

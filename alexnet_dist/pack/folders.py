@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
+from alexnet_dist.pack.names import is_text, readable
 from alexnet_dist.pack.source import File, Source, difference, listed
 
 DEEPEST = 16  # folders inside a class folder; more is a link that points to a folder above itself
@@ -62,8 +63,8 @@ def _folders(root: Path, split: SplitName, holdout: float | None) -> tuple[Path,
 def _class_folders(folder: Path) -> tuple[str, ...]:
     names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     for name in names:
-        if not _is_text(name):
-            raise UserError(f"{folder}: the name of the class folder {_readable(name)} is not UTF-8: rename it")
+        if not is_text(name):
+            raise UserError(f"{folder}: the name of the class folder {readable(name)} is not UTF-8: rename it")
     if not names:
         raise UserError(
             f"{folder}: holds no class folders. Expected one folder of images a class, named by the class (of ILSVRC, "
@@ -84,7 +85,7 @@ def list_classes(folder: Path, classes: tuple[str, ...] | None, words: Mapping[s
         )
     files: list[File] = []
     rejected = [
-        Rejected(_readable(entry.name), "not in a class folder") for entry in folder.iterdir() if not entry.is_dir()
+        Rejected(readable(entry.name), "not in a class folder") for entry in folder.iterdir() if not entry.is_dir()
     ]
     for name in found:
         before = len(files)
@@ -105,8 +106,8 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int, str
     with os.scandir(folder) as entries:
         for entry in entries:
             name = f"{prefix}/{entry.name}"
-            if not _is_text(entry.name):
-                yield _readable(name), 0, "its name is not UTF-8"
+            if not is_text(entry.name):
+                yield readable(name), 0, "its name is not UTF-8"
             elif entry.name.startswith("."):
                 yield name, 0, "hidden"
             elif entry.is_dir():
@@ -116,16 +117,3 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int, str
                 yield name, 0, "a link to nothing" if entry.is_symlink() else "not a regular file"
             else:
                 yield name, entry.stat().st_size, None
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _readable(name: str) -> str:
-    """Return a file name as text that any JSON reader takes: bytes that are not UTF-8 become \\xff and the like."""
-    return os.fsencode(name).decode(errors="backslashreplace")

@@ -9,6 +9,7 @@ from pathlib import Path
 from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import folders
+from alexnet_dist.pack.names import is_text, readable
 from alexnet_dist.pack.source import File, Source, difference, labels_of, listed
 
 IMAGES = Path("ILSVRC/Data/CLS-LOC")
@@ -35,7 +36,9 @@ def find(root: Path, split: SplitName, train: tuple[str, ...] | None) -> Source:
         raise UserError(f"{folder}: cannot be read: {error.strerror}; expected Kaggle's validation images") from None
     for entry in entries:
         name = solution.get(entry.name.rsplit(".", 1)[0])
-        if not entry.is_file() or name is None:
+        if not is_text(entry.name):
+            rejected.append(Rejected(readable(entry.name), "its name is not UTF-8"))
+        elif not entry.is_file() or name is None:
             reason = "not a regular file" if not entry.is_file() else f"not in {SOLUTION}"
             rejected.append(Rejected(entry.name, reason))
         elif name not in labels:

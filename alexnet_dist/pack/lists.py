@@ -40,9 +40,10 @@ def find(root: Path, train: tuple[str, ...] | None) -> Source:
 
 def class_names(found: set[str]) -> tuple[str, ...]:
     """Return class names in the order of their labels; numbers are padded, so that sorting keeps their order."""
-    if all(name.isascii() and name.isdigit() for name in found):
+    if found and all(name.isascii() and name.isdigit() for name in found):
         width = max(map(len, found))
-        return tuple(sorted(name.zfill(width) for name in found))
+        # A set, because 1 and 01 are one number.
+        return tuple(sorted({name.zfill(width) for name in found}))
     return tuple(sorted(found))
 
 

@@ -17,6 +17,7 @@ from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
 from alexnet_dist.pack.lists import class_names, padded
+from alexnet_dist.pack.names import readable
 from alexnet_dist.pack.source import File, Source, labels_of, listed
 
 WORDS_OF = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test",)}
@@ -47,7 +48,7 @@ def find(root: Path, split: SplitName, train: tuple[str, ...] | None) -> Source:
     rejected: list[Rejected] = []
     for sample, found in zip(samples, names, strict=True):
         ending = os.path.splitext(sample.image.name)[1]  # noqa: PTH122
-        where = f"{sample.shard}: {sample.image.name}"
+        where = f"{readable(sample.shard)}: {sample.image.name}"
         if sample.problem is not None:
             rejected.append(Rejected(where, sample.problem))
             continue

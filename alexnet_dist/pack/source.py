@@ -82,7 +82,7 @@ class Stream:
         """What is to be packed, as far as it is known before it is read."""
         digest = hashlib.sha256()
         for container in self.containers:
-            digest.update(f"{Path(container.path).name}\0{container.size_bytes}\n".encode())
+            digest.update(os.fsencode(f"{Path(container.path).name}\0{container.size_bytes}\n"))
         return SourceId(len(self.containers), digest.hexdigest(), digest.hexdigest())
 
 

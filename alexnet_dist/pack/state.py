@@ -64,14 +64,14 @@ def check_same(packed: Manifest, request: Request, source: SourceId) -> None:
     if different:
         raise UserError(
             f"{request.out}: {request.split} is packed already, with other {different}. Pack into another folder, or "
-            f"start over: {_start_over(request)}"
+            f"start over: {start_over(request)}"
         )
     for shard in packed.shards:
         path = request.out / shard.name
         if not path.is_file() or path.stat().st_size != shard.size_bytes:
             raise UserError(
                 f"{path}: missing or not of {shard.size_bytes} bytes, as the manifest says. Start over: "
-                f"{_start_over(request)}"
+                f"{start_over(request)}"
             )
 
 
@@ -118,7 +118,7 @@ def begin(request: Request, source: SourceId) -> None:
         if different:
             raise UserError(
                 f"{folder}: belongs to an unfinished pack with other {different}. Finish that one by its own command, "
-                f"pack into another folder, or start over: {_start_over(request)}"
+                f"pack into another folder, or start over: {start_over(request)}"
             )
         return
     strangers = sorted(request.out.glob(f"{request.split}-*.tar"))
@@ -152,6 +152,7 @@ def _differences(there: dict[str, object], asked: dict[str, object]) -> str:
     )
 
 
-def _start_over(request: Request) -> str:
+def start_over(request: Request) -> str:
+    """Return in words what is to be removed so that a split is packed anew."""
     out, split = request.out, request.split
     return f"delete {out}/{split}-*.tar, {out}/{split}.* and {records_folder(out, split)}"

@@ -1,0 +1,69 @@
+"""Lists of images, and the class names that lists and shards share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from arranged import CLASSES, draw, kaggle, tar_of
+from folders import encoded, photo, request, write_folder
+
+from alexnet_dist.data import manifest as manifests
+from alexnet_dist.data.manifest import Rejected
+from alexnet_dist.errors import UserError
+from alexnet_dist.pack.layouts import find
+from alexnet_dist.pack.lists import class_names
+from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.source import Source
+
+
+def listing(folder: Path, lines: str, name: str = "list.txt") -> Path:
+    """Write a list beside images of the classes a and b, two each."""
+    if not (folder / "a").exists():
+        write_folder(folder, {"a": 2, "b": 2})
+    (folder / name).write_text(lines, encoding="utf-8")
+    return folder / name
+
+
+def find_source(root: Path, layout: str = "auto", train: tuple[str, ...] | None = None) -> Source:
+    source = find(root, layout, "train" if train is None else "val", None, 0, train)
+    assert isinstance(source, Source)
+    return source
+
+
+def test_one_number_written_twice_is_one_class(tmp_path: Path) -> None:
+    assert class_names({"1", "01", "2"}) == ("01", "02")
+    assert class_names({"10", "9", "007"}) == ("007", "009", "010")
+    assert class_names({"10", "9", "a"}) == ("10", "9", "a")
+    assert class_names(set()) == ()
+    lines = "a/000.jpg 1\na/001.jpg 01\nb/000.jpg 2\n"
+    pack(request(listing(tmp_path / "source", lines), tmp_path / "out"))
+    read = manifests.load(tmp_path / "out" / "train.manifest.json")
+    assert [kind.name for kind in read.classes] == ["01", "02"]
+
+
+def test_no_manifest_is_written_that_nothing_could_read(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", {"a": 2})
+    asked = request(listing(source, "a/000.jpg a\na/001.jpg a\n"), tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexnet_dist.pack.lists.class_names", lambda _found: ("a", "a"))
+        with pytest.raises(UserError, match=r"(?s)manifest\.json, as it would be: classes: expected different.*Rename"):
+            pack(asked)
+    assert not (tmp_path / "out" / "train.manifest.json").exists()
+
+
+def test_names_that_are_not_utf8_are_listed_readably(tmp_path: Path) -> None:
+    strange = os.fsdecode(b"\xff")
+    root = kaggle(tmp_path / "kaggle", draw(train=1, val=2))
+    (root / "ILSVRC/Data/CLS-LOC/val" / f"{strange}.JPEG").write_bytes(b"x")
+    known = next((root / "ILSVRC/Data/CLS-LOC/val").glob("ILSVRC*"))
+    (known.parent / f"{known.stem}.{strange}").write_bytes(b"x")
+    assert {one.file for one in find_source(root, train=CLASSES).rejected} == {"\\xff.JPEG", f"{known.stem}.\\xff"}
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    members = [("1.jpg", b"x"), ("2.cls", b"a"), ("2.jpg", encoded(photo(1)))]
+    (shards / f"train-{strange}.tar").write_bytes(tar_of(members))
+    assert find_source(shards).rejected == (Rejected("train-\\xff.tar: 1.jpg", "no .cls beside it"),)
+    pack(request(shards, tmp_path / "out"))
+    assert manifests.load(tmp_path / "out" / "train.manifest.json").images == 1
