@@ -38,7 +38,7 @@ def assemble(request: Request, source: Source, jobs: Sequence[Job], sums: Sums |
         if record.sums is not None:
             sums = record.sums if sums is None else sums + record.sums
     rejected.sort(key=lambda one: one.file)
-    _check_classes(source, jobs, rejected)
+    _check_classes(request, source, jobs, rows, rejected)
     index = np.concatenate(rows)
     manifest = Manifest(
         split=request.split,
@@ -73,17 +73,23 @@ def _record(job: Job) -> Record:
     return record
 
 
-def _check_classes(source: Source, jobs: Sequence[Job], rejected: Sequence[Rejected]) -> None:
+def _check_classes(
+    request: Request,
+    source: Source,
+    jobs: Sequence[Job],
+    rows: Sequence[npt.NDArray[np.void]],
+    rejected: Sequence[Rejected],
+) -> None:
     """Refuse a class that has files and no image: its folder most likely holds images of a kind we do not read."""
-    without = {one.file for one in rejected}
-    usable = {file.label for job in jobs for file in job.files if file.name not in without}
+    # By the labels in the index, because a name may be that of several files, not all of them bad.
+    usable = {label for index in rows for label in np.unique(index["label"]).tolist()}
     bare = sorted({file.label for job in jobs for file in job.files} - usable)
     if bare:
         name = source.classes[bare[0]]
         reasons = list_reasons([one for one in rejected if one.file.startswith(f"{name}/")])
         raise UserError(
-            f"{source.folder / name}: none of its files is a usable image ({len(bare)} such class folders). Repair the "
-            f"folder or remove it, and start over\n{reasons}"
+            f"{request.source}: none of the files of class {name} is a usable image ({len(bare)} such classes). Repair "
+            f"them or take the class out, and start over: {start_over(request)}\n{reasons}"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.source import File, Source, labels_of, listed
+from alexnet_dist.pack.source import File, Source, labels_of, listed, none_lost
 
 
 def find(root: Path, train: tuple[str, ...] | None) -> Source:
@@ -22,10 +22,12 @@ def find(root: Path, train: tuple[str, ...] | None) -> Source:
     labels = labels_of(classes)
     files: list[File] = []
     rejected: list[Rejected] = []
+    met: dict[str, str] = {}
     for number, path, found in rows:
         name = found if found in labels else padded(found, classes)
         if name not in labels:
             raise UserError(f"{root}: line {number}: no class of the train split is called {found!r}")
+        met.setdefault(name, f"{root}: line {number}: {path}")
         try:
             size_bytes = os.stat(folder / path).st_size  # noqa: PTH116 - one call a line of a million
         except OSError as error:
@@ -35,7 +37,7 @@ def find(root: Path, train: tuple[str, ...] | None) -> Source:
             files.append(File(f"{name}/{_below(path, found)}", labels[name], size_bytes, path))
         else:
             rejected.append(Rejected(path, "not a regular file"))
-    return listed(folder, classes, files, rejected)
+    return none_lost(listed(folder, classes, files, rejected), met)
 
 
 def class_names(found: set[str]) -> tuple[str, ...]:
@@ -49,7 +51,7 @@ def class_names(found: set[str]) -> tuple[str, ...]:
 
 def padded(name: str, classes: tuple[str, ...]) -> str:
     """Return a number as the class name that stands for it."""
-    return name.zfill(len(classes[0])) if name.isascii() and name.isdigit() else name
+    return name.zfill(len(classes[0])) if classes and name.isascii() and name.isdigit() else name
 
 
 def _below(path: str, name: str) -> str:

@@ -18,7 +18,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
 from alexnet_dist.pack.lists import class_names, padded
 from alexnet_dist.pack.names import readable
-from alexnet_dist.pack.source import File, Source, labels_of, listed
+from alexnet_dist.pack.source import File, Source, labels_of, listed, none_lost
 
 WORDS_OF = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test",)}
 IMAGES, LABEL = (".jpg", ".jpeg", ".png"), ".cls"
@@ -46,18 +46,20 @@ def find(root: Path, split: SplitName, train: tuple[str, ...] | None) -> Source:
     labels = labels_of(classes)
     files: list[File] = []
     rejected: list[Rejected] = []
+    met: dict[str, str] = {}
     for sample, found in zip(samples, names, strict=True):
         ending = os.path.splitext(sample.image.name)[1]  # noqa: PTH122
         where = f"{readable(sample.shard)}: {sample.image.name}"
+        name = found if found in labels else padded(found, classes)
+        met.setdefault(name, str(root / where))
         if sample.problem is not None:
             rejected.append(Rejected(where, sample.problem))
             continue
-        name = found if found in labels else padded(found, classes)
         if name not in labels:
             raise UserError(f"{root / where}: its class {found!r} is not among the {len(classes)} known ones")
         plain = f"{name}/{sample.key.rsplit('/', 1)[-1]}{ending}"
         files.append(File(plain, labels[name], sample.image.size_bytes, sample.shard, sample.image.offset))
-    return listed(root, classes, files, rejected, named or {})
+    return none_lost(listed(root, classes, files, rejected, named or {}), met)
 
 
 def shards_of(root: Path, split: SplitName) -> list[str]:
@@ -120,5 +122,7 @@ def _sample(path: Path, key: str, parts: dict[str, tars.Member], descriptor: int
         yield Sample(path.name, key, image, "", problem)
         return
     text = os.pread(descriptor, label.size_bytes, label.offset).decode(errors="replace").strip()
-    valid = text and "/" not in text and text.isprintable()
-    yield Sample(path.name, key, image, text, None if valid else f"its .cls is {text[:40]!r}")
+    if text and "/" not in text and text.isprintable():
+        yield Sample(path.name, key, image, text, None)
+    else:
+        yield Sample(path.name, key, image, "", f"its .cls is {text[:40]!r}")

@@ -123,6 +123,21 @@ def divide(source: Source, split: SplitName, holdout: float, seed: int) -> Sourc
     return replace(source, files=tuple(sorted(kept, key=lambda file: (file.stem, file))))
 
 
+def none_lost(source: Source, met: Mapping[str, str]) -> Source:
+    """Return a source in which every class that was met has a file; `met` says where each was met first.
+
+    Raises UserError for a class whose files are all rejected.
+    """
+    there = {file.label for file in source.files}
+    lost = [name for label, name in enumerate(source.classes) if name in met and label not in there]
+    if lost:
+        raise UserError(
+            f"{met[lost[0]]}: none of the files of class {lost[0]} can be taken ({len(lost)} such classes). Put them "
+            "right, or take the class out"
+        )
+    return source
+
+
 def difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     """Return in words how two lists of names differ."""
     more, fewer = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))

@@ -43,16 +43,6 @@ def test_one_number_written_twice_is_one_class(tmp_path: Path) -> None:
     assert [kind.name for kind in read.classes] == ["01", "02"]
 
 
-def test_no_manifest_is_written_that_nothing_could_read(tmp_path: Path) -> None:
-    source = write_folder(tmp_path / "source", {"a": 2})
-    asked = request(listing(source, "a/000.jpg a\na/001.jpg a\n"), tmp_path / "out")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet_dist.pack.lists.class_names", lambda _found: ("a", "a"))
-        with pytest.raises(UserError, match=r"(?s)manifest\.json, as it would be: classes: expected different.*Rename"):
-            pack(asked)
-    assert not (tmp_path / "out" / "train.manifest.json").exists()
-
-
 def test_names_that_are_not_utf8_are_listed_readably(tmp_path: Path) -> None:
     strange = os.fsdecode(b"\xff")
     root = kaggle(tmp_path / "kaggle", draw(train=1, val=2))
@@ -67,3 +57,25 @@ def test_names_that_are_not_utf8_are_listed_readably(tmp_path: Path) -> None:
     assert find_source(shards).rejected == (Rejected("train-\\xff.tar: 1.jpg", "no .cls beside it"),)
     pack(request(shards, tmp_path / "out"))
     assert manifests.load(tmp_path / "out" / "train.manifest.json").images == 1
+
+
+def test_a_class_that_loses_all_its_files_is_refused(tmp_path: Path) -> None:
+    lines = "a/000.jpg a\nb/gone.jpg b\na/gone.jpg a\nb/lost.jpg b\n"
+    with pytest.raises(UserError, match=r"list\.txt: line 2: b/gone\.jpg: none of the files of class b can be taken"):
+        find_source(listing(tmp_path, lines))
+    listing(tmp_path, "a/000.jpg a\nb/000.jpg b\na/gone.jpg a\n")
+    assert len(find_source(tmp_path / "list.txt").rejected) == 1
+    listing(tmp_path, "a/000.jpg a\n")
+    assert find_source(tmp_path / "list.txt", train=("a", "b")).classes == ("a", "b")
+
+
+def test_a_label_that_cannot_be_a_class_makes_none(tmp_path: Path) -> None:
+    members = [("1.cls", b"a/b"), ("1.jpg", b"x"), ("2.cls", b"a"), ("2.jpg", b"y")]
+    (tmp_path / "train-0.tar").write_bytes(tar_of(members))
+    source = find_source(tmp_path)
+    assert source.classes == ("a",)
+    assert source.rejected == (Rejected("train-0.tar: 1.jpg", "its .cls is 'a/b'"),)
+    members = [("n01440764_1.jpg", b"x"), ("2.cls", b"a"), ("2.jpg", b"y")]
+    (tmp_path / "train-0.tar").write_bytes(tar_of(members))
+    with pytest.raises(UserError, match=r"train-0\.tar: n01440764_1\.jpg: none of the files of class n01440764"):
+        find_source(tmp_path)

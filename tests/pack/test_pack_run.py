@@ -14,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow
 import pytest
 import simplejpeg
+from arranged import CLASSES, table_of, tar_of
 from folders import OPTIONS, SIZE, contents, encoded, photo, request, write_folder
+from pyarrow import parquet
 
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Rejected
 from alexnet_dist.errors import UserError
@@ -166,8 +169,51 @@ def test_a_class_without_a_usable_image_is_refused(source: Path, tmp_path: Path)
     shutil.copytree(source, images)
     (images / "webp").mkdir()
     (images / "webp" / "1.jpg").write_bytes(b"RIFF....WEBP")
-    with pytest.raises(UserError, match=r"(?s)images/webp: none of its files.*webp/1\.jpg: not a JPEG or PNG"):
+    with pytest.raises(
+        UserError, match=r"(?s)images: none of the files of class webp .*webp/1\.jpg: not a JPEG or PNG"
+    ):
         pack(request(images, tmp_path / "out"))
+    assert not (tmp_path / "out" / "train.manifest.json").exists()
+
+
+def test_files_of_one_name_are_judged_each_by_itself(tmp_path: Path) -> None:
+    """As in parquet rows that all say image.jpg, and in shards whose keys begin anew."""
+    good, bad = [encoded(photo(number)) for number in range(2)], b"no image"
+    rows = [{"bytes": data, "path": "image.jpg"} for data in (*good, bad)]
+    features = {"info": {"features": {"label": {"names": ["cat"]}}}}
+    table = pyarrow.table({"image": rows, "label": [0, 0, 0]})
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "shards").mkdir()
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps(features)}), tmp_path / "rows" / "train-0.parquet"
+    )
+    for number, data in enumerate((*good, bad)):
+        members = [("0000.cls", b"cat"), ("0000.jpg", data)]
+        (tmp_path / "shards" / f"train-{number}.tar").write_bytes(tar_of(members))
+    for source in ("rows", "shards"):
+        manifest = pack(request(tmp_path / source, tmp_path / f"out-{source}")).manifest
+        assert manifest.images == 2
+        assert manifest.rejected == (
+            Rejected(f"cat/{'image' if source == 'rows' else '0000'}.jpg", "not a JPEG or PNG"),
+        )
+
+
+def test_a_class_of_a_stream_without_a_usable_image_is_named_by_its_source(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    rows = [("1_n01440764.JPEG", CLASSES[0], encoded(photo(1))), ("2_n02105855.JPEG", CLASSES[1], b"no image")]
+    parquet.write_table(table_of(rows), tmp_path / "rows" / "train-0.parquet")
+    with pytest.raises(UserError, match=r"rows: none of the files of class n02105855 .* start over: delete"):
+        pack(request(tmp_path / "rows", tmp_path / "out"))
+
+
+def test_no_manifest_is_written_that_nothing_could_read(tmp_path: Path) -> None:
+    features = {"info": {"features": {"label": {"names": ["cat\0dog"]}}}}
+    table = pyarrow.table({"image": [{"bytes": encoded(photo(1)), "path": "1.jpg"}], "label": [0]})
+    (tmp_path / "source").mkdir()
+    path = tmp_path / "source" / "train-0.parquet"
+    parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), path)
+    with pytest.raises(UserError, match=r"(?s)manifest\.json, as it would be: classes\.0\.name: .*cat.*Rename that in"):
+        pack(request(tmp_path / "source", tmp_path / "out"))
     assert not (tmp_path / "out" / "train.manifest.json").exists()
 
 
