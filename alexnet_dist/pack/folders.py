@@ -8,23 +8,17 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.names import is_text, readable
+from alexnet_dist.pack.names import SPLIT_NAMES, is_text, readable
 from alexnet_dist.pack.source import File, Source, difference, listed
 
 DEEPEST = 16  # folders inside a class folder; more is a link that points to a folder above itself
-# What a split's folder may be called, the best name first.
-NAMES: Mapping[SplitName, tuple[str, ...]] = {
-    "train": ("train",),
-    "val": ("val", "validation", "test"),
-    "test": ("test",),
-}
 
 
 def find(root: Path, split: SplitName, holdout: float | None, train: tuple[str, ...] | None) -> Source:
     """List a split of class folders; `train` are the classes of the packed training split, where there is one.
 
-    A folder that holds train/ is read by its train/ and val/ (test/ where there is no val/); any other is one plain
-    folder of class folders. Raises UserError for what cannot be packed as it stands.
+    A folder that holds train/ is read by its train/ and val/, validation/ or valid/ (test/ where there is none of
+    them); any other is one plain folder of class folders. Raises UserError for what cannot be packed as it stands.
     """
     folder, train_folder = _folders(root, split, holdout)
     classes = train
@@ -45,7 +39,8 @@ def _folders(root: Path, split: SplitName, holdout: float | None) -> tuple[Path,
     if not train.is_dir() or not any(entry.is_dir() for entry in train.iterdir()):
         return root, None
     asked = "val" if split == "train" else split
-    held_out = next((root / name for name in NAMES[asked] if (root / name).is_dir()), None)
+    allowed = SPLIT_NAMES[asked] + (SPLIT_NAMES["test"] if asked == "val" else ())
+    held_out = next((root / name for name in allowed if (root / name).is_dir()), None)
     if holdout is not None:
         if held_out is not None:
             raise UserError(f"--holdout divides one plain folder, and {root} has {held_out.name}/: leave --holdout out")
@@ -53,7 +48,7 @@ def _folders(root: Path, split: SplitName, holdout: float | None) -> tuple[Path,
     if split == "train":
         return train, None
     if held_out is None:
-        names = " or ".join(f"{name}/" for name in NAMES[split])
+        names = " or ".join(f"{name}/" for name in allowed)
         raise UserError(
             f"{root}: has train/ but no {names}. Hold out a part of train/ by --holdout 0.1, given for both splits"
         )

@@ -1,8 +1,18 @@
-"""Names of files as they may be met: bytes that are not UTF-8 are made readable, for no JSON reader takes them."""
+"""What names say: of which split something is, and whether they are text at all."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+
+from alexnet_dist.data.manifest import SplitName
+
+# What a split is called, the best name first.
+SPLIT_NAMES: Mapping[SplitName, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid"),
+    "test": ("test",),
+}
 
 
 def is_text(name: str) -> bool:

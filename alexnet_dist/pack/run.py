@@ -64,6 +64,8 @@ def pack(request: Request) -> Packed:
     classes = None if train is None else tuple(kind.name for kind in train.classes)
     found = layouts.find(request.source, request.layout, split, options.holdout, options.seed, classes)
     _check_outside(request, found)
+    if found.folder not in (request.source, request.source.parent):
+        print(f"{split} is taken from {found.folder}", file=sys.stderr)
     request.out.mkdir(parents=True, exist_ok=True)
     with locked(request.out):
         packed = load_if_packed(request.out, split)

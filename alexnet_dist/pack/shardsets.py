@@ -17,10 +17,9 @@ from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
 from alexnet_dist.pack.lists import class_names, padded
-from alexnet_dist.pack.names import readable
+from alexnet_dist.pack.names import SPLIT_NAMES, readable
 from alexnet_dist.pack.source import File, Source, labels_of, listed, none_lost
 
-WORDS_OF = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test",)}
 IMAGES, LABEL = (".jpg", ".jpeg", ".png"), ".cls"
 LARGEST_LABEL_BYTES = 256
 WORDNET_KEY = re.compile(r"(?:^|_)(n\d{8})(?:_|$)")
@@ -67,7 +66,7 @@ def shards_of(root: Path, split: SplitName) -> list[str]:
     names = sorted(path.name for path in root.glob("*.tar"))
     by_split = {
         one: [name for name in names if set(re.split(r"[^a-z]+", name.lower())) & set(words)]
-        for one, words in WORDS_OF.items()
+        for one, words in SPLIT_NAMES.items()
     }
     found = by_split[split] if any(by_split.values()) else names
     if not found:

@@ -65,6 +65,15 @@ def test_packed_already_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert json.loads(second.out)["images_per_second"] == 0
 
 
+def test_the_folder_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "source" / "train", {"a": 2})
+    write_folder(tmp_path / "source" / "test", {"a": 1}, seed=1)
+    main([str(tmp_path / "source"), str(tmp_path / "out"), *SMALL, "--split", "val"])
+    assert f"val is taken from {tmp_path}/source/test\n" in capsys.readouterr().err
+    main([str(tmp_path / "source" / "train"), str(tmp_path / "out"), *SMALL])
+    assert "taken from" not in capsys.readouterr().err
+
+
 def test_more_rejects_than_allowed(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", {"a": 2})
     for number in range(7):

@@ -15,6 +15,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack.layouts import find
 from alexnet_dist.pack.lists import class_names
 from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.shardsets import shards_of
 from alexnet_dist.pack.source import Source
 
 
@@ -79,3 +80,9 @@ def test_a_label_that_cannot_be_a_class_makes_none(tmp_path: Path) -> None:
     (tmp_path / "train-0.tar").write_bytes(tar_of(members))
     with pytest.raises(UserError, match=r"train-0\.tar: n01440764_1\.jpg: none of the files of class n01440764"):
         find_source(tmp_path)
+
+
+def test_shards_named_valid_are_val(tmp_path: Path) -> None:
+    for name in ("train-0.tar", "valid-0.tar", "test-0.tar"):
+        (tmp_path / name).write_bytes(tar_of([]))
+    assert shards_of(tmp_path, "val") == ["valid-0.tar"]

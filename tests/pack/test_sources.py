@@ -78,7 +78,7 @@ def test_class_folders_may_be_links_but_not_loops(tmp_path: Path) -> None:
         find(source, "train", None, 0, None)
 
 
-@pytest.mark.parametrize("held_out", ["val", "test"])
+@pytest.mark.parametrize("held_out", ["val", "validation", "valid", "test"])
 def test_train_and_val_folders(tmp_path: Path, held_out: str) -> None:
     write_folder(tmp_path / "train", {"a": 1, "b": 2, "c": 1})
     write_folder(tmp_path / held_out, {"b": 1, "c": 1})
@@ -90,11 +90,13 @@ def test_train_and_val_folders(tmp_path: Path, held_out: str) -> None:
     assert [(file.name, file.label) for file in val.files] == [("b/000.jpg", 1), ("c/000.jpg", 2)]
 
 
-def test_val_goes_before_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_out", ["val", "valid"])
+def test_val_goes_before_test(tmp_path: Path, held_out: str) -> None:
     write_folder(tmp_path / "train", {"a": 1})
     write_folder(tmp_path / "test", {"a": 2})
-    write_folder(tmp_path / "val", {"a": 3})
+    write_folder(tmp_path / held_out, {"a": 3})
     assert len(find(tmp_path, "val", None, 0, None).files) == 3
+    assert len(find(tmp_path, "test", None, 0, None).files) == 2
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_refusals_name_the_folder(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "nowhere: no such folder")
     refused(tmp_path, "holds no class folders")
     write_folder(tmp_path / "set" / "train", {"a": 2, "b": 2})
-    refused(tmp_path / "set", r"no val/ or validation/ or test/.*--holdout 0\.1", split="val")
+    refused(tmp_path / "set", r"no val/ or validation/ or valid/ or test/.*--holdout 0\.1", split="val")
     (tmp_path / "set" / "train" / "hollow").mkdir()
     refused(tmp_path / "set", "train/hollow: an empty class folder")
     touch(tmp_path / "set" / "train" / "hollow" / ".hidden")
