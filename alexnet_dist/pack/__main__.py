@@ -21,7 +21,8 @@ from alexnet_dist.pack.state import Request
 
 def main(arguments: list[str]) -> None:
     """Pack a split, or verify one; the last line of stdout is one JSON object. Raises UserError."""
-    given = _parser().parse_args(arguments)
+    # OUT may follow options; plain parse_args takes SOURCE alone for OUT there, for it may be left out.
+    given = _parser().parse_intermixed_args(arguments)
     request = _request(given)
     started = time.monotonic()
     try:

@@ -65,6 +65,13 @@ def test_packed_already_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert json.loads(second.out)["images_per_second"] == 0
 
 
+def test_options_may_stand_between_source_and_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = str(write_folder(tmp_path / "source", {"a": 2})), str(tmp_path / "out")
+    for arguments in ([source, *SMALL, out], [*SMALL, source, out], [source, out, *SMALL], ["--verify", out]):
+        main(arguments)
+        assert json.loads(capsys.readouterr().out)["images"] == 2
+
+
 def test_the_folder_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path / "source" / "train", {"a": 2})
     write_folder(tmp_path / "source" / "test", {"a": 1}, seed=1)
