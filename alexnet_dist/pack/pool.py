@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from alexnet_dist.errors import RunError
 from alexnet_dist.process import die_with_parent, ignore, keep_freed_memory
 
 Piece = TypeVar("Piece")
@@ -19,7 +20,8 @@ Result = TypeVar("Result")
 def results(work: Callable[[Piece], Result], pieces: Sequence[Piece], processes: int) -> Iterator[Result]:
     """Yield what the work on each piece returns, in the order in which they are done.
 
-    On the way out of an error or an interrupt the pieces in hand are finished, and no more are begun.
+    On the way out of an error or an interrupt the processes are killed: a piece in hand may take minutes more, and
+    the same command makes it anew. Raises RunError where one of them was killed by somebody else.
     """
     for done in ticking(work, pieces, processes, None):
         yield from done
@@ -34,6 +36,7 @@ def ticking(
         keep_freed_memory()
         yield from ([work(piece)] for piece in pieces)
         return
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(
         min(processes, len(pieces)),
         # A forked child of a process with threads may hang; a spawned one starts clean.
@@ -41,22 +44,25 @@ def ticking(
         initializer=_start,
         initargs=(os.getpid(),),
     ) as pool:
-        waiting = {pool.submit(work, piece) for piece in pieces}
         try:
+            waiting = {pool.submit(work, piece) for piece in pieces}
             while waiting:
                 done, waiting = wait(waiting, timeout=every_s, return_when=FIRST_COMPLETED)
                 yield [future.result() for future in done]
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise RunError(
                 "a packing process was killed, most often for want of memory. Start again, with fewer --processes: "
                 "what is finished is kept"
             ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:
+            # An interrupt, an error of a piece, or a caller who wants no more.
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise
 
 
 def _start(parent: int) -> None:
     die_with_parent(parent)
     keep_freed_memory()
-    # Ctrl-C reaches the whole process group; the command decides what becomes of the pieces in hand.
+    # Ctrl-C reaches the whole process group; the command kills its processes itself, without a traceback of each.
     ignore([signal.SIGINT])
