@@ -33,6 +33,7 @@ from alexnet_dist.pack.state import (
     check_same,
     load_if_packed,
     locked,
+    start_over,
 )
 from alexnet_dist.pack.sums import Sums
 
@@ -168,7 +169,8 @@ def _finish(request: Request, source: Source, jobs: Sequence[Job]) -> int:
             if request.max_rejected is not None and len(rejected) > request.max_rejected:
                 raise UserError(
                     f"{request.source}: {len(rejected)} files rejected, and --max-rejected is {request.max_rejected}. "
-                    f"Repair them, or raise the limit: finished shards are kept\n{list_reasons(rejected)}"
+                    "Raise the limit, and finished shards are kept; or repair the files and start over: "
+                    f"{start_over(request)}\n{list_reasons(rejected)}"
                 )
             bar.update(done.images + len(done.rejected))
     return new_images

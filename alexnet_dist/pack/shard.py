@@ -22,6 +22,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack.adder import Adder
 from alexnet_dist.pack.records import Job, Record, finished, save_record
 from alexnet_dist.pack.source import LARGEST_FILE_BYTES, TOO_LARGE, File
+from alexnet_dist.pack.state import start_over
 from alexnet_dist.pack.transform import UnusableImageError, one_thread, training_image
 
 TAR_BLOCK = 512
@@ -74,7 +75,7 @@ def _write(job: Job, path: Path) -> Record:
     rows: list[tuple[int, int, int, int]] = []
     rejected: list[Rejected] = []
     adder = Adder(job.options.size) if job.adds_up else None
-    with path.open("wb") as file, closing(_Reader(job.folder)) as reader:
+    with path.open("wb") as file, closing(_Reader(job.folder, start_over(job))) as reader:
         hashing = _HashingFile(file)
         # Without an encoder TarWriter takes bytes as they are; its defaults would write the time and another owner.
         writer = TarWriter(hashing, user="root", group="root", mode=0o644, mtime=0, encoder=False)
@@ -119,8 +120,8 @@ def _jpeg(candidate: File, reader: _Reader, options: Options, adder: Adder | Non
 class _Reader:
     """Reads candidates whole; archives stay open, for a shard reads a thousand images from one."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, start_over: str) -> None:
+        self._folder, self._start_over = folder, start_over
         self._archives: dict[str, int] = {}
 
     def read(self, file: File) -> bytes:
@@ -136,10 +137,14 @@ class _Reader:
                 data = os.pread(self._archives[file.path], size_bytes, file.offset)
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be read: {error.strerror}. Repair it or remove it, then start again"
+                f"{path}: cannot be read: {error.strerror}. Start again if that may pass, and finished shards are "
+                f"kept; or repair it or remove it, and start over: {self._start_over}"
             ) from None
         if len(data) != size_bytes:
-            raise UserError(f"{path}: changed while it was packed: {file.name} has {len(data)} bytes, not {size_bytes}")
+            raise UserError(
+                f"{path}: changed while it was packed: {file.name} has {len(data)} bytes, not {size_bytes}. Once it is "
+                f"at rest, start over: {self._start_over}"
+            )
         return data
 
     def close(self) -> None:

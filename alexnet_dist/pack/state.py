@@ -14,7 +14,7 @@ from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.files import replace_file
 from alexnet_dist.data.manifest import Manifest, Options, SourceId, SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.records import records_folder
+from alexnet_dist.pack.records import Job, records_folder
 from alexnet_dist.pack.source import difference
 
 # Raised by any change of the code that changes the bytes of a shard.
@@ -152,7 +152,7 @@ def _differences(there: dict[str, object], asked: dict[str, object]) -> str:
     )
 
 
-def start_over(request: Request) -> str:
+def start_over(asked: Request | Job) -> str:
     """Return in words what is to be removed so that a split is packed anew."""
-    out, split = request.out, request.split
+    out, split = asked.out, asked.split
     return f"delete {out}/{split}-*.tar, {out}/{split}.* and {records_folder(out, split)}"

@@ -105,6 +105,29 @@ def test_finished_shards_are_not_made_again(source: Path, reference: Path, tmp_p
     assert packed.new_images == 28 - kept
 
 
+def test_what_stops_a_pack_says_how_to_go_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repaired files are another source, for which the advice must be to start over; and that advice works."""
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(source, images)
+    advice = rf"delete {out}/train-\*\.tar, {out}/train\.\* and {out}/\.train-pack"
+
+    def fail(_path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(UserError, match=rf"repair the files and start over: {advice}"):
+        pack(request(images, out, max_rejected=0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(UserError, match=rf"cannot be read: Input/output error.*start over: {advice}"):
+            pack(request(images, tmp_path / "out"))
+    (images / "a" / "README.txt").write_bytes(encoded(photo(99)))
+    with pytest.raises(UserError, match="unfinished pack with other source"):
+        pack(request(images, out))
+    for path in [*out.glob("train-*.tar"), *out.glob("train.*"), *out.glob(".train-pack/*")]:
+        path.unlink()
+    assert pack(request(images, out)).manifest.images == 29
+
+
 def test_killed_with_its_workers_it_goes_on(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", {"a": 60, "b": 60})
     options = ["--size", str(SIZE), "--samples-per-shard", "3", "--processes", "2"]
