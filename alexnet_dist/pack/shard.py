@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -63,11 +64,27 @@ class _HashingFile:
         self._file = file
         self.sha256 = hashlib.sha256()
         self.size_bytes = 0
+        self.given_up = False
 
     def write(self, data: bytes) -> int:
+        if self.given_up:
+            return len(data)
         self.sha256.update(data)
         self.size_bytes += len(data)
         return self._file.write(data)
+
+
+@contextmanager
+def _tar(file: BinaryIO) -> Iterator[tuple[_HashingFile, TarWriter]]:
+    """Begin a tar in an open file; the caller closes the writer once it is complete."""
+    hashing = _HashingFile(file)
+    try:
+        # Without an encoder TarWriter takes bytes as they are; its defaults would write the time and another owner.
+        yield hashing, TarWriter(hashing, user="root", group="root", mode=0o644, mtime=0, encoder=False)
+    except BaseException:
+        # What the tar still holds back would be written when it is collected, into a file that is closed by then.
+        hashing.given_up = True
+        raise
 
 
 def _write(job: Job, path: Path) -> Record:
@@ -75,10 +92,11 @@ def _write(job: Job, path: Path) -> Record:
     rows: list[tuple[int, int, int, int]] = []
     rejected: list[Rejected] = []
     adder = Adder(job.options.size) if job.adds_up else None
-    with path.open("wb") as file, closing(_Reader(job.folder, start_over(job))) as reader:
-        hashing = _HashingFile(file)
-        # Without an encoder TarWriter takes bytes as they are; its defaults would write the time and another owner.
-        writer = TarWriter(hashing, user="root", group="root", mode=0o644, mtime=0, encoder=False)
+    with (
+        path.open("wb") as file,
+        _tar(file) as (hashing, writer),
+        closing(_Reader(job.folder, start_over(job))) as reader,
+    ):
         for place, candidate in enumerate(job.files, start=job.first):
             try:
                 jpeg = _jpeg(candidate, reader, job.options, adder)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import warnings
 import zlib
@@ -223,6 +225,22 @@ def test_a_shard_of_rejects_alone_is_left_out(source: Path, tmp_path: Path) -> N
     assert len(list(tmp_path.glob("*.tar"))) == 28
     assert manifest.shards[-1].name == "train-000028.tar"
     assert decoded(tmp_path, manifest).shape[0] == 28
+
+
+def test_a_failure_within_a_shard_leaves_nothing_behind_to_complain(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    real = Path.read_bytes
+    calls = iter(range(100))
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: real(path) + b"x" * (path.suffix == ".jpg" and next(calls) > 2)
+    )
+    with pytest.raises(UserError, match="changed while"):
+        pack(request(source, tmp_path / "out"))
+    gc.collect()
+    assert not complaints
 
 
 def test_a_file_that_changes_or_cannot_be_read_stops_the_work(
