@@ -21,6 +21,7 @@ from alexnet_dist.draws import permutation
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import layouts, spool
 from alexnet_dist.pack.assemble import assemble, list_reasons
+from alexnet_dist.pack.names import SPLIT_NAMES
 from alexnet_dist.pack.pool import results, ticking
 from alexnet_dist.pack.records import Job, records_folder
 from alexnet_dist.pack.source import Source, Stream
@@ -96,9 +97,17 @@ def pack(request: Request) -> Packed:
 def _check_outside(request: Request, found: Source | Stream) -> None:
     """Refuse an OUT whose files would be taken for images, or would lie over the source's own shards."""
     out, folder = request.out.resolve(), found.folder.resolve()
-    walked = isinstance(found, Source) and request.source.is_dir() and found.files[0].offset is None
-    if out == folder or (walked and out.is_relative_to(folder)):
-        raise UserError(f"{request.out}: lies inside the images' folder {found.folder}. Pack into a folder outside it")
+    if out in (folder, request.source.resolve()):
+        raise UserError(f"{request.out}: is the images' own folder. Pack into a folder outside it")
+    if isinstance(found, Stream) or not request.source.is_dir() or found.files[0].offset is not None:
+        return
+    walked = [folder]
+    if folder != request.source.resolve():
+        # A set with a folder a split: its other splits are to be packed as well.
+        walked += [(folder.parent / name).resolve() for names in SPLIT_NAMES.values() for name in names]
+    for images in walked:
+        if out.is_relative_to(images):
+            raise UserError(f"{request.out}: lies inside the images' folder {images}. Pack into a folder outside it")
 
 
 def _spool(request: Request, stream: Stream, train: tuple[str, ...] | None) -> tuple[Source, Sums | None]:

@@ -185,7 +185,7 @@ def test_what_could_be_two_layouts_is_asked_for(tmp_path: Path, images: Images) 
 
 
 def test_shards_are_not_packed_over_themselves(sets: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match="lies inside the images' folder"):
+    with pytest.raises(UserError, match="is the images' own folder"):
         pack(request(sets["webdataset"], sets["webdataset"]))
 
 

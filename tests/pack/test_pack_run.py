@@ -159,6 +159,24 @@ def test_out_inside_the_source_is_refused(tmp_path: Path) -> None:
     assert not (source / "shards").exists()
 
 
+def test_out_among_the_splits_of_a_source_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for number, split in enumerate(("train", "val")):
+        write_folder(source / split, {"a": 1}, seed=number)
+    for out, message in (
+        (source, "is the images' own folder"),
+        (source / "train", "is the images' own folder"),
+        (source / "train" / "shards", "lies inside the images' folder"),
+        (source / "val", "lies inside the images' folder"),
+        (source / "val" / "a" / "shards", "lies inside the images' folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pack(request(source, out))
+    assert len(contents(source)) == 2
+    assert pack(request(source, source / "shards")).manifest.images == 1
+    assert pack(request(source, source / "shards", "val")).manifest.images == 1
+
+
 def test_a_disk_that_is_too_small_is_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 1000))
