@@ -74,7 +74,7 @@ def _solution(path: Path) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read: {error.strerror}; it comes with Kaggle's data: put it there"

@@ -65,18 +65,22 @@ def _below(path: str, name: str) -> str:
 def _rows(root: Path) -> list[tuple[int, str, str]]:
     """Return (line number, path, class) of each line."""
     try:
-        lines = root.read_text(encoding="utf-8").splitlines()
+        lines = root.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(
             f"{root}: neither a folder nor a text file; expected a folder, or a list with an image and its class a line"
         ) from None
     rows: list[tuple[int, str, str]] = []
+    lines_of: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
         path, _, name = (part.strip() for part in (line.rpartition("\t") if "\t" in line else line.rpartition(" ")))
         if not path or not name or "/" in name or "\0" in line:
             raise UserError(f"{root}: line {number}: {line[:60]!r}; expected a path, a tab and a class")
+        first = lines_of.setdefault(os.path.normpath(path), number)
+        if first != number:
+            raise UserError(f"{root}: lines {first} and {number} both list {path}: take one out, or it is packed twice")
         rows.append((number, path, name))
     if not rows:
         raise UserError(f"{root}: lists no images; expected a path, a tab and a class a line")

@@ -86,3 +86,17 @@ def test_shards_named_valid_are_val(tmp_path: Path) -> None:
     for name in ("train-0.tar", "valid-0.tar", "test-0.tar"):
         (tmp_path / name).write_bytes(tar_of([]))
     assert shards_of(tmp_path, "val") == ["valid-0.tar"]
+
+
+def test_a_repeated_line_is_refused(tmp_path: Path) -> None:
+    root = listing(tmp_path, "a/000.jpg a\nb/000.jpg b\n./a/000.jpg a\n")
+    with pytest.raises(UserError, match=r"list\.txt: lines 1 and 3 both list \./a/000\.jpg"):
+        find_source(root)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    assert find_source(listing(tmp_path, "\ufeffa/000.jpg a\nb/000.jpg b\n")).rejected == ()
+    root = kaggle(tmp_path / "kaggle", draw(train=1, val=1))
+    for name in ("LOC_val_solution.csv", "LOC_synset_mapping.txt"):
+        (root / name).write_text("\ufeff" + (root / name).read_text(), encoding="utf-8")
+    assert find_source(root, train=CLASSES).classes == CLASSES
