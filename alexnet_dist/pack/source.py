@@ -42,6 +42,12 @@ class File(NamedTuple):
         """The name without its ending, which differs between the layouts of one set."""
         return os.path.splitext(self.name)[0]  # noqa: PTH122 - a million times, and pathlib takes ten times as long
 
+    @property
+    def order(self) -> tuple[str | int, ...]:
+        """What files are sorted by: the stem, then all the rest, in which None cannot be compared."""
+        offset, spooled_bytes = (-1 if value is None else value for value in (self.offset, self.spooled_bytes))
+        return (self.stem, *self[:4], offset, self.reason or "", spooled_bytes)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -95,7 +101,7 @@ def listed(
     containers: str | None = None,
 ) -> Source:
     """Return a source of the files found, put into order."""
-    ordered = tuple(sorted(files, key=lambda file: (file.stem, file)))
+    ordered = tuple(sorted(files, key=lambda file: file.order))
     digest = hashlib.sha256()
     for file in ordered:
         digest.update(f"{file.name}\0{file.label}\0{file.size_bytes}\n".encode())
@@ -117,10 +123,10 @@ def divide(source: Source, split: SplitName, holdout: float, seed: int) -> Sourc
                 f"{source.folder / source.classes[label]}: holds one file, and --holdout needs two in each "
                 "class, one to train on and one to hold out. Add images, or move the folder away"
             )
-        order = sorted(files, key=lambda file: (seed64(seed, "holdout", file.stem), file))
+        order = sorted(files, key=lambda file: (seed64(seed, "holdout", file.stem), file.order))
         count = min(max(round(holdout * len(files)), 1), len(files) - 1)
         kept.extend(order[count:] if split == "train" else order[:count])
-    return replace(source, files=tuple(sorted(kept, key=lambda file: (file.stem, file))))
+    return replace(source, files=tuple(sorted(kept, key=lambda file: file.order)))
 
 
 def none_lost(source: Source, met: Mapping[str, str]) -> Source:

@@ -14,6 +14,7 @@ from alexnet_dist.data.manifest import Rejected, SourceId, SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.layouts import find as find_any
 from alexnet_dist.pack.source import File, Source, divide
+from alexnet_dist.pack.source import listed as source_of
 
 
 def find(
@@ -102,6 +103,12 @@ def test_val_goes_before_test(tmp_path: Path, held_out: str) -> None:
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write_folder(tmp_path, {"bus": 1, "train": 1})
     assert find(tmp_path, "train", None, 0, None).classes == ("bus", "train")
+
+
+def test_files_alike_but_for_their_reason_have_an_order(tmp_path: Path) -> None:
+    """As two rows of parquet, the first of which is no image and so takes no room in the spool."""
+    good, bad = File("a/1.jpg", 0, 9, "s", 0, None, 5), File("a/1.jpg", 0, 9, "s", 0, "empty file", 0)
+    assert source_of(tmp_path, ("a",), [bad, good], []).files == (good, bad)
 
 
 def test_a_plain_val_folder_takes_the_labels_of_the_packed_train_split(tmp_path: Path) -> None:
