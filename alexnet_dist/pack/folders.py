@@ -36,7 +36,7 @@ def _folders(root: Path, split: SplitName, holdout: float | None) -> tuple[Path,
     """Return the folder whose class folders are the split, and the one that says which classes there are, if any."""
     train = root / "train"
     # A class may be called train; then it holds files.
-    if not train.is_dir() or not any(entry.is_dir() for entry in train.iterdir()):
+    if not train.is_dir() or not any(_is_class(entry) for entry in train.iterdir()):
         return root, None
     asked = "val" if split == "train" else split
     allowed = SPLIT_NAMES[asked] + (SPLIT_NAMES["test"] if asked == "val" else ())
@@ -55,8 +55,12 @@ def _folders(root: Path, split: SplitName, holdout: float | None) -> tuple[Path,
     return held_out, train
 
 
+def _is_class(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
 def _class_folders(folder: Path) -> tuple[str, ...]:
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    names = [entry.name for entry in folder.iterdir() if _is_class(entry)]
     for name in names:
         if not is_text(name):
             raise UserError(f"{folder}: the name of the class folder {readable(name)} is not UTF-8: rename it")
@@ -80,7 +84,9 @@ def list_classes(folder: Path, classes: tuple[str, ...] | None, words: Mapping[s
         )
     files: list[File] = []
     rejected = [
-        Rejected(readable(entry.name), "not in a class folder") for entry in folder.iterdir() if not entry.is_dir()
+        Rejected(readable(entry.name), "hidden" if entry.is_dir() else "not in a class folder")
+        for entry in folder.iterdir()
+        if not _is_class(entry)
     ]
     for name in found:
         before = len(files)

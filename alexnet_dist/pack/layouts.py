@@ -72,7 +72,8 @@ def recognise(root: Path) -> str:
         for kind, patterns in huggingface.PATTERNS.items():
             if any(next(folder.glob(pattern), None) for several in patterns.values() for pattern in several):
                 return kind
-    if next(root.glob("*.tar"), None) is None:
+    # A class folder may be called so, too.
+    if not any(path.is_file() for path in root.glob("*.tar")):
         return "folder"
     classes = [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if classes:

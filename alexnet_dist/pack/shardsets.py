@@ -63,7 +63,7 @@ def find(root: Path, split: SplitName, train: tuple[str, ...] | None) -> Source:
 
 def shards_of(root: Path, split: SplitName) -> list[str]:
     """Return the names of a split's shards: those that name it, or all where none names any split."""
-    names = sorted(path.name for path in root.glob("*.tar"))
+    names = sorted(path.name for path in root.glob("*.tar") if path.is_file())
     by_split = {
         one: [name for name in names if set(re.split(r"[^a-z]+", name.lower())) & set(words)]
         for one, words in SPLIT_NAMES.items()

@@ -62,6 +62,7 @@ def test_what_cannot_be_an_image_is_listed_with_its_reason(tmp_path: Path) -> No
     assert set(source.rejected) == {
         Rejected("a/.DS_Store", "hidden"),
         Rejected("README.txt", "not in a class folder"),
+        Rejected(".cache", "hidden"),
         Rejected("a/gone.jpg", "a link to nothing"),
         Rejected("a/pipe.jpg", "not a regular file"),
         Rejected("a/\\xff.jpg", "its name is not UTF-8"),
@@ -102,7 +103,13 @@ def test_val_goes_before_test(tmp_path: Path, held_out: str) -> None:
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write_folder(tmp_path, {"bus": 1, "train": 1})
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
     assert find(tmp_path, "train", None, 0, None).classes == ("bus", "train")
+
+
+def test_a_class_may_be_called_like_a_tar(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"road.tar": 1})
+    assert find(tmp_path, "train", None, 0, None).classes == ("road.tar",)
 
 
 def test_files_alike_but_for_their_reason_have_an_order(tmp_path: Path) -> None:
