@@ -13,6 +13,7 @@ from pathlib import Path
 from alexnet_dist import config, geometry, hello, process, run, topology
 from alexnet_dist.building import build_engine, preparation, set_arithmetic, slowness
 from alexnet_dist.config import Config
+from alexnet_dist.data.loader import telling_of_workers
 from alexnet_dist.data.reader import Split
 from alexnet_dist.feed import Feed
 from alexnet_dist.journal import Journal
@@ -53,7 +54,7 @@ def train(settings: Config, profile_steps: int = 0) -> None:
     programme = programme_of(settings, splits, place)
     room = cache_room(settings, splits, programme, place, launched.local_world_size)
     directory, net = Path(settings.run.directory), config.geometry(settings)
-    with topology.telling(place), ExitStack() as opened:
+    with topology.telling(place), telling_of_workers(), ExitStack() as opened:
         if place.is_chief:
             opened.enter_context(run.open_directory(directory))
         # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.

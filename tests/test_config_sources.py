@@ -70,6 +70,7 @@ def test_what_a_word_of_the_command_line_gives(word: str, value: object) -> None
         ("optim.learning_rate", "{a: 1}", "a number above 0"),
         ("optim.drop_epochs", "[1, 0]", "a list of numbers above 0"),
         ("optim.drop_epochs", "3", "a list of numbers above 0"),
+        ("optim.drop_factor", "1", "a number above 1"),
         ("optim.rule", "adam", "sgd or lars"),
         ("optim.trust_coefficient", "0", "a number above 0"),
         ("optim.warmup_epochs", "-1", "a number of at least 0"),

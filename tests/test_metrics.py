@@ -77,6 +77,8 @@ def test_a_step_is_counted() -> None:
     assert value(metrics, "step_duration_seconds_bucket", le="0.3") == 2
     for phase in PHASES:
         assert value(metrics, "phase_seconds_total", phase=phase) == pytest.approx(2 * PHASE_S.get(phase, 0))
+    for join, seconds in JOIN_WAIT_S.items():
+        assert value(metrics, "link_wait_seconds_total", join=join) == pytest.approx(2 * seconds)
     assert (value(metrics, "last_step_timestamp_seconds") or 0) == pytest.approx(time.time(), abs=60)
 
 

@@ -124,6 +124,12 @@ def test_a_remote_set_is_shown_by_way_of_the_cache(pack_tiny: Pack, http_server:
     assert len(list((home / ".cache" / "alexnet_dist").glob("*.tar"))) == 3
 
 
+def test_the_summary_counts_classes_and_gives_mean_and_deviation_of_colours(pack_tiny: Pack) -> None:
+    said = show.summary(Split.open(pack_tiny(counts=(7, 1, 4)), "train"))
+    assert "2 to 3 images each, 2 in the middle" in said
+    assert "red 100.0 ± 5.5, green 90.0 ± 4.5, blue 80.0 ± 3.2" in said
+
+
 def test_rejected_files_are_counted_by_reason_and_some_are_named(pack_tiny: Pack) -> None:
     split = Split.open(pack_tiny(), "train")
     rejected = tuple(Rejected(f"class0/{n}.jpg", "empty file" if n else "no JPEG") for n in range(5))

@@ -42,6 +42,8 @@ def find(root: Path, split: SplitName, train: tuple[str, ...] | None) -> Source:
     samples = [sample for shard in shards for sample in _samples(root / shard)]
     names = [_class_name(sample, named, train) for sample in samples]
     classes = train or (tuple(named) if named else class_names({name for name in names if name}))
+    if not classes:
+        raise UserError(f"{root}: no image has a class: expected a .cls, or a WordNet id in the key, beside each image")
     labels = labels_of(classes)
     files: list[File] = []
     rejected: list[Rejected] = []

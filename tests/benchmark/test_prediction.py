@@ -78,3 +78,8 @@ def test_two_rings_share_a_nodes_network() -> None:
     assert cluster.parts(1).bytes_per_s == 50e9
     assert cluster.parts(2).bytes_per_s == 100e9 / 16
     assert (cluster.parts(2).replicas, cluster.parts(2).link_s) == (8, 10**7 / 50e9)
+
+
+def test_a_network_that_costs_nothing_gives_every_pairs_images() -> None:
+    cluster = Cluster(0.01, 128, 1e9, 1e9, 1, 1, 0.25, pairs_per_node=4)
+    assert cluster.images_per_second(3) == pytest.approx((3 * 4 * 128 / 0.01,) * 2)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import statistics
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -61,6 +63,29 @@ def test_rows_are_summed_up_for_json() -> None:
     assert row("a", 1, 2, 4).summary() == {"name": "a", "images_per_second": 2, "spread": 1.5}
     assert row("b", missing="not installed").summary() == {"name": "b", "missing": "not installed"}
     assert others_cpu_cores([row("a", 1), row("b", missing="x")]) == 0.1
+
+
+def test_others_are_told_at_their_busiest() -> None:
+    rounds_of_a = tuple({"images_per_second": 1.0, OTHERS: cores} for cores in (0.2, 0.7, 0.1))
+    assert others_cpu_cores([Row(Entry("a", "", {}), rounds_of_a), row("b", 1)]) == 0.7
+
+
+@pytest.mark.parametrize(("own_s", "others"), [(6.0, False), (4.0, True)])
+def test_a_contenders_own_work_is_not_that_of_others(
+    monkeypatch: pytest.MonkeyPatch, own_s: float, others: bool
+) -> None:
+    done = subprocess.CompletedProcess([], 0, 'chatter\n{"images_per_second": 5}\n', "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(rounds, "busy_s", iter((10.0, 16.0)).__next__)
+    monkeypatch.setattr(rounds, "children_s", iter((1.0, 1.0 + own_s)).__next__)
+    found = run_alone(Entry("a", "", {}))
+    assert found["images_per_second"] == 5
+    assert (found[OTHERS] > 0) == others
+
+
+def test_a_core_that_is_idle_or_waits_for_a_disk_is_not_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _path: "cpu  100 20 30 4000 500 6 7 0 0 0\ncpu0 1 2 3\n")
+    assert rounds.busy_s() == pytest.approx(1.63)
 
 
 def test_the_table_is_aligned() -> None:

@@ -86,6 +86,7 @@ def test_the_orders_are_the_same_and_asked_for_within_the_budget(split: Split) -
     assert all(found is one for found, one in zip(given_out, wanted, strict=True))
     # An order reads one or two shards of four images: three shards are one to three orders.
     assert 1 <= max(lead) <= 4
+    assert 0 not in lead[:-1]
 
 
 def test_shards_are_fetched_in_the_order_of_use_and_no_further_than_the_budget(
@@ -155,6 +156,19 @@ def test_a_shard_that_cannot_be_had_is_the_workers_to_tell(split: Split, root: P
         batches = loader.run(wanted)
         with pytest.raises(UserError, match=rf"{http_server.url(root)}/{missing}: no such file there"):
             list(batches)
+
+
+def test_what_cannot_be_had_is_not_asked_for_again_at_once(split: Split, root: Path, http_server: HttpServer) -> None:
+    missing = split.manifest.shards[0].name
+    http_server.fail({root / missing: ["404*"]})
+    ahead = Ahead({"train": split}, 10**9)
+    try:
+        next(ahead.watch(iter(orders(split))))
+        assert eventually(lambda: cached(split) == list(range(1, 10)))
+        time.sleep(5 * ahead_module.POLL_S)
+    finally:
+        ahead.close()
+    assert http_server.gets()[missing] == 1
 
 
 def test_local_shards_have_no_process(root: Path) -> None:

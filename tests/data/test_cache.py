@@ -187,6 +187,30 @@ def test_wrong_bytes_never_get_a_name(store: Store) -> None:
     assert [path.name for path in store.cache.folder.iterdir()] == [".lock"]
 
 
+def test_a_try_that_failed_leaves_nothing_in_the_next(store: Store) -> None:
+    store.server.fail({store.folder / "0.tar": ["truncated", "wrong"]})
+    assert store.fetch(0) == [True]
+    assert store.cache.path(store.blobs[0]).read_bytes() == bytes([0]) * SIZE
+
+
+def test_no_byte_is_written_beyond_what_is_reserved(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.server.fail({store.folder / "0.tar": ["longer*"]})
+
+    def work() -> int:
+        ends, real = [0], os.pwrite
+
+        def write(descriptor: int, chunk: bytes, offset: int) -> int:
+            ends.append(offset + len(chunk))
+            return real(descriptor, chunk, offset)
+
+        monkeypatch.setattr(os, "pwrite", write)
+        with pytest.raises(UserError, match="more than the expected"):
+            store.fetch_here(0)
+        return max(ends)
+
+    assert in_child(work) <= SIZE
+
+
 def test_a_damaged_file_is_dropped(store: Store) -> None:
     store.fetch(0)
     path = store.cache.path(store.blobs[0])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_dist.data import download as download_module
 from alexnet_dist.data.download import Patience, download
 from alexnet_dist.data.remote import in_child
 from alexnet_dist.errors import RunError, UserError
@@ -140,6 +141,13 @@ def test_the_waits_grow(file: Path, http_server: HttpServer) -> None:
 def test_a_server_may_take_its_time_as_long_as_it_sends(file: Path, http_server: HttpServer) -> None:
     http_server.fail({file: ["trickle"]})
     assert received(http_server.url(file), Patience(waits_s=(), stall_s=0.8))[1] == 1
+
+
+def test_a_server_that_drips_is_given_up(file: Path, http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_module, "LEAST_BYTES_PER_S", 10**9)
+    http_server.fail({file: ["trickle*"]})
+    with pytest.raises(RunError, match="the server is too slow"):
+        received(http_server.url(file), Patience(waits_s=(), stall_s=0.6))
 
 
 def test_an_endless_answer_takes_no_memory(file: Path, http_server: HttpServer) -> None:

@@ -192,6 +192,12 @@ def test_a_sample_that_was_packed_wrong_is_a_bad_sample(
     with pytest.raises(BadSample, match=r"sample 8 \(train-000002\.tar, byte 512\): .*crc32"):
         samples(split)
     assert http_server.gets()["train-000002.tar"] == 1
+    assert isinstance(split.shards, CachedShards)
+    path = split.shards.remote.cache.path(split.shards.blobs[2])
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(BadSample, match=r"sample 8 .*crc32"):
+        samples(split)
+    assert http_server.gets()["train-000002.tar"] == 2
 
 
 def test_a_shard_that_is_removed_while_it_is_read_comes_back(
@@ -220,6 +226,16 @@ def test_a_cached_file_that_cannot_be_read_is_named(pack_tiny: Pack, http_server
     path.symlink_to(path)  # as root may read whatever its owner may not
     with pytest.raises(RunError, match=rf"{path}: Too many levels of symbolic links; .* another data\.cache"):
         split.jpeg(0)
+
+
+def test_a_shard_that_is_read_is_in_use(pack_tiny: Pack, http_server: HttpServer, tmp_path: Path) -> None:
+    split = Split.open(place(http_server.url(pack_tiny()), tmp_path), "train")
+    assert isinstance(split.shards, CachedShards)
+    path = split.shards.remote.cache.path(split.shards.blobs[0])
+    in_child(lambda: split.jpeg(0))
+    os.utime(path, (1, 1))
+    in_child(lambda: split.jpeg(1))
+    assert path.stat().st_mtime == pytest.approx(time.time(), abs=60)
 
 
 def test_reading_holds_no_file_open_or_mapped(pack_tiny: Pack, http_server: HttpServer, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from folders import SIZE, write_folder
 
+from alexnet_dist.data.manifest import Options, load, manifest_path
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.pack import run
 from alexnet_dist.pack.__main__ import main
@@ -79,6 +80,15 @@ def test_the_folder_that_is_taken_is_told(tmp_path: Path, capsys: pytest.Capture
     assert f"val is taken from {tmp_path}/source/test\n" in capsys.readouterr().err
     main([str(tmp_path / "source" / "train"), str(tmp_path / "out"), *SMALL])
     assert "taken from" not in capsys.readouterr().err
+
+
+def test_the_options_are_those_of_the_manifest(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", {"a": 4})
+    words = "--processes 1 --seed 3 --size 12 --quality 40 --chroma 444 --filter bilinear --samples-per-shard 2"
+    main([str(source), str(tmp_path / "out"), *words.split(), "--holdout", "0.5"])
+    assert load(manifest_path(tmp_path / "out", "train")).options == Options(
+        seed=3, size=12, quality=40, chroma="444", filter="bilinear", samples_per_shard=2, holdout=0.5
+    )
 
 
 def test_more_rejects_than_allowed(tmp_path: Path) -> None:

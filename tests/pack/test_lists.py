@@ -82,6 +82,12 @@ def test_a_label_that_cannot_be_a_class_makes_none(tmp_path: Path) -> None:
         find_source(tmp_path)
 
 
+def test_shards_without_any_class_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar").write_bytes(tar_of([("1.jpg", b"x"), ("1.txt", b"cat")]))
+    with pytest.raises(UserError, match=r"no image has a class: expected a \.cls"):
+        find_source(tmp_path)
+
+
 def test_shards_named_valid_are_val(tmp_path: Path) -> None:
     for name in ("train-0.tar", "valid-0.tar", "test-0.tar"):
         (tmp_path / name).write_bytes(tar_of([]))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow
 import pytest
 import simplejpeg
-from arranged import CLASSES, table_of, tar_of
+from arranged import ARRANGE, CLASSES, draw, table_of, tar_of
 from folders import OPTIONS, SIZE, contents, encoded, photo, request, write_folder
 from pyarrow import parquet
 
@@ -184,6 +184,17 @@ def test_a_disk_that_is_too_small_is_refused(source: Path, tmp_path: Path, monke
         pack(request(source, tmp_path))
 
 
+def test_a_disk_that_is_too_small_for_a_stream_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ARRANGE["parquet"](tmp_path / "source", draw())
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 0))
+    with pytest.raises(UserError, match="the images on their way into them need about"):
+        pack(request(source, tmp_path / "out"))
+    assert not list(tmp_path.glob("out/**/spool-*"))
+
+
 def test_a_class_without_a_usable_image_is_refused(source: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     shutil.copytree(source, images)
@@ -232,7 +243,7 @@ def test_no_manifest_is_written_that_nothing_could_read(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     path = tmp_path / "source" / "train-0.parquet"
     parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), path)
-    with pytest.raises(UserError, match=r"(?s)manifest\.json, as it would be: classes\.0\.name: .*cat.*Rename that in"):
+    with pytest.raises(UserError, match=r"(?s)manifest\.json, as it would be: classes\.0\.name: .*cat.*rename that in"):
         pack(request(tmp_path / "source", tmp_path / "out"))
     assert not (tmp_path / "out" / "train.manifest.json").exists()
 

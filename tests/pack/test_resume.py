@@ -15,6 +15,8 @@ from arranged import ARRANGE, draw
 from folders import SIZE, contents, encoded, photo, request, write_folder
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.pack import run, state
+from alexnet_dist.pack.records import load_record, records_folder
 from alexnet_dist.pack.run import pack
 
 
@@ -128,6 +130,49 @@ def test_what_stops_a_pack_says_how_to_go_on(source: Path, tmp_path: Path, monke
     assert pack(request(images, out)).manifest.images == 29
 
 
+@pytest.mark.parametrize("layout", ["folder", "parquet"])
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_next(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """Else a power cut could leave a manifest of shards that are empty."""
+    if layout == "parquet":
+        source = ARRANGE[layout](tmp_path / "source", draw())
+    real_fsync, real_replace = os.fsync, Path.replace
+    synced_bytes: dict[int, int] = {}
+    folders: set[int] = set()
+
+    def fsync(descriptor: int) -> None:
+        real_fsync(descriptor)
+        found = os.fstat(descriptor)
+        synced_bytes[found.st_ino] = found.st_size
+        folders.discard(found.st_ino)
+
+    def rename(path: Path, target: Path) -> Path:
+        assert not folders, f"the name before {target} is not on the disk"
+        assert synced_bytes.get(path.stat().st_ino) == path.stat().st_size, f"{target} is not on the disk"
+        folders.add(target.parent.stat().st_ino)
+        return real_replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", rename)
+    pack(request(source, tmp_path / "out"))
+    assert not folders
+
+
+def test_the_disk_needs_room_for_what_is_not_there_yet(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="--max-rejected"):
+        pack(request(source, tmp_path, max_rejected=1))
+    records = [load_record(path) for path in records_folder(tmp_path, "train").glob("shard-*.npz")]
+    there = sum(record.images + len(record.rejected) for record in records if record is not None)
+    asked: list[int] = []
+    monkeypatch.setattr(run, "check_space", lambda _request, images: asked.append(images))
+    pack(request(source, tmp_path))
+    assert there > 0
+    assert asked == [29 - there]
+
+
 def test_killed_with_its_workers_it_goes_on(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", {"a": 60, "b": 60})
     options = ["--size", str(SIZE), "--samples-per-shard", "3", "--processes", "2"]
@@ -191,6 +236,23 @@ def test_other_options_or_another_source_are_refused(source: Path, tmp_path: Pat
     with pytest.raises(UserError, match=r"source \(29 files .* there, 30 files .* asked for\)"):
         pack(request(images, out))
     assert contents(out) == before
+
+
+def test_an_unfinished_pack_is_not_finished_by_what_would_make_other_bytes(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="--max-rejected"):
+        pack(request(source, tmp_path, max_rejected=0))
+    versions = state.library_versions() | {"pillow": "0.1"}
+    for name, value, message in (
+        ("library_versions", lambda: versions, r"pillow version \(.* there, 0\.1 asked for\)"),
+        ("PACK_VERSION", 10**6, r"pack version \(.* there, 1000000 asked for\)"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(state, name, value)
+            with pytest.raises(UserError, match=rf"unfinished pack with other {message}"):
+                pack(request(source, tmp_path))
+    pack(request(source, tmp_path))
 
 
 def test_a_shard_that_went_missing_is_noticed(source: Path, tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def test_labels_are_places_of_sorted_folder_names(tmp_path: Path) -> None:
     )
 
 
+def test_the_order_does_not_depend_on_the_endings(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "a/1-2.jpg", "a/1 b"):
+        touch(tmp_path / name)
+    assert names(find(tmp_path, "train")) == ["a/1.jpg", "a/1 b", "a/1-2.jpg"]
+
+
 def test_what_cannot_be_an_image_is_listed_with_its_reason(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "good.jpg")
     touch(tmp_path / "a" / ".DS_Store")

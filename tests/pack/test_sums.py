@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from folders import encoded, request
 
+from alexnet_dist.pack.adder import Adder
 from alexnet_dist.pack.records import Job, load_record, records_folder, save_record
 from alexnet_dist.pack.shard import finish_shard
 from alexnet_dist.pack.source import File
@@ -63,6 +65,16 @@ def test_a_shards_sums_are_exact_where_float32_would_not_be(tmp_path: Path) -> N
     expected = sums_of(np.stack([pixels] * 3))
     np.testing.assert_array_equal(record.sums.products, expected.products)
     np.testing.assert_array_equal(record.sums.pixels, expected.pixels)
+
+
+@pytest.mark.parametrize("size", [16, 32, 40])
+def test_every_pixel_is_added_whatever_the_size(size: int) -> None:
+    images = np.random.default_rng(size).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    adder, expected = Adder(size), sums_of(images)
+    for image in images:
+        adder.add(image)
+    np.testing.assert_array_equal(adder.sums().products, expected.products)
+    np.testing.assert_array_equal(adder.sums().pixels, expected.pixels)
 
 
 def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:

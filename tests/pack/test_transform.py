@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from alexnet_dist.data.manifest import Chroma, Filter
 from alexnet_dist.pack.transform import UnusableImageError, training_image
 
 SIZE = 16
+FILTERS: tuple[Filter, ...] = ("bicubic", "bilinear")
 
 
 def pixels_of(data: bytes, size: int = SIZE) -> npt.NDArray[np.uint8]:
@@ -57,7 +59,9 @@ def jpeg_of(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 41), (33, 33), (16, 90), (9, 7), (1, 5), (17, 16)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(40, 60), (60, 41), (33, 33), (16, 90), (9, 7), (1, 5), (17, 16), (16, 17)]
+)
 def test_resize_and_crop_agree_with_pillow(height: int, width: int) -> None:
     image = Image.fromarray(photo(height, height, width))
     short = min(height, width)
@@ -76,12 +80,36 @@ def test_the_centre_is_kept() -> None:
     assert (pixels_of(encoded(wide.transpose(1, 0, 2), "PNG")) == 200).all()
 
 
+def test_the_filter_is_the_one_asked_for() -> None:
+    image = Image.fromarray(photo(12, 40, 40))
+    expected = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)).astype(int)
+    bicubic, bilinear = (training_image(encoded(image, "PNG"), replace(OPTIONS, filter=mode))[1] for mode in FILTERS)
+    assert np.abs(bilinear - expected).max() <= 1
+    assert np.abs(bicubic - expected).max() > 1
+
+
+@pytest.mark.parametrize(("quality", "chroma"), [(35, "420"), (90, "422"), (90, "444")])
+def test_the_jpeg_has_the_quality_and_chroma_asked_for(quality: int, chroma: Chroma) -> None:
+    jpeg, pixels = training_image(encoded(photo(13)), replace(OPTIONS, quality=quality, chroma=chroma))
+    assert jpeg == simplejpeg.encode_jpeg(pixels, quality, "RGB", chroma)
+
+
 @pytest.mark.parametrize("subsampling", [0, 2])
 def test_a_baseline_jpeg_of_the_right_size_is_copied(subsampling: int) -> None:
     data = encoded(photo(3, SIZE, SIZE), quality=70, subsampling=subsampling)
     jpeg, pixels = training_image(data, OPTIONS)
     assert jpeg == data
     np.testing.assert_array_equal(pixels, simplejpeg.decode_jpeg(data, "RGB"))
+
+
+def test_the_size_is_found_behind_tables_and_fill_bytes() -> None:
+    data = encoded(photo(14, SIZE, SIZE))
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    end = frame + 2 + int.from_bytes(data[frame + 2 : frame + 4])
+    tables_first = data[:frame] + data[end:scan] + data[frame:end] + data[scan:]
+    filled = data[:frame] + b"\xff\xff" + data[frame:]
+    for other in (tables_first, filled):
+        assert training_image(other, OPTIONS)[0] == other
 
 
 def test_other_jpegs_of_the_right_size_are_encoded_again() -> None:
@@ -143,10 +171,11 @@ def test_half_transparent_grey() -> None:
     assert (np.abs(pixels.astype(int) - 127) <= 1).all()
 
 
-def test_the_orientation_tag_is_not_applied() -> None:
-    exif = Image.Exif()
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_the_orientation_tag_is_not_applied(mode: str) -> None:
+    exif, image = Image.Exif(), Image.fromarray(photo(7, 20, 30)).convert(mode)
     exif[0x0112] = 6
-    turned, plain = (encoded(photo(7, 20, 30), exif=tag) for tag in (exif, Image.Exif()))
+    turned, plain = (encoded(image, exif=tag) for tag in (exif, Image.Exif()))
     assert turned != plain
     np.testing.assert_array_equal(pixels_of(turned), pixels_of(plain))
 
