@@ -73,9 +73,9 @@ class Devkit:
             raise UserError(f"{self.path}: its data/meta.mat does not list different WordNet ids: download it again")
         return Synsets(by_number, words)
 
-    def ground_truth(self, file: str = "") -> list[int]:
+    def ground_truth(self) -> list[int]:
         """Return the kit's number of each validation image, in the order of the images' own numbers."""
-        name = file or f"data/ILSVRC{self.year}_validation_ground_truth.txt"
+        name = f"data/ILSVRC{self.year}_validation_ground_truth.txt"
         return numbers(self.read(name), f"{self.path}: {name}")
 
 

@@ -69,19 +69,17 @@ def members(read_at: ReadAt, archive: str, first: int = 0) -> Iterator[Member]:
             return
         kind, name, size_bytes = _parse(header, archive, at)
         data = at + BLOCK_BYTES
-        end = data + -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
         if kind in EXTENSIONS:
             given = _extended(given, kind, read_at, data, size_bytes, archive)
         else:
             size_bytes = given.size_bytes if given.size_bytes is not None else size_bytes
-            end = data + -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
             if kind != FOLDER:
                 raw = given.name if given.name is not None else name
                 yield Member(_text(raw), data, size_bytes, given.problem or _problem(raw, kind))
             given = _Given()
             if kind == FOLDER:
                 _check_there(read_at, archive, data, size_bytes)
-        at = end
+        at = data + -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def _check_there(read_at: ReadAt, archive: str, data: int, size_bytes: int) -> None:
