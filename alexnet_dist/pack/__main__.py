@@ -39,7 +39,9 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{error.filename or given.out}: {error.strerror}") from error
     assert manifest is not None
     seconds = time.monotonic() - started
-    images = manifest.images if packed is None else packed.new_images
+    # Where nothing was to be packed, the time went into verifying.
+    only_verified = packed is None or (given.verify and packed.new_images == 0)
+    images = manifest.images if packed is None or only_verified else packed.new_images
     print(_summary(given, manifest, images, seconds), file=sys.stderr)
     print(
         json.dumps(

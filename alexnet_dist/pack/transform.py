@@ -88,9 +88,9 @@ def _header(data: bytes) -> Header:
     return header
 
 
-def _refuse_bomb(height: int, width: int) -> None:
+def _refuse_bomb(height: int, width: int, of: str = "") -> None:
     if height * width > LARGEST_PIXELS:
-        raise UnusableImageError(f"{width} x {height} pixels are more than {LARGEST_PIXELS // 10**6} million")
+        raise UnusableImageError(f"{of}{width} x {height} pixels are more than {LARGEST_PIXELS // 10**6} million")
 
 
 def _png_header(data: bytes) -> Header:
@@ -158,7 +158,7 @@ def _centre_square(pixels: Pixels, size: int, mode: Filter) -> Pixels:
     short = min(height, width)
     new_height, new_width = ((2 * side * size + short) // (2 * short) for side in (height, width))
     if (new_height, new_width) != (height, width):
-        _refuse_bomb(new_height, new_width)
+        _refuse_bomb(new_height, new_width, f"{width} x {height} pixels, resized to ")
         # A (1, 3, H, W) view of the (H, W, 3) bytes is channels_last, for which torch has a fast uint8 kernel. The
         # batch dim must come before the permutation: with a stride of its own torch returns planes, twice as slow.
         planes = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)

@@ -215,6 +215,16 @@ def test_packed_already(source: Path, reference: Path) -> None:
     assert contents(reference) == before
 
 
+def test_packed_already_in_a_folder_that_is_read_only(
+    source: Path, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(_out: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(run, "locked", read_only)
+    assert pack(request(source, reference)).new_images == 0
+
+
 @pytest.mark.parametrize("unfinished", [False, True])
 def test_other_options_or_another_source_are_refused(source: Path, tmp_path: Path, unfinished: bool) -> None:
     images, out = tmp_path / "images", tmp_path / "out"

@@ -267,3 +267,8 @@ def test_fuzz_damaged_images_are_images_or_rejected(fuzz_seeds: Iterator[int]) -
             assert pixels.shape == (SIZE, SIZE, 3)
             assert jpeg.startswith(b"\xff\xd8")
     assert 0 < rejected < seed
+
+
+def test_a_file_too_narrow_to_be_resized_is_told_by_its_own_sides() -> None:
+    with pytest.raises(UnusableImageError, match=r"^1 x 60000 pixels, resized to 256 x 15360000 pixels are more than"):
+        training_image(encoded(np.zeros((60_000, 1, 3), np.uint8), "PNG"), replace(OPTIONS, size=256))

@@ -46,6 +46,12 @@ def test_the_command_needs_no_source(packed: Path, capsys: pytest.CaptureFixture
         main([str(packed)])
 
 
+def test_a_packed_source_is_verified_at_a_rate(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--size", "16", "--samples-per-shard", "5", "--processes", "1"]
+    main([str(packed.parent / "source"), str(packed), "--verify", *options])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images_per_second"] > 0
+
+
 @pytest.mark.parametrize("at", [0, 700, 5000, -1])
 def test_any_changed_byte_is_found(out: Path, at: int) -> None:
     for name in ("train-000001.tar", "train-000003.tar"):
