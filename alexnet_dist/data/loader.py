@@ -92,7 +92,14 @@ class Loader:
         self._samples = self._bad = 0
         self._last_bad: deque[BadSample] = deque(maxlen=3)
         shape = (workers * PREFETCH + SPARE_SLOTS, rows, row_bytes(crop))
-        self.ring = torch.frombuffer(mmap.mmap(-1, max(1, math.prod(shape))), dtype=torch.uint8).view(shape)
+        try:
+            memory = mmap.mmap(-1, max(1, math.prod(shape)))
+        except (OSError, OverflowError, ValueError):
+            raise UserError(
+                f"{rows:,} images at once, in {shape[0]} slots, need {math.prod(shape) / 1e9:,.1f} GB of memory; lower"
+                " data.eval_rows, data.global_batch or data.workers"
+            ) from None
+        self.ring = torch.frombuffer(memory, dtype=torch.uint8).view(shape)
         self._feed = _Feed(warm_ups=workers * PREFETCH, slots=shape[0], rows=rows)
         loader = DataLoader(
             Decoder(splits, self.ring.numpy(), seed, crop),

@@ -42,6 +42,7 @@ _LONG = ("classes", "shards", "rejected")
 _MOST_VALUES = 1000
 _EXPECTED, _CHANGED = "Expected a manifest as alexnet_dist.pack writes it", "The file was changed after packing"
 PACK_AGAIN = "pack again"
+FORMAT: Literal[2] = 2
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Manifest:
     options: Options
     libraries: Mapping[str, str]
     source: SourceId | None = None
-    format: Literal[2] = 2
+    format: Literal[2] = FORMAT
 
     @property
     def text(self) -> str:
@@ -203,6 +204,8 @@ def _misshapen(value: Any) -> str | None:
     """Return what is wrong with a file whose problems could not be reported key by key, or None."""
     if not isinstance(value, dict):
         return f"the whole file: not an object, found {value!r:.80}"
+    if value.get("format", FORMAT) != FORMAT:  # of another version, which has other keys as well
+        return f"format: {value['format']!r:.20}; this version of alexnet_dist reads {FORMAT}"
     missing = [field.name for field in fields(Manifest) if field.default is MISSING and field.name not in value]
     if missing:
         return f"{missing[0]}: Field required{f' (and {len(missing) - 1} more)' if missing[1:] else ''}"

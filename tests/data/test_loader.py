@@ -255,3 +255,10 @@ def test_what_does_not_fit_is_refused(split: Split) -> None:
     order = Order("train", 0, np.arange(7), train=True)
     with open_loader({"train": split}, rows=6) as loader, pytest.raises(ValueError, match="order of 7 rows"):
         next(loader.run([order]))
+
+
+def test_a_ring_that_no_memory_holds_is_refused(split: Split) -> None:
+    with pytest.raises(
+        UserError, match=r"images at once, in 3 slots, need [\d,.]+ GB of memory; lower data\.eval_rows"
+    ):
+        open_loader({"train": split}, rows=10**12)

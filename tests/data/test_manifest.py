@@ -23,6 +23,7 @@ from alexnet_dist.data.manifest import (
     SourceId,
     load,
     manifest_path,
+    parse,
     save,
 )
 from alexnet_dist.errors import UserError
@@ -209,3 +210,8 @@ def test_files_are_durable_before_they_are_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Path, "replace", rename)
     replace_file(tmp_path / "file", b"content")
     assert happened == ["sync", "name", "sync"]
+
+
+def test_a_manifest_of_another_version_is_told_by_that_first() -> None:
+    with pytest.raises(UserError, match=r"set: format: 1; this version of alexnet_dist reads 2\..*: pack again$"):
+        parse(b'{"format": 1, "images": 3}', "set")
