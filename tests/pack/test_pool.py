@@ -21,18 +21,18 @@ def fail_or_sleep(piece: int) -> None:
 
 
 def test_no_process_outlives_an_interrupt() -> None:
-    began_s = time.monotonic()
+    began_s, before = time.monotonic(), set(multiprocessing.active_children())  # other tests' servers
     for _ in ticking(time.sleep, [60, 60], 2, 0.1):
         break
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
     assert time.monotonic() - began_s < 30
 
 
 def test_an_error_of_one_piece_does_not_wait_for_the_others() -> None:
-    began_s = time.monotonic()
+    began_s, before = time.monotonic(), set(multiprocessing.active_children())
     with pytest.raises(UserError, match="cannot be read"):
         list(results(fail_or_sleep, [1, 0], 2))
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
     assert time.monotonic() - began_s < 30
 
 
