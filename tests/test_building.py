@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alexnet_dist import building, topology
+from alexnet_dist import building, config, topology
 from alexnet_dist.building import slowness
+from alexnet_dist.model import AlexNet
 from alexnet_dist.process import launched
 from alexnet_dist.step import Engine, train_step
+from alexnet_dist.topology import Groups
 from runs import settings
 from test_step import Source, batch, fresh
 
@@ -30,6 +32,33 @@ def test_bfloat16_follows_the_loss_curve_of_float32() -> None:
     assert wide[-10:].mean() < 0.9 * wide[:10].mean()  # it learns: the curve is not flat
     error = float((narrow - wide).abs().max() / wide.abs().max())
     assert 0 < error < LARGEST_ERROR
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_exactness_is_told_to_torch(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    try:
+        building.set_arithmetic(settings(f"train.deterministic={wanted}", f"train.tf32={wanted}"))
+        assert asked == [wanted]
+        assert torch.backends.cudnn.benchmark != wanted
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == wanted
+    finally:
+        building.set_arithmetic(settings())
+
+
+def test_every_setting_reaches_the_engine() -> None:
+    words = ("run.seed=7", "data.global_batch=9", "train.accumulate=3", "train.dtype=bfloat16", "optim.momentum=0.5")
+    chosen = settings(*words, "train.channels_last=true")
+    trainer = building.build_engine(chosen, topology.place("fused", "cpu", launched({})), Groups())
+    assert (trainer.seed, trainer.global_batch, trainer.accumulate, trainer.rule.momentum) == (7, 9, 3, 0.5)
+    assert trainer.compute == torch.bfloat16
+    wanted = AlexNet(config.geometry(chosen), 7)
+    for name, weight in wanted.named_parameters():
+        found = trainer.model.get_parameter(name)
+        assert found.dtype == torch.float32
+        assert found.equal(weight)
+        assert found.dim() < 4 or found.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,21 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert steps(tmp_path) == ["notes", "step-00000010", "step-00000011"]
     write(tmp_path, 12, keep=1)
     assert steps(tmp_path) == ["notes", "step-00000012"]
+
+
+def test_a_removal_that_is_cut_short_leaves_nothing_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_short(home: Path) -> None:
+        (home / "tower-0.safetensors").unlink()
+        raise OSError("killed")
+
+    write(tmp_path, 1)
+    monkeypatch.setattr(shutil, "rmtree", cut_short)
+    with pytest.raises(OSError, match="killed"):
+        write(tmp_path, 2, keep=1)
+    with pytest.raises(UserError, match=r"no sound checkpoint of step 1 .*steps there: 2"):
+        checkpoint.find(tmp_path, 1)
 
 
 def test_a_newer_step_that_did_not_hold_takes_no_place(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import alexnet_dist
 from alexnet_dist import hello, topology
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.hello import Hello, disagreements
@@ -76,6 +77,15 @@ def test_a_pair_across_nodes_is_found() -> None:
     assert "even --nproc-per-node" in found
     dealt_out = [replace(one, node="ab"[one.rank % 2]) for one in hellos(4)]  # even on each node, in another order
     assert len(disagreements(dealt_out)) == 1
+
+
+def test_a_rank_says_its_versions_and_how_its_towers_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = hello.mine(launched({}), "paired", "cpu", "gloo", {})
+    assert said.alike == ALIKE | {"torch": str(torch.__version__), "alexnet_dist": alexnet_dist.__version__}
+    assert said.node == hello.mine(launched({"RANK": "1", "WORLD_SIZE": "2"}), "paired", "cpu", "gloo", {}).node
+    assert said.node != hello.mine(launched({"GROUP_RANK": "1"}), "paired", "cpu", "gloo", {}).node
+    monkeypatch.setattr(hello, "boot_id", lambda: "another machine of the same name")
+    assert said.node != hello.mine(launched({}), "paired", "cpu", "gloo", {}).node
 
 
 def test_a_fused_replica_needs_no_pair() -> None:

@@ -214,3 +214,21 @@ def test_p2p_posts_both_directions_in_one_batch(monkeypatch: pytest.MonkeyPatch)
     stretch = timeline.cut()
     assert (stretch.sent_bytes, stretch.received_bytes) == (2 * 6 * 4, 2 * 20 * 4)
     assert stretch.read().join_wait_s["fc6 forward"] > 0
+
+
+def test_maps_that_lie_channels_last_cross_as_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crossed(operations: list[Operation]) -> list[Work]:
+        sent, received = (operation.tensor for operation in operations)
+        assert sent.is_contiguous()
+        assert received.is_contiguous()
+        received.view(-1)[: sent.numel()] = sent.flatten()  # bytes, as a wire has them
+        return [Work()]
+
+    monkeypatch.setattr(dist, "P2POp", Operation)
+    monkeypatch.setattr(dist, "batch_isend_irecv", crossed)
+    group: Any = object()
+    line = P2PLink(group, 1, Timeline(torch.device("cpu")), torch.channels_last)
+    for maps in (noise(2, 3, 4, 5), noise(2, 3, 4, 5).contiguous(memory_format=torch.channels_last), noise(2, 6)):
+        received = line.wait(line.start(maps, maps.shape, "conv3 forward"))
+        assert received.equal(maps)
+        assert maps.dim() == 2 or received.is_contiguous(memory_format=torch.channels_last)

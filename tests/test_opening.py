@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,16 @@ import pytest
 import torch
 
 from alexnet_dist import building, checkpoint, config, opening, run, topology
+from alexnet_dist.data import manifest
+from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
+from alexnet_dist.optim import Progress
 from alexnet_dist.parallel import Control
 from alexnet_dist.process import launched
 from runs import settings, write_run
 
+Pack = Callable[..., Path]
 HOPS = [
     (1, "topology.layout=fused", "train.dtype=float32"),
     (4, "topology.layout=paired", "train.dtype=float32"),
@@ -22,9 +28,10 @@ HOPS = [
     (2, "topology.layout=fused", "train.dtype=bfloat16"),
     (2, "topology.layout=paired", "train.dtype=float32"),
 ]
+START = opening.Start(3, 2, Progress(drops=1, best_error=0.5, evaluations_since_best=1), 12.5)
 
 
-def pass_on(source: Path, target: Path, words: list[str]) -> int:
+def pass_on(source: Path, target: Path, words: list[str]) -> opening.Start:
     """Read the newest checkpoint of one directory into this rank's engine, and write it anew into another."""
     chosen = settings(*words)
     place = topology.place(chosen.topology.layout, "cpu", launched())
@@ -40,7 +47,7 @@ def pass_on(source: Path, target: Path, words: list[str]) -> int:
         state = {**start.state(), "geometry": net_state, "position": {}}
         checkpoint.commit(target / run.CHECKPOINTS, start.step, state, 1)
     topology.close_groups()
-    return start.step
+    return start
 
 
 def written(directory: Path) -> list[bytes]:
@@ -52,7 +59,7 @@ def test_a_checkpoint_goes_through_every_layout_bit_for_bit(tmp_path: Path, run_
     source, _ = write_run(tmp_path / "first", (3,))
     (source / run.CHECKPOINTS / "step-00000003" / "manifest.json").unlink()
     state = {
-        **opening.Start(step=3).state(), "geometry": run.geometry_state(config.geometry(settings())), "position": {},
+        **START.state(), "geometry": run.geometry_state(config.geometry(settings())), "position": {},
     }  # fmt: skip
     checkpoint.commit(source / run.CHECKPOINTS, 3, state, 1)
     first = written(source)
@@ -60,7 +67,7 @@ def test_a_checkpoint_goes_through_every_layout_bit_for_bit(tmp_path: Path, run_
     for number, (ranks, *words) in enumerate(HOPS):
         target = tmp_path / f"hop-{number}"
         target.mkdir()
-        assert run_ranks(ranks, pass_on, source, target, words) == [3] * ranks
+        assert run_ranks(ranks, pass_on, source, target, words) == [START] * ranks
         assert written(target) == first, words
         source = target
 
@@ -139,3 +146,36 @@ def weights_after_sharing() -> float:
 def test_replicas_begin_with_the_first_ones_weights(run_ranks: Any) -> None:
     found = run_ranks(2, weights_after_sharing)
     assert found[0] == found[1]
+
+
+def test_a_run_of_epochs_has_whole_ones(pack_tiny: Pack) -> None:
+    root = pack_tiny()
+    splits = {"train": Split.open(root, "train"), "val": Split.open(pack_tiny(counts=(4,), split="val"), "val")}
+    place = topology.place("fused", "cpu", launched({}))
+    programme = opening.programme_of(settings("run.epochs=3"), splits, place)
+    assert (programme.steps, programme.steps_per_epoch) == (9, 3)  # of 20 images, six a step
+    assert (programme.counts, programme.validation_images) == ((7, 1, 12), 4)
+    assert opening.programme_of(settings("run.epochs=3", "run.steps=5"), splits, place).steps == 5
+    blind = opening.programme_of(settings("run.evaluate_every=0"), {"train": splits["train"]}, place)
+    assert blind.validation_images == 0
+    assert not any(blind.is_evaluated_after(step) for step in range(100))
+
+
+def test_validation_shards_that_do_not_fit_the_training_shards_are_refused(pack_tiny: Pack) -> None:
+    root = pack_tiny()
+    chosen = settings(f"data.root={root}", "model.classes=5")
+    pack_tiny(counts=(4,), split="val")
+    assert set(opening.open_splits(chosen)) == {"train", "val"}
+    assert set(opening.open_splits(settings(f"data.root={root}", "model.classes=5", "run.evaluate_every=0"))) == {
+        "train"
+    }
+    path = manifest.manifest_path(root, "val")
+    manifest.save(replace(manifest.load(path), classes=tuple(Class(f"other{label}") for label in range(5))), path)
+    with pytest.raises(UserError, match="train and val have different classes; pack both from the same source"):
+        opening.open_splits(chosen)
+    pack_tiny(counts=(4,), size=18, split="val")
+    with pytest.raises(UserError, match="train and val were packed with different sizes; pack both with the same"):
+        opening.open_splits(chosen)
+    pack_tiny(counts=(4,), size=12, split="val")
+    with pytest.raises(UserError, match=r"data\.crop: 14 is larger than the 12-pixel images of val"):
+        opening.open_splits(chosen)

@@ -131,6 +131,17 @@ def test_the_papers_run_has_neither_warm_up_nor_scaling_nor_lars() -> None:
     assert rule_of(Config()) == Rule()
 
 
+def test_every_setting_reaches_the_rule_or_the_schedule() -> None:
+    recipe = {
+        "momentum": 0.8, "weight_decay": 0.002, "bias_learning_rate_factor": 2.0, "learning_rate": 0.03,
+        "schedule": "epochs", "drop_factor": 5.0, "patience": 4, "least_improvement": 0.25, "max_drops": 2,
+        "drop_epochs": [7.5, 9], "warmup_epochs": 2.0,
+    }  # fmt: skip
+    settings = config.load([], [f"optim.{key}={value}" for key, value in recipe.items()]).config
+    assert rule_of(settings) == Rule(momentum=0.8, weight_decay=0.002, bias_rate_factor=2.0)
+    assert schedule_of(settings) == Schedule(0.03, "epochs", 5.0, 4, 0.25, 2, (7.5, 9.0), 2.0)
+
+
 def test_the_rate_follows_the_global_batch_where_it_has_a_reference() -> None:
     words = ["data.global_batch=8192", "optim.reference_batch=128", "optim.warmup_epochs=5", "optim.rule=lars"]
     settings = config.load([], words).config

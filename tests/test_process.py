@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import Launched, launched
+from alexnet_dist.process import Launched, launched, prepare_cuda
 
 # Waits in C for ever and through every signal, as a collective does: the main thread never runs Python again.
 WAIT_IN_C = """
@@ -186,3 +186,14 @@ def test_after_disarm_a_signal_ends_the_process_at_once() -> None:
         assert read_line(process) == "waiting"
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 128 + signal.SIGTERM
+
+
+def test_what_cuda_reads_is_set_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "0")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    prepare_cuda()
+    assert (os.environ["NCCL_LAUNCH_ORDER_IMPLICIT"], os.environ["CUBLAS_WORKSPACE_CONFIG"]) == ("0", ":16:8")
+    monkeypatch.delenv("NCCL_LAUNCH_ORDER_IMPLICIT")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    prepare_cuda()
+    assert (os.environ["NCCL_LAUNCH_ORDER_IMPLICIT"], os.environ["CUBLAS_WORKSPACE_CONFIG"]) == ("1", ":4096:8")

@@ -66,6 +66,8 @@ def test_a_cut_begins_anew(clock: list[float]) -> None:
     "words",
     [
         "Connection closed by peer [127.0.0.1]:1",
+        "Read error [127.0.0.1]:1: Connection reset by peer",
+        "Write error: Broken pipe",
         "Timed out waiting 3000ms",
         "NCCL error: ncclRemoteError: A call failed possibly due to a network error",
         "Gloo connectFullMesh failed",

@@ -1,0 +1,110 @@
+"""What a run tells: which steps, of how many images, how fast; evaluations; bad samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_dist import run
+from alexnet_dist.data.reader import BadSample
+from alexnet_dist.geometry import training_flops
+from alexnet_dist.journal import Evaluation, Journal, Told
+from alexnet_dist.metrics import Metrics
+from alexnet_dist.programme import Task
+from alexnet_dist.step import Report
+from alexnet_dist.timeline import PHASES, Times
+from alexnet_dist.topology import Topology
+from nets import SMALL
+from test_programme import PLAIN
+
+TIMES = Times(0.25, dict.fromkeys(PHASES, 0.0) | {"data_wait": 0.125}, {})
+REPORT = Report(0.0, 0.0, (), TIMES, 10, 20)
+CHIEF = Topology(0, 2, 0, "paired", torch.device("cpu"))
+Value = Callable[..., float | None]
+
+
+@contextmanager
+def journal(directory: Path, log_every: int = 1, place: Topology = CHIEF) -> Iterator[tuple[Journal, Value]]:
+    """Give a rank's journal of an eight-step run, begun after 100 s, and what its metrics show."""
+    metrics = Metrics("mine", place.rank, place.replica, place.rank % 2, place.world_size)
+    names = {"run": "mine", "rank": f"{place.rank}", "replica": "0", "tower": f"{place.rank % 2}"}
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"alexnet_train_{name}", names | labels)
+
+    with Journal(directory, place, PLAIN, SMALL, metrics, log_every, True, 0, 100.0) as opened:
+        yield opened, value
+
+
+def told(step: int, time_s: float = 101.0) -> Told:
+    return Told(step, 0.01 * step, REPORT, time_s)
+
+
+def test_every_log_step_and_the_last_are_told(tmp_path: Path) -> None:
+    with journal(tmp_path, log_every=3) as (telling, value):
+        for step in range(1, PLAIN.steps + 1):
+            telling.logged(told(step, 100.0 + step), 0.5 * step, 0.25)
+        assert (value("loss"), value("top1_error"), value("learning_rate")) == (4.0, 0.25, 0.08)
+    lines = run.read_lines(tmp_path / run.METRICS)
+    assert [line["step"] for line in lines] == [3, 6, 8]
+    assert lines[2] == {
+        "step": 8, "epoch": round(8 / 3, 6), "images": 48, "loss": 4.0, "top1_error": 0.25, "learning_rate": 0.08,
+        "step_s": 0.25, "data_wait_s": 0.125, "time_s": 108.0,
+    }  # fmt: skip
+
+
+def test_the_speed_leaves_out_evaluations_and_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with journal(tmp_path) as (telling, _):
+        telling.logged(told(2, 104.0), 1.0, 0.5)
+        telling.evaluated(3, Evaluation(1.0, 0.5, 0.25), seconds=5.0)
+        telling.saved(2.0)
+        telling.logged(told(4, 104.0 + 5.0 + 2.0 + 1.0), 1.0, 0.5)
+    said = capsys.readouterr().out
+    assert "step 2/8  epoch 0.67  loss 1.0000  error 0.500  rate 0.02  3 images/s" in said
+    assert "step 4/8  epoch 1.33  loss 1.0000  error 0.500  rate 0.04  12 images/s" in said
+
+
+@pytest.mark.parametrize("top5", [0.25, None])
+def test_an_evaluation_is_told(top5: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with journal(tmp_path) as (telling, value):
+        telling.evaluated(3, Evaluation(1.5, 0.5, top5), 1.0)
+        assert [value(f"evaluation_{name}") for name in ("loss", "top1_error", "top5_error")] == [1.5, 0.5, top5]
+    (line,) = run.read_lines(tmp_path / run.EVALUATIONS)
+    assert 100 <= line.pop("time_s") < 160
+    assert line == {"step": 3, "epoch": 1.0, "images": 7, "loss": 1.5, "top1_error": 0.5, "top5_error": top5}
+    wanted = "top-1 error 50.00%" + ("" if top5 is None else "  top-5 error 25.00%") + "  loss 1.5000"
+    assert f"validation after epoch 1: {wanted}" in capsys.readouterr().out
+
+
+def test_only_the_chief_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with journal(tmp_path, place=replace(CHIEF, rank=1, local_rank=1)) as (telling, value):
+        telling.logged(told(2), 1.0, 0.5)
+        telling.evaluated(3, Evaluation(1.0, 0.5, None), 1.0)
+        telling.say("words")
+        assert (value("loss"), value("evaluation_loss")) == (1.0, 1.0)
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_a_rank_counts_its_half_of_the_images_and_its_bad_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = tuple(Task(True, 0, 0, np.array(ids), 0) for ids in ([4, 9, 2], [7, 1]))
+    bad = BadSample(9, "train-000001.tar", 512, "a damaged JPEG", "damaged")
+    with journal(tmp_path) as (telling, value):
+        telling.stepped(1, replace(REPORT, tasks=tasks))
+        telling.replaced([bad])
+        telling.sampled(1, tasks, [(0, 1), (1, 2)])
+        assert (value("images_total"), value("progress_images")) == (2.5, 2.5)
+        assert value("model_flops_total") == 2.5 * training_flops(SMALL)
+        assert (value("step"), value("epoch")) == (1, 1 / 3)
+        assert [value("link_bytes_total", direction=way) for way in ("send", "recv")] == [10, 20]
+        assert value("bad_samples_total", reason="damaged") == 1
+    assert run.read_lines(tmp_path / run.samples_file(0)) == [{"step": 1, "ids": [4, 1]}]
+    assert "rank 0: bad sample replaced: sample 9 (train-000001.tar, byte 512)" in capsys.readouterr().err
