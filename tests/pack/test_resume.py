@@ -18,6 +18,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack import run, state
 from alexnet_dist.pack.records import load_record, records_folder
 from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.state import library_versions
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,11 @@ def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def laid_out(source: Path, home: Path, layout: str) -> Path:
+    """Return the folder of images, or other images in another layout."""
+    return source if layout == "folder" else ARRANGE[layout](home / "source", draw())
+
+
 class StopError(Exception):
     """Stands for a kill."""
 
@@ -46,8 +52,7 @@ def test_stopped_at_any_write_it_ends_with_the_same_bytes(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     """Every fsync and every rename of the work is a moment to be stopped at, just before it."""
-    if layout == "parquet":
-        source = ARRANGE[layout](tmp_path / "source", draw())
+    source = laid_out(source, tmp_path, layout)
     real_fsync, real_replace = os.fsync, Path.replace
     moments = 0
 
@@ -135,8 +140,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_ne
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     """Else a power cut could leave a manifest of shards that are empty."""
-    if layout == "parquet":
-        source = ARRANGE[layout](tmp_path / "source", draw())
+    source = laid_out(source, tmp_path, layout)
     real_fsync, real_replace = os.fsync, Path.replace
     synced_bytes: dict[int, int] = {}
     folders: set[int] = set()
@@ -253,7 +257,7 @@ def test_an_unfinished_pack_is_not_finished_by_what_would_make_other_bytes(
 ) -> None:
     with pytest.raises(UserError, match="--max-rejected"):
         pack(request(source, tmp_path, max_rejected=0))
-    versions = state.library_versions() | {"pillow": "0.1"}
+    versions = library_versions() | {"pillow": "0.1"}
     for name, value, message in (
         ("library_versions", lambda: versions, r"pillow version \(.* there, 0\.1 asked for\)"),
         ("PACK_VERSION", 10**6, r"pack version \(.* there, 1000000 asked for\)"),
