@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from alexnet_dist.data.plan import (
-    PLAN_VERSION,
-    Ids,
-    Plan,
-    micro_batch,
-    replica_slots,
-    validation_ids,
-    validation_steps,
-)
+from alexnet_dist.data.plan import PLAN_VERSION, Ids, Plan, micro_batch, replica_slots, validation_ids, validation_steps
 
 
 @dataclass(frozen=True)

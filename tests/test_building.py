@@ -11,8 +11,8 @@ from alexnet_dist.model import AlexNet
 from alexnet_dist.process import launched
 from alexnet_dist.step import Engine, train_step
 from alexnet_dist.topology import Groups
-from runs import settings
-from test_step import Source, batch, fresh
+from support.runs import settings
+from support.steps import Source, batch, fresh
 
 STEPS, RATE = 100, 0.005
 # Of the largest loss, at any of the hundred steps. Measured on a CPU: 0.041. Small differences grow as any do in

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from alexnet_dist import config
 from alexnet_dist.config import Config, keys, load
 from alexnet_dist.geometry import PAPER_LAYERS, Geometry, Layer, Norm
-from config_files import problems, write
+from support.config_files import problems, write
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.config import keys, load
-from config_files import problems, write
+from support.config_files import problems, write
 
 
 @pytest.fixture(autouse=True)

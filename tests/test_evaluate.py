@@ -21,7 +21,7 @@ from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.evaluate import Evaluated, device_of, evaluate, main
 from alexnet_dist.run import Run, load_run
-from runs import CLASSES, SIZE, write_run
+from support.runs import CLASSES, SIZE, write_run
 
 Pack = Callable[..., Path]
 Draw = Callable[[int, int], list[bytes]]

@@ -18,7 +18,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.export import named_weights
 from alexnet_dist.geometry import PAPER_LAYERS, Geometry, Norm
 from alexnet_dist.model import AlexNet
-from runs import write_run
+from support.runs import write_run
 
 PAPER_SHAPES = {
     "conv1": (96, 3, 11, 11), "conv2": (256, 48, 5, 5), "conv3": (384, 256, 3, 3), "conv4": (384, 192, 3, 3),

@@ -19,7 +19,7 @@ from alexnet_dist.feed import Batch, Feed
 from alexnet_dist.process import launched
 from alexnet_dist.programme import Task
 from alexnet_dist.timeline import Timeline
-from runs import SIZE, settings
+from support.runs import SIZE, settings
 
 Pack = Callable[..., Path]
 CROP, SEED, NOISE = 14, 5, 0.2

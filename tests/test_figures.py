@@ -15,7 +15,7 @@ from PIL import Image
 from alexnet_dist import figures, run
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.__main__ import main as pack
-from runs import CLASSES, SIZE, write_run
+from support.runs import CLASSES, SIZE, write_run
 
 
 @pytest.fixture(scope="module")

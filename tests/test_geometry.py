@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import literal
 from alexnet_dist import geometry
 from alexnet_dist.geometry import PAPER_LAYERS, Geometry, Layer, Norm, channel_span, covering
+from support import literal
 
 PAPER = Geometry()
 

@@ -16,7 +16,7 @@ from alexnet_dist import hello, topology
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.hello import Hello, disagreements
 from alexnet_dist.process import launched
-from ranks import Ranks
+from support.ranks import Ranks
 
 ALIKE = {"torch": "2.13.0", "alexnet_dist": "0.1.0", "layout": "paired", "device": "cpu", "backend": "gloo"}
 

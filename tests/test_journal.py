@@ -20,8 +20,8 @@ from alexnet_dist.programme import Task
 from alexnet_dist.step import Report
 from alexnet_dist.timeline import PHASES, Times
 from alexnet_dist.topology import Topology
-from nets import SMALL
-from test_programme import PLAIN
+from support.nets import SMALL
+from support.plans import PLAIN
 
 TIMES = Times(0.25, dict.fromkeys(PHASES, 0.0) | {"data_wait": 0.125}, {})
 REPORT = Report(0.0, 0.0, (), TIMES, 10, 20)

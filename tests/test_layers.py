@@ -11,22 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import literal
 from alexnet_dist import draws, layers
 from alexnet_dist.geometry import Norm
 from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool, window_sum
-from literal import Array
+from support import literal
+from support.norms import literally, noise, value_and_gradient
 
 NORMS = [Norm(), Norm(3, 0.05, 0.75, 1.0), Norm(5, 0.2, 0.5, 2.0), Norm(7, 0.1, 1.0, 1.5), Norm(1, 0.3, 1.3, 2.0)]
-
-
-def noise(*shape: int, scale: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def literally(maps: Tensor, norm: Norm) -> Array:
-    return literal.normalise(maps.detach().numpy(), norm.k, norm.size, norm.alpha, norm.beta)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -81,14 +72,6 @@ def test_lrn_of_bfloat16_is_computed_in_float32(norm: Norm) -> None:
     assert narrow.grad.equal(wide.grad.bfloat16())
     coarse = maps / (norm.k + norm.alpha * window_sum(maps.square(), norm.size)) ** norm.beta
     assert not found.equal(coarse)  # arithmetic in bfloat16 would have shown
-
-
-def value_and_gradient(maps: Tensor, gradient: Tensor, norm: Norm, compiled: bool) -> tuple[Tensor, Tensor]:
-    leaf = maps.clone().requires_grad_()
-    found = local_response_norm(leaf, norm, compiled)
-    found.backward(gradient)  # type: ignore[no-untyped-call]
-    assert leaf.grad is not None
-    return found.detach(), leaf.grad
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

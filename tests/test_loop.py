@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_dist import checkpoint, run, step
 from alexnet_dist.errors import UserError
-from test_train import evaluations, losses, settings, train_here
+from support.training import evaluations, losses, settings, train_here
 
 
 def train_and_signal(files: list[Path], words: list[str], batch: int) -> None:

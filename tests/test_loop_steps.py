@@ -27,9 +27,9 @@ from alexnet_dist.step import Report
 from alexnet_dist.timeline import PHASES, Times
 from alexnet_dist.topology import Topology
 from alexnet_dist.train import open_metrics
-from nets import SMALL
-from runs import settings
-from test_programme import PLAIN
+from support.nets import SMALL
+from support.plans import PLAIN
+from support.runs import settings
 
 ALONE = Topology(0, 1, 0, "fused", torch.device("cpu"))
 TIMES = Times(0.25, dict.fromkeys(PHASES, 0.0), {})

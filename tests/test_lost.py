@@ -20,8 +20,8 @@ from alexnet_dist.link import P2PLink
 from alexnet_dist.parallel import Control
 from alexnet_dist.process import launched
 from alexnet_dist.timeline import AVERAGING, Timeline, naming
-from ranks import Ranks
-from test_train import settings
+from support.ranks import Ranks
+from support.training import settings
 
 TIMEOUT_S = 3.0
 BOUND_S = {signal.SIGSTOP: TIMEOUT_S + 1, signal.SIGKILL: 1.0}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alexnet_dist import geometry
 from alexnet_dist.geometry import Geometry, Layer
 from alexnet_dist.model import AlexNet, Tower, joined, parted
-from nets import SMALL
+from support.nets import SMALL
 
 
 @pytest.fixture(scope="module")

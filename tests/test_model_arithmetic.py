@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import literal
 from alexnet_dist import draws
 from alexnet_dist.geometry import Geometry, Layer, Norm
 from alexnet_dist.layers import Address
 from alexnet_dist.model import AlexNet
-from literal import Row
-from nets import SMALL
+from support import literal
+from support.literal import Row
+from support.nets import SMALL
 
 # Everything the paper's net has, small enough for loops: overhangs, overlapping pools, odd classes, maps into units.
 TINY = Geometry(

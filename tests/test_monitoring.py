@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from alexnet_dist import run
 from alexnet_dist.metrics import LABELS, PREFIX, Metrics
 from alexnet_dist.timeline import Times
-from prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
-from test_train import TRAIN, settings
+from support.prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
+from support.training import TRAIN, settings
 
 GLOBAL_BATCH, RANKS = 7, 4
 PATIENCE_S = 60  # what a loaded machine may take; nothing waits longer than it must

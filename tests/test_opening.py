@@ -18,7 +18,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.optim import Progress
 from alexnet_dist.parallel import Control
 from alexnet_dist.process import launched
-from runs import settings, write_run
+from support.runs import settings, write_run
 
 Pack = Callable[..., Path]
 HOPS = [

@@ -18,8 +18,8 @@ from alexnet_dist.parallel import LinkedTower
 from alexnet_dist.process import launched
 from alexnet_dist.step import train_step
 from alexnet_dist.timeline import Timeline
-from nets import SMALL
-from test_parallel import SEED, Case, Slots, build
+from support.nets import SMALL
+from support.wirings import SEED, Case, Slots, build
 
 AVERAGE = "averaging"
 

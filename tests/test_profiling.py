@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.profiling import check_room, profiled
-from test_train import finished, settings, torchrun
+from support.training import finished, settings, torchrun
 
 REGIONS = {
     "stage 0: conv1-conv2", "stage 1: conv3-conv4-conv5", "stage 4: fc8", "post: conv3 forward", "wait: conv3 forward",

@@ -11,19 +11,7 @@ from hypothesis import strategies as st
 
 from alexnet_dist.data.plan import PLAN_VERSION
 from alexnet_dist.programme import Programme, Task
-
-PLAIN = Programme(
-    counts=(7, 1, 12),
-    seed=3,
-    global_batch=6,
-    lanes=2,
-    window=4,
-    accumulate=2,
-    steps=8,
-    validation_images=7,
-    validation_rows=2,
-    evaluate_every=1,
-)
+from support.plans import PLAIN
 
 
 @dataclass(frozen=True)

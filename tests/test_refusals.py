@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
-import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +12,7 @@ import pytest
 
 from alexnet_dist.errors import run_command
 from alexnet_dist.pack.__main__ import main as pack
-from test_train import TRAIN, finished, settings, torchrun
-
-train: Callable[[list[str]], None] = runpy.run_path(str(TRAIN))["one_voice"]
-
-
-def train_refused(words: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Return the exit code and the message of a training that is refused; for a process that joins nobody."""
-    os.environ.update(environment)
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
-        code = run_command(train, words)
-    return code, said.getvalue()
+from support.training import FOUR, ONE, finished, settings, torchrun, train_refused
 
 
 def damaged(shards: Path, home: Path, damage: Callable[[Path], None]) -> Path:
@@ -49,8 +34,6 @@ def miscount(root: Path) -> None:
     path.write_text(json.dumps(value))
 
 
-ONE: dict[str, str] = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-FOUR = ONE | {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}
 Makes = Callable[[Path, Path], list[str]]
 MISTAKES: dict[str, tuple[Makes, dict[str, str], list[str]]] = {
     "unknown key": (

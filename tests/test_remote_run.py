@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from alexnet_dist.evaluate import main as evaluate
-from remote_server import HttpServer
-from test_refusals import FOUR, ONE, train_refused
-from test_train import losses, samples, settings, train_here, weights
+from support.remote_server import HttpServer
+from support.training import FOUR, ONE, losses, samples, settings, train_here, train_refused, weights
 
 TWO = ONE | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
 # Shards of the session's set have 20 images; a lane's window of 4 has a fifth of one.

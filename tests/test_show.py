@@ -22,7 +22,7 @@ from alexnet_dist.data.augment import train_draws
 from alexnet_dist.data.manifest import Class, Rejected
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
-from remote_server import HttpServer
+from support.remote_server import HttpServer
 
 Pack = Callable[..., Path]
 FONT = ImageFont.load_default(show.CAPTION_SIZE)

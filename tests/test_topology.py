@@ -15,7 +15,7 @@ from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.process import Launched, launched
 from alexnet_dist.timeline import AVERAGING, CONTROL, LostRankError
 from alexnet_dist.topology import Groups, Layout, Topology, backend_of, lost, place, telling
-from ranks import Ranks
+from support.ranks import Ranks
 
 ALONE = Launched(0, 1, 0, 1, under_torchrun=False)
 

@@ -7,17 +7,7 @@ loading: merging and the report of problems. printing: the resolved configuratio
 from alexnet_dist.config.keys import flat
 from alexnet_dist.config.loading import Resolved, add_config_arguments, from_arguments, load
 from alexnet_dist.config.printing import print_config, to_yaml
-from alexnet_dist.config.schema import (
-    Config,
-    Data,
-    Metrics,
-    Model,
-    Optim,
-    Run,
-    Topology,
-    Train,
-    geometry,
-)
+from alexnet_dist.config.schema import Config, Data, Metrics, Model, Optim, Run, Topology, Train, geometry
 
 __all__ = [
     "Config",

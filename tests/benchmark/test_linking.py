@@ -12,7 +12,7 @@ from alexnet_dist.benchmark.joins import LATENCY
 from alexnet_dist.benchmark.joins import joins as joins_of
 from alexnet_dist.benchmark.rounds import OTHERS, Entry, Row
 from alexnet_dist.data.loader import row_bytes
-from ranks import Ranks
+from support.ranks import Ranks
 
 SETTINGS = {"batch": 3, "repeats": 2, "threads": 1, "narrower": 16}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from alexnet_dist.benchmark import prediction
 from alexnet_dist.benchmark.prediction import Cluster, Parts, bounds, ring_s
 from alexnet_dist.geometry import Geometry
-from nets import SMALL
+from support.nets import SMALL
 
 TIMES, SPEEDS = st.floats(0, 10), st.floats(1e3, 1e12)
 ANY = st.builds(Parts, TIMES, TIMES, st.integers(1, 512), st.integers(1, 1 << 32), SPEEDS, st.floats(0, 1))

@@ -13,7 +13,7 @@ from alexnet_dist.benchmark import joins, nets, norms, steps
 from alexnet_dist.benchmark.steps import InMemory, Job
 from alexnet_dist.errors import RunError
 from alexnet_dist.geometry import training_flops
-from ranks import Ranks
+from support.ranks import Ranks
 
 JOB = Job(batch=2, steps=2, threads=1, narrower=16)
 CPU = torch.device("cpu")

@@ -25,8 +25,8 @@ from alexnet_dist.data.plan import Plan, lanes_of
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import CachedShards
 from alexnet_dist.errors import UserError
-from remote_server import HttpServer
-from remote_sets import place
+from support.remote_server import HttpServer
+from support.remote_sets import place
 
 Pack = Callable[..., Path]
 COUNTS = [4] * 10

@@ -21,8 +21,8 @@ from alexnet_dist.data.cache import Blob, Cache
 from alexnet_dist.data.download import Patience
 from alexnet_dist.data.remote import in_child
 from alexnet_dist.errors import RunError, UserError
-from remote_server import HttpServer
-from remote_sets import cache_bytes
+from support.remote_server import HttpServer
+from support.remote_sets import cache_bytes
 
 SIZE = 40_000
 HASTE = Patience(waits_s=(0.01, 0.01), stall_s=2.0)

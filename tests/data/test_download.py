@@ -14,8 +14,8 @@ from alexnet_dist.data import download as download_module
 from alexnet_dist.data.download import Patience, download
 from alexnet_dist.data.remote import in_child
 from alexnet_dist.errors import RunError, UserError
-from ranks import free_port
-from remote_server import HttpServer
+from support.ranks import free_port
+from support.remote_server import HttpServer
 
 HASTE = Patience(waits_s=(0.01, 0.01), stall_s=5.0)
 # Shorter than the server's pause of 5 s, and long enough to start an S3 client on a busy machine.

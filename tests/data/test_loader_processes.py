@@ -20,8 +20,8 @@ import pytest
 from alexnet_dist.data.loader import Loader, Order, telling_of_workers
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError
-from remote_server import HttpServer
-from remote_sets import place
+from support.remote_server import HttpServer
+from support.remote_sets import place
 
 Pack = Callable[..., Path]
 

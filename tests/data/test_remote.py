@@ -20,9 +20,9 @@ import pytest
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.data.remote import HEADER_BYTES, CachedShards, Remote, in_child, locate
 from alexnet_dist.errors import RunError, UserError
-from ranks import free_port
-from remote_server import HttpServer
-from remote_sets import change, place, samples
+from support.ranks import free_port
+from support.remote_server import HttpServer
+from support.remote_sets import change, place, samples
 
 Pack = Callable[..., Path]
 

@@ -13,8 +13,8 @@ import pytest
 from alexnet_dist.data import remote
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
-from remote_server import HttpServer
-from remote_sets import change, place, samples
+from support.remote_server import HttpServer
+from support.remote_sets import change, place, samples
 
 Pack = Callable[..., Path]
 

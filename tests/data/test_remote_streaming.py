@@ -34,8 +34,8 @@ from alexnet_dist.data.manifest import Class, Colour, Manifest, Options, Shard
 from alexnet_dist.data.plan import Plan
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote, locate
-from data_shards import draw_jpegs, write_array, write_tar
-from remote_sets import cache_bytes
+from support.data_shards import draw_jpegs, write_array, write_tar
+from support.remote_sets import cache_bytes
 
 TOTAL_BYTES = 10_000_000_000
 SAMPLES = 1000  # of a shard

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pytest
-from arranged import tar_of
-from folders import encoded, photo, request
 from pyarrow import parquet
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.layouts import find
 from alexnet_dist.pack.run import pack
 from alexnet_dist.pack.source import Source
+from support.arranged import tar_of
+from support.folders import encoded, photo, request
 
 
 def write_shard(root: Path, split: str, labels: dict[str, str | None]) -> None:

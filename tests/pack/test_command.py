@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders import SIZE, write_folder
 
 from alexnet_dist.data.manifest import Options, load, manifest_path
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.pack import run
 from alexnet_dist.pack.__main__ import main
+from support.folders import SIZE, write_folder
 
 SMALL = ["--size", str(SIZE), "--processes", "1"]
 

@@ -11,11 +11,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from arranged import CLASSES, add, tar_of
-from folders import encoded, photo, request
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.run import pack
+from support.arranged import CLASSES, add, tar_of
+from support.folders import encoded, photo, request
 
 
 def everything(folder: Path) -> dict[str, int]:

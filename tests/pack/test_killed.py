@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from arranged import ARRANGE, draw, place_of
-from folders import contents
 
 from alexnet_dist.pack.records import records_folder
+from support.arranged import ARRANGE, draw, place_of
+from support.folders import contents
 
 KILLS = 20
 

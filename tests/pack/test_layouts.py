@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arranged import ARRANGE, CLASSES, WORDS, Images, draw, place_of
-from folders import contents, request
 
 from alexnet_dist.data.manifest import SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.layouts import find, recognise
 from alexnet_dist.pack.run import pack
+from support.arranged import ARRANGE, CLASSES, WORDS, Images, draw, place_of
+from support.folders import contents, request
 
 LAYOUTS = tuple(ARRANGE)
 WITH_WORDS = ("ilsvrc2012", "ilsvrc2010", "kaggle")

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from arranged import CLASSES, draw, kaggle, tar_of
-from folders import encoded, photo, request, write_folder
 
 from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.manifest import Rejected
@@ -17,6 +15,8 @@ from alexnet_dist.pack.lists import class_names
 from alexnet_dist.pack.run import pack
 from alexnet_dist.pack.shardsets import shards_of
 from alexnet_dist.pack.source import Source
+from support.arranged import CLASSES, draw, kaggle, tar_of
+from support.folders import encoded, photo, request, write_folder
 
 
 def listing(folder: Path, lines: str, name: str = "list.txt") -> Path:

@@ -19,14 +19,14 @@ import numpy.typing as npt
 import pyarrow
 import pytest
 import simplejpeg
-from arranged import ARRANGE, CLASSES, draw, table_of, tar_of
-from folders import OPTIONS, SIZE, contents, encoded, photo, request, write_folder
 from pyarrow import parquet
 
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.run import pack
 from alexnet_dist.pack.transform import training_image
+from support.arranged import ARRANGE, CLASSES, draw, table_of, tar_of
+from support.folders import OPTIONS, SIZE, contents, encoded, photo, request, write_folder
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-from arranged import ARRANGE, draw
-from folders import SIZE, contents, encoded, photo, request, write_folder
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import run, state
 from alexnet_dist.pack.records import load_record, records_folder
 from alexnet_dist.pack.run import pack
 from alexnet_dist.pack.state import library_versions
+from support.arranged import ARRANGE, draw
+from support.folders import SIZE, contents, encoded, photo, request, write_folder
 
 
 @pytest.fixture(scope="module")

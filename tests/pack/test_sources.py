@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from folders import write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack.layouts import find as find_any
 from alexnet_dist.pack.source import File, Source, divide
 from alexnet_dist.pack.source import listed as source_of
+from support.folders import write_folder
 
 
 def find(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import request, write_folder
 
 from alexnet_dist.data.manifest import SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.run import pack
+from support.folders import request, write_folder
 
 
 def test_a_holdout_packs_every_image_once(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from folders import encoded, request
 
 from alexnet_dist.pack.adder import Adder
 from alexnet_dist.pack.records import Job, load_record, records_folder, save_record
 from alexnet_dist.pack.shard import finish_shard
 from alexnet_dist.pack.source import File
 from alexnet_dist.pack.sums import Sums
+from support.folders import encoded, request
 
 
 def sums_of(images: npt.NDArray[np.uint8]) -> Sums:

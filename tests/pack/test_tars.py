@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from arranged import add, tar_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
 from alexnet_dist.pack.tars import Member
+from support.arranged import add, tar_of
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 

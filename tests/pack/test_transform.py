@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import simplejpeg
-from folders import OPTIONS, encoded, photo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_dist.data.manifest import Chroma, Filter
 from alexnet_dist.pack.transform import UnusableImageError, training_image
+from support.folders import OPTIONS, encoded, photo
 
 SIZE = 16
 FILTERS: tuple[Filter, ...] = ("bicubic", "bilinear")

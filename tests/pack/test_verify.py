@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import request, write_folder
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.__main__ import main
 from alexnet_dist.pack.run import pack
 from alexnet_dist.pack.verify import verify
+from support.folders import request, write_folder
 
 
 @pytest.fixture(scope="module")

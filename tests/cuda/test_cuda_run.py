@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from test_train import TRAIN, evaluations, losses, settings, train_here, weights
+from support.training import TRAIN, evaluations, losses, settings, train_here, weights
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

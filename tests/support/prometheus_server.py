@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-MONITORING = Path(__file__).parents[1] / "launch" / "monitoring"
+MONITORING = Path(__file__).parents[2] / "launch" / "monitoring"
 WINDOW = "5s"
 """What `$__rate_interval` is in tests: at least four scrapes of a second."""
 

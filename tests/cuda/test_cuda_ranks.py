@@ -13,7 +13,7 @@ from alexnet_dist import topology
 from alexnet_dist.optim import Rule
 from alexnet_dist.process import Launched
 from alexnet_dist.topology import NCCL_MULTI_RANK
-from test_parallel import LARS, Case, Outcome, errors, on_rank, oracles
+from support.wirings import LARS, Case, Outcome, errors, on_rank, oracles
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

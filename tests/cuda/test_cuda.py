@@ -25,9 +25,9 @@ from alexnet_dist.process import Launched
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Engine, engine, train_step
 from alexnet_dist.timeline import DATA_WAIT, Timeline
-from test_layers import literally, noise, value_and_gradient
-from test_step import Source, batch, fresh, gradients
-from test_train import settings
+from support.norms import literally, noise, value_and_gradient
+from support.steps import Source, batch, fresh, gradients
+from support.training import settings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

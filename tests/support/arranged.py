@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-from folders import encoded, photo
 from PIL import Image
 from pyarrow import parquet
 from scipy.io import savemat
+
+from support.folders import encoded, photo
 
 CLASSES = ("n01440764", "n02105855", "n03347037", "n07583066", "n13037406")
 WORDS = {name: f"thing {number}, Res {number}" for number, name in enumerate(CLASSES)}

@@ -1,0 +1,1 @@
+"""What several tests share: servers, ranks as processes, packed sets, run directories, oracles."""

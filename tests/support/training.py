@@ -1,0 +1,98 @@
+"""Whole runs on tiny shards: started as a user does or in this process, and what they have written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alexnet_dist import config
+from alexnet_dist.errors import run_command
+
+REPOSITORY = Path(__file__).parents[2]
+TRAIN = REPOSITORY / "launch" / "train.py"
+
+
+def settings(shards: Path, directory: Path, *words: str) -> list[str]:
+    """Return the words of a tiny run's command line."""
+    return [
+        "--config",
+        str(Path(__file__).with_name("tiny.yaml")),
+        f"data.root={shards}",
+        f"run.directory={directory}",
+        *words,
+    ]
+
+
+def train_here(files: list[Path], words: list[str]) -> None:
+    """Train in this process, which is one rank."""
+    from alexnet_dist.train import train
+
+    train(config.load(files, words).config)
+
+
+def torchrun(ranks: int, words: list[str], *options: str) -> subprocess.Popen[str]:
+    """Start torchrun as a user does, in a session of its own."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", *(options or ("--standalone",))]
+    command = [*launcher, f"--nproc-per-node={ranks}", str(TRAIN), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finished(process: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a process and return what it has printed; the test fails when it ends with another code."""
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    return said
+
+
+def losses(directory: Path) -> list[float]:
+    """Return the losses by step, each step once."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["loss"] for line in lines]
+
+
+def samples(directory: Path) -> dict[int, list[int]]:
+    """Return the sorted ids of each step, over all ranks."""
+    steps: dict[int, list[int]] = {}
+    for path in directory.glob("samples-rank-*.jsonl"):
+        for line in path.read_text().splitlines():
+            value = json.loads(line)
+            steps.setdefault(value["step"], []).extend(value["ids"])
+    return {step: sorted(ids) for step, ids in sorted(steps.items())}
+
+
+def weights(directory: Path, step: int) -> list[bytes]:
+    home = directory / "checkpoints" / f"step-{step:08d}"
+    return [(home / f"tower-{tower}.safetensors").read_bytes() for tower in (0, 1)]
+
+
+def evaluations(directory: Path) -> list[dict[str, Any]]:
+    lines = (directory / "evaluations.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "time_s"} for line in lines]
+
+
+train: Callable[[list[str]], None] = runpy.run_path(str(TRAIN))["one_voice"]
+
+
+def train_refused(words: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Return the exit code and the message of a training that is refused; for a process that joins nobody."""
+    os.environ.update(environment)
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        code = run_command(train, words)
+    return code, said.getvalue()
+
+
+ONE: dict[str, str] = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+FOUR = ONE | {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}
