@@ -19,7 +19,7 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from alexnet_dist import draws, run
+from alexnet_dist import rng, run
 from alexnet_dist.data import augment
 from alexnet_dist.data.manifest import SPLITS, manifest_path
 from alexnet_dist.data.reader import BadSample, Split
@@ -204,7 +204,7 @@ def _held_out(found: Run, split: Split) -> tuple[list[npt.NDArray[np.uint8]], li
             f"{split.root}: {len(classes[1])} classes, {split.manifest.size} pixels a side; {found.directory} was"
             f" trained on {len(classes[0])}, {found.manifest.size} pixels; give --data the shards packed with them"
         )
-    ids = draws.permutation(split.images, 0, "figures")[:LARGEST_POOL].tolist()
+    ids = rng.permutation(split.images, 0, "figures")[:LARGEST_POOL].tolist()
     size, crop = found.manifest.size, found.config.data.crop
     offset = augment.centre_offset(size, crop)
     end = offset + crop

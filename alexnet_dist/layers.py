@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from alexnet_dist import draws
+from alexnet_dist import rng
 from alexnet_dist.geometry import Norm
 
 # Bytes of maps that are normalised at a time on a CPU: with what is made of them they stay in its cache, and passes
@@ -177,9 +177,9 @@ def dropout(units: Tensor, rate: float, layer: str, first_unit: int, address: Ad
     first_unit: index of the first column in the whole layer, counted over both towers. The mask is a function of
     (seed, step, layer, slot, unit), so it does not depend on towers, replicas or micro-batches.
     """
-    at = draws.key(address.seed, "dropout", address.step, layer)
+    at = rng.key(address.seed, "dropout", address.step, layer)
     columns = torch.arange(first_unit, first_unit + units.shape[1], device=units.device)
-    return units * draws.keep(at, address.slots, columns, rate)
+    return units * rng.keep(at, address.slots, columns, rate)
 
 
 class Convolution(nn.Conv2d):

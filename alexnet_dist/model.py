@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dist import draws, geometry
+from alexnet_dist import geometry, rng
 from alexnet_dist.geometry import Geometry, Layer, Shape, channel_span
 from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool
 from alexnet_dist.timeline import region
@@ -149,7 +149,7 @@ def _draw(module: nn.Module, prefix: str, layer: Layer, shape: Shape, seed: int)
         if name.endswith(".bias"):
             parameter.fill_(layer.init_bias)
         else:
-            generator = torch.Generator().manual_seed(draws.seed64(seed, "init", name) >> 1)
+            generator = torch.Generator().manual_seed(rng.seed64(seed, "init", name) >> 1)
             parameter.normal_(0.0, std, generator=generator)
 
 

@@ -19,7 +19,7 @@ import simplejpeg
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from alexnet_dist import draws
+from alexnet_dist import rng
 from alexnet_dist.config import Config
 from alexnet_dist.data import augment
 from alexnet_dist.data.manifest import SPLITS, Manifest
@@ -94,7 +94,7 @@ def samples(split: Split, count: int, seed: int, epoch: int, crop: int) -> Shown
 
     Raises UserError for a sample that cannot be read.
     """
-    ids = draws.permutation(split.images, seed, "show", epoch)[:count]
+    ids = rng.permutation(split.images, seed, "show", epoch)[:count]
     try:
         images = [simplejpeg.decode_jpeg(split.jpeg(sample), "RGB", strict=True) for sample in ids.tolist()]
     except (BadSample, ValueError) as problem:

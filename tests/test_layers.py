@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dist import draws, layers
+from alexnet_dist import layers, rng
 from alexnet_dist.geometry import Norm
 from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool, window_sum
 from support import literal
@@ -193,7 +193,7 @@ def test_dropout_does_not_rescale() -> None:
 
 def test_the_mask_is_the_table_of_the_address() -> None:
     slots = torch.tensor([3, 9, 127])
-    wanted = draws.keep(draws.key(5, "dropout", 40, "fc7"), slots, torch.arange(16, 48), 0.3)
+    wanted = rng.keep(rng.key(5, "dropout", 40, "fc7"), slots, torch.arange(16, 48), 0.3)
     assert masks(Address(5, 40, slots), "fc7", 32, 16, 0.3).equal(wanted.float())
 
 

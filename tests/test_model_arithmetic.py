@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import draws
+from alexnet_dist import rng
 from alexnet_dist.geometry import Geometry, Layer, Norm
 from alexnet_dist.layers import Address
 from alexnet_dist.model import AlexNet
@@ -106,7 +106,7 @@ def test_dropout_masks_count_units_over_both_towers_and_test_time_halves() -> No
         model.get_submodule(f"towers.{name}").register_forward_pre_hook(lambda _, read, seen=seen: seen.extend(read))
     model.train()(batch, Address(8, 3, torch.arange(10, 14)))
     model.eval()(batch)
-    keep = draws.keep(draws.key(8, "dropout", 3, "fc6"), torch.arange(10, 14), torch.arange(32), 0.5)
+    keep = rng.keep(rng.key(8, "dropout", 3, "fc6"), torch.arange(10, 14), torch.arange(32), 0.5)
     for tower in (0, 1):
         training, testing = inputs[f"{tower}.fc7.own"]
         assert training.equal(2 * testing * keep[:, 16 * tower : 16 * tower + 16])  # no rescaling; x 0.5 at test time

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet_dist import draws
+from alexnet_dist import rng
 from alexnet_dist.data.plan import Ids
 
 Floats = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ class TrainDraws:
 
 def crop_offsets(seed: int, epoch: int, ids: Ids, size: int, crop: int) -> tuple[Ids, Ids]:
     """Return (top, left), int64 (n,) each, uniform over the (size - crop + 1)² positions (§4.1)."""
-    table = draws.uniform(draws.key(seed, "augment", epoch), ids, CROP_COLUMNS)
+    table = rng.uniform(rng.key(seed, "augment", epoch), ids, CROP_COLUMNS)
     offsets = (table * (size - crop + 1)).astype(np.int64)
     return offsets[:, 0], offsets[:, 1]
 
@@ -54,7 +54,7 @@ def train_draws(seed: int, epoch: int, ids: Ids, size: int, crop: int, component
     the components are multiplied by, one each for the whole image.
     """
     top, left = crop_offsets(seed, epoch, ids, size, crop)
-    table = draws.uniform(draws.key(seed, "augment", epoch), ids, COLUMNS)
+    table = rng.uniform(rng.key(seed, "augment", epoch), ids, COLUMNS)
     alphas = noise * _three_normals(table[:, COLOUR_COLUMNS])
     # Written out and not as a matrix product: BLAS may round a row differently in batches of another size.
     shift = sum(alphas[i][:, None] * components[:, i] for i in range(3))

@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from alexnet_dist.data.files import replace_file
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import replace_file
 
 SplitName = Literal["train", "val", "test"]
 Chroma = Literal["420", "422", "444"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_dist import draws
+from alexnet_dist import rng
 
 Ids = npt.NDArray[np.int64]
 Span = tuple[int, int]
@@ -117,7 +117,7 @@ class Plan:
             places = np.arange(start, end, dtype=np.int64)
             piece = np.searchsorted(self._places, places, side="right") - 1
             ids = self._first_ids[piece] + places - self._places[piece]
-            self._windows[start] = ids[draws.permutation(len(ids), self.seed, self.epoch, "window", start)]
+            self._windows[start] = ids[rng.permutation(len(ids), self.seed, self.epoch, "window", start)]
         return self._windows[start]
 
 
@@ -130,10 +130,10 @@ def _pieces(counts: tuple[int, ...], seed: int, epoch: int, global_batch: int) -
     samples = ends[-1]
     resting = samples % global_batch
     # The set as a circle: the resting ids move on by their own number each epoch, from a seeded start.
-    first = (draws.seed64(seed, "rest") + epoch * resting) % samples
+    first = (rng.seed64(seed, "rest") + epoch * resting) % samples
     gaps = ((0, first + resting - samples), (first, min(first + resting, samples)))
     places, first_ids, place = [], [], 0
-    for shard in draws.permutation(len(counts), seed, epoch, "shards").tolist():
+    for shard in rng.permutation(len(counts), seed, epoch, "shards").tolist():
         for begin, end in _without(ends[shard] - counts[shard], ends[shard], gaps):
             places.append(place)
             first_ids.append(begin)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from alexnet_dist.demo.outlines import OUTLINES, Points
-from alexnet_dist.draws import seed64
+from alexnet_dist.rng import seed64
 
 Pixels = npt.NDArray[np.float32]
 

@@ -7,8 +7,8 @@ import os
 import time
 from typing import Any
 
-from alexnet_dist.data.files import sync_folder
 from alexnet_dist.data.manifest import Options, Rejected
+from alexnet_dist.files import sync_folder
 from alexnet_dist.pack import spool
 from alexnet_dist.pack.adder import Adder
 from alexnet_dist.pack.huggingface import Met, meet

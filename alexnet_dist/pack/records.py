@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_dist.data.files import replace_file
 from alexnet_dist.data.manifest import Options, Rejected, SplitName
+from alexnet_dist.files import replace_file
 from alexnet_dist.pack.source import File
 from alexnet_dist.pack.sums import Sums
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from alexnet_dist.data.manifest import SPLITS, Manifest
-from alexnet_dist.draws import permutation
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import layouts, spool
 from alexnet_dist.pack.assemble import assemble, list_reasons
@@ -37,6 +36,7 @@ from alexnet_dist.pack.state import (
     start_over,
 )
 from alexnet_dist.pack.sums import Sums
+from alexnet_dist.rng import permutation
 
 if TYPE_CHECKING:
     from alexnet_dist.pack.shard import Done

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_dist.data.manifest import Rejected, SourceId, SplitName
-from alexnet_dist.draws import seed64
 from alexnet_dist.errors import UserError
+from alexnet_dist.rng import seed64
 
 LARGEST_FILE_BYTES = 1 << 29
 TOO_LARGE = f"a file of more than {LARGEST_FILE_BYTES >> 20} MiB"

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_dist.data.files import replace_file
 from alexnet_dist.data.manifest import Options, Rejected
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import replace_file
 from alexnet_dist.pack.source import Container, File, Source, Stream, difference, labels_of, listed
 from alexnet_dist.pack.sums import Sums
 

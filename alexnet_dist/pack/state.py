@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from alexnet_dist.data import manifest as manifests
-from alexnet_dist.data.files import replace_file
 from alexnet_dist.data.manifest import Manifest, Options, SourceId, SplitName
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import replace_file
 from alexnet_dist.pack.records import Job, records_folder
 from alexnet_dist.pack.source import difference
 

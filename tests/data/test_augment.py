@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dist import draws
+from alexnet_dist import rng
 from alexnet_dist.data.augment import (
     TrainDraws,
     centre_offset,
@@ -46,7 +46,7 @@ def drawn(ids: npt.NDArray[np.int64], epoch: int = 4, noise: float = 0.1) -> Tra
 
 def literal_shift(seed: int, epoch: int, sample: int, noise: float) -> list[float]:
     """Add [p1, p2, p3][a1 l1, a2 l2, a3 l3]^T as §4.1 writes it, l being standard deviations as in the source."""
-    u = draws.uniform(draws.key(seed, "augment", epoch), np.array([sample]), 7)[0]
+    u = rng.uniform(rng.key(seed, "augment", epoch), np.array([sample]), 7)[0]
     alphas = [
         noise * math.sqrt(-2 * math.log(u[3])) * math.cos(2 * math.pi * u[4]),
         noise * math.sqrt(-2 * math.log(u[3])) * math.sin(2 * math.pi * u[4]),
@@ -81,7 +81,7 @@ def test_training_images_equal_the_literal_version(images: Images) -> None:
     assert draw.flip.any()
     assert not draw.flip.all()
     for n, sample in enumerate(ids):
-        u = draws.uniform(draws.key(3, "augment", 4), np.array([sample]), 7)[0]
+        u = rng.uniform(rng.key(3, "augment", 4), np.array([sample]), 7)[0]
         top, left = int(u[0] * (SIZE - CROP + 1)), int(u[1] * (SIZE - CROP + 1))
         shift = literal_shift(3, 4, int(sample), 0.1)
         for y in range(CROP):

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from alexnet_dist.data.files import replace_file
 from alexnet_dist.data.manifest import (
     Class,
     Colour,
@@ -27,6 +26,7 @@ from alexnet_dist.data.manifest import (
     save,
 )
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import replace_file
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from alexnet_dist import draws
+from alexnet_dist import rng
 from alexnet_dist.data.plan import Ids, Plan
 
 
@@ -38,14 +38,14 @@ def order(plan: Plan) -> Ids:
 
 def uniform(plan: Plan) -> Ids:
     """Return as many batches of a uniform order, each epoch another."""
-    ids = draws.permutation(plan.samples, plan.seed, plan.epoch, "uniform")
+    ids = rng.permutation(plan.samples, plan.seed, plan.epoch, "uniform")
     return ids[: plan.batches * plan.global_batch].reshape(plan.batches, plan.global_batch)
 
 
 def quality(batches: Ids, following: Ids, samples: int, classes: int) -> Quality:
     """Measure an epoch's order, (batches, global batch), and what it shares with the following one's."""
     by_class = np.arange(samples) * classes // samples
-    packed = by_class[draws.permutation(samples, 0, "pack", "train")]
+    packed = by_class[rng.permutation(samples, 0, "pack", "train")]
     place = np.full((2, samples), -1)
     for epoch, ids in enumerate((batches, following)):
         place[epoch, ids.ravel()] = np.repeat(np.arange(len(ids)), ids.shape[1])
@@ -114,7 +114,7 @@ def test_lanes_and_windows_are_both_needed(lanes: int, window: int) -> None:
 def test_a_batch_follows_the_classes_of_the_set() -> None:
     counts, global_batch = SMALL
     plan = Plan(counts, 0, 0, global_batch, LANES, WINDOW)
-    packed = (np.arange(plan.samples) * 10 // plan.samples)[draws.permutation(plan.samples, 0, "pack", "train")]
+    packed = (np.arange(plan.samples) * 10 // plan.samples)[rng.permutation(plan.samples, 0, "pack", "train")]
     seen = np.stack([np.bincount(packed[ids], minlength=10) for ids in order(plan)])
     expected = global_batch / 10
     chi_squares = ((seen - expected) ** 2 / expected).sum(1)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_dist import draws, link, model, parallel, process, topology
+from alexnet_dist import link, model, parallel, process, rng, topology
 from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.feed import Batch
 from alexnet_dist.layers import Address, local_response_norm
@@ -64,7 +64,7 @@ def rows(step: int, first: int, end: int, device: str = "cpu") -> tuple[Tensor, 
     """Return images, labels and numbers of slots [first, end) of a step, each slot's its own."""
     images, labels = [], []
     for slot in range(first, end):
-        generator = torch.Generator().manual_seed(draws.seed64("rows", step, slot) >> 1)
+        generator = torch.Generator().manual_seed(rng.seed64("rows", step, slot) >> 1)
         images.append(50 * torch.randn(3, SMALL.side, SMALL.side, generator=generator, dtype=torch.float64))
         labels.append(int(torch.randint(SMALL.classes, (), generator=generator)))
     return torch.stack(images).to(device), torch.tensor(labels, device=device), torch.arange(first, end, device=device)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dist import draws
+from alexnet_dist import rng
 
 WORD = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1]))
 ADDRESS = st.lists(st.integers(-9, 99) | st.text("a1 ,'", max_size=2), max_size=3)
@@ -36,81 +36,81 @@ def plain_bits(key: tuple[int, int], row: int, column: int) -> int:
 @given(key=st.tuples(WORD, WORD), rows=WORDS, columns=WORDS)
 def test_numpy_torch_and_plain_integers_agree(key: tuple[int, int], rows: list[int], columns: list[int]) -> None:
     wanted = [[plain_bits(key, row, column) for column in columns] for row in rows]
-    found = draws.bits(key, np.array(rows, np.int64), np.array(columns, np.int64))
+    found = rng.bits(key, np.array(rows, np.int64), np.array(columns, np.int64))
     assert found.dtype == np.int64
     assert found.tolist() == wanted
-    assert draws.bits(key, torch.tensor(rows), torch.tensor(columns)).tolist() == wanted
+    assert rng.bits(key, torch.tensor(rows), torch.tensor(columns)).tolist() == wanted
 
 
 def test_the_hash_is_the_published_one() -> None:
     # lowbias32 maps 0 to 0 and, as a bijection, no two words to one.
     assert lowbias32(0) == 0
     assert len({lowbias32(word) for word in range(1000)}) == 1000
-    found = draws.bits((0, 0), np.zeros(1, np.int64), np.arange(3))
+    found = rng.bits((0, 0), np.zeros(1, np.int64), np.arange(3))
     assert found.tolist() == [[0, plain_bits((0, 0), 0, 1), plain_bits((0, 0), 0, 2)]]
 
 
 def test_the_streams_of_today_are_those_of_tomorrow() -> None:
     """Golden values: a change here changes every run's images, masks, order and initial weights."""
-    assert draws.seed64(0, "init", "tower0.conv1.weight") == 15383947929374125807
-    assert draws.key(1, "dropout", 2, "fc6") == (999092961, 692251754)
+    assert rng.seed64(0, "init", "tower0.conv1.weight") == 15383947929374125807
+    assert rng.key(1, "dropout", 2, "fc6") == (999092961, 692251754)
     rows, columns = np.array([0, 5]), np.array([0, 1, 4095])
-    assert draws.bits((123, 456), rows, columns).tolist() == [
+    assert rng.bits((123, 456), rows, columns).tolist() == [
         [2983073472, 1961403284, 816430218],
         [1411198368, 3113057457, 448431181],
     ]
-    assert draws.permutation(10, 7, 0, "shards").tolist() == [7, 1, 0, 3, 4, 9, 8, 2, 6, 5]
-    assert draws.uniform((1, 2), np.array([3]), 2).tolist() == [[0.07495879929047078, 0.9035949405515566]]
+    assert rng.permutation(10, 7, 0, "shards").tolist() == [7, 1, 0, 3, 4, 9, 8, 2, 6, 5]
+    assert rng.uniform((1, 2), np.array([3]), 2).tolist() == [[0.07495879929047078, 0.9035949405515566]]
 
 
 def test_an_address_is_hashed_as_it_is_written() -> None:
     digest = hashlib.blake2b(b"(3, 'init', 'tower0.fc6.own.weight')", digest_size=8).digest()
-    assert draws.seed64(3, "init", "tower0.fc6.own.weight") == int.from_bytes(digest, "little")
-    low, high = draws.key(3, "init")
-    assert low + (high << 32) == draws.seed64(3, "init")
+    assert rng.seed64(3, "init", "tower0.fc6.own.weight") == int.from_bytes(digest, "little")
+    low, high = rng.key(3, "init")
+    assert low + (high << 32) == rng.seed64(3, "init")
 
 
 @given(left=ADDRESS, right=ADDRESS)
 def test_different_addresses_have_different_numbers(left: list[int | str], right: list[int | str]) -> None:
-    assert (draws.seed64(*left) == draws.seed64(*right)) == (left == right)
+    assert (rng.seed64(*left) == rng.seed64(*right)) == (left == right)
 
 
 @pytest.mark.parametrize("part", [True, 1.0, None, np.int64(1), b"x"])
 def test_only_int_and_str_are_addresses(part: object) -> None:
     with pytest.raises(TypeError, match="an address is made of int and str, got"):
-        draws.seed64(0, part)  # type: ignore[arg-type]
+        rng.seed64(0, part)  # type: ignore[arg-type]
 
 
 @given(first=st.integers(0, 6), end=st.integers(7, 12), left=st.integers(0, 4), right=st.integers(5, 9))
 def test_a_part_of_a_table_is_the_table_of_the_part(first: int, end: int, left: int, right: int) -> None:
     rows, columns = torch.arange(12), torch.arange(9)
-    whole = draws.bits((1, 2), rows, columns)
-    assert draws.bits((1, 2), rows[first:end], columns[left:right]).equal(whole[first:end, left:right])
+    whole = rng.bits((1, 2), rows, columns)
+    assert rng.bits((1, 2), rows[first:end], columns[left:right]).equal(whole[first:end, left:right])
 
 
 def test_asking_does_not_change_the_addresses() -> None:
     rows, columns = np.arange(4), np.arange(6)
-    draws.bits((1, 2), rows, columns)
+    rng.bits((1, 2), rows, columns)
     assert rows.tolist() == [0, 1, 2, 3]
     assert columns.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @given(size=st.integers(0, 40), seed=st.integers(0, 5))
 def test_a_permutation_has_every_number_once(size: int, seed: int) -> None:
-    found = draws.permutation(size, seed, "x")
+    found = rng.permutation(size, seed, "x")
     assert sorted(found.tolist()) == list(range(size))
-    assert (found == draws.permutation(size, seed, "x")).all()
+    assert (found == rng.permutation(size, seed, "x")).all()
 
 
 def test_permutations_differ_by_address() -> None:
-    orders = {tuple(draws.permutation(50, seed, epoch, "shards")) for seed in range(5) for epoch in range(5)}
+    orders = {tuple(rng.permutation(50, seed, epoch, "shards")) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_units_are_dropped_at_the_rate(rate: float) -> None:
     rows, columns = torch.arange(128), torch.arange(4096)
-    kept = draws.keep(draws.key(0, "dropout", 0, "fc6"), rows, columns, rate).double()
+    kept = rng.keep(rng.key(0, "dropout", 0, "fc6"), rows, columns, rate).double()
     # Four standard deviations of a mean over so many: of all units, of each row, of each column.
     sigma = math.sqrt(rate * (1 - rate))
     assert abs(kept.mean() - (1 - rate)) < 4 * sigma / math.sqrt(kept.numel())
@@ -119,7 +119,7 @@ def test_units_are_dropped_at_the_rate(rate: float) -> None:
 
 
 def test_neighbours_are_not_alike() -> None:
-    kept = draws.keep(draws.key(0, "dropout", 0, "fc6"), torch.arange(512), torch.arange(2048), 0.5).double()
+    kept = rng.keep(rng.key(0, "dropout", 0, "fc6"), torch.arange(512), torch.arange(2048), 0.5).double()
     for left, right in ((kept[:-1], kept[1:]), (kept[:, :-1], kept[:, 1:]), (kept[:256], kept[256:])):
         alike = (left == right).double().mean()
         assert abs(alike - 0.5) < 4 * 0.5 / math.sqrt(left.numel())
@@ -127,12 +127,12 @@ def test_neighbours_are_not_alike() -> None:
 
 def test_the_ends_of_the_drop_rate() -> None:
     rows, columns = torch.arange(64), torch.arange(512)
-    assert draws.keep((1, 2), rows, columns, 0.0).all()
-    assert not draws.keep((1, 2), rows, columns, 1.0).any()
+    assert rng.keep((1, 2), rows, columns, 0.0).all()
+    assert not rng.keep((1, 2), rows, columns, 1.0).any()
 
 
 def test_uniform_numbers_lie_inside_the_interval() -> None:
-    found = draws.uniform(draws.key("u"), np.arange(20_000), 5)
+    found = rng.uniform(rng.key("u"), np.arange(20_000), 5)
     assert found.shape == (20_000, 5)
     assert 0 < found.min() < 1e-3
     assert 1 - 1e-3 < found.max() < 1
@@ -143,13 +143,13 @@ def test_uniform_numbers_lie_inside_the_interval() -> None:
 
 def test_uniform_is_never_0_or_1(monkeypatch: pytest.MonkeyPatch) -> None:
     for word, inside in ((0, 2.0**-33), (2**32 - 1, 1 - 2.0**-33)):
-        monkeypatch.setattr(draws, "bits", lambda *_, word=word: np.full((1, 1), word))
-        assert draws.uniform((0, 0), np.zeros(1, np.int64), 1).tolist() == [[inside]]
+        monkeypatch.setattr(rng, "bits", lambda *_, word=word: np.full((1, 1), word))
+        assert rng.uniform((0, 0), np.zeros(1, np.int64), 1).tolist() == [[inside]]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_the_same_bits() -> None:
     rows, columns = torch.arange(64) * 67_108_859, torch.arange(4096)
-    wanted = draws.bits((2**32 - 1, 2**31), rows, columns)
-    assert draws.bits((2**32 - 1, 2**31), rows.cuda(), columns.cuda()).cpu().equal(wanted)
+    wanted = rng.bits((2**32 - 1, 2**31), rows, columns)
+    assert rng.bits((2**32 - 1, 2**31), rows.cuda(), columns.cuda()).cpu().equal(wanted)
