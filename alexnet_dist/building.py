@@ -14,10 +14,10 @@ from alexnet_dist.geometry import Geometry
 from alexnet_dist.layers import local_response_norm
 from alexnet_dist.link import P2PLink, StagedLink
 from alexnet_dist.model import AlexNet, Tower
+from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.optim import Rule, Schedule
 from alexnet_dist.parallel import LinkedTower, Reducer
 from alexnet_dist.step import Engine, engine
-from alexnet_dist.timeline import Timeline
 from alexnet_dist.topology import Groups, Topology
 
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}

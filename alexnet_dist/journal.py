@@ -13,7 +13,7 @@ from tqdm import tqdm
 from alexnet_dist import geometry, run
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.geometry import Geometry
-from alexnet_dist.metrics import Metrics
+from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.programme import Programme, Task
 from alexnet_dist.step import Report
 from alexnet_dist.topology import Topology

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_dist.timeline import LINK_WAIT, Timeline, posting
+from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline, posting
 
 CONTIGUOUS = torch.contiguous_format
 LOGITS, PIXELS = "logits", "pixels"  # the joins that are not a layer's

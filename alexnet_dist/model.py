@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from alexnet_dist import geometry, rng
 from alexnet_dist.geometry import Geometry, Layer, Shape, channel_span
 from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool
-from alexnet_dist.timeline import region
+from alexnet_dist.monitoring.timeline import region
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import Parameter
 from alexnet_dist.layers import Address
 from alexnet_dist.link import PairLink, exchange, gather
 from alexnet_dist.model import AlexNet, Tower, watch
-from alexnet_dist.timeline import ALLREDUCE_WAIT, AVERAGING, CONTROL, Timeline, naming, posting
+from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, AVERAGING, CONTROL, Timeline, naming, posting
 
 SMALL = 4096  # elements: gradients below this share one message
 

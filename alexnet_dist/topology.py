@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.monitoring.timeline import AVERAGING, CONTROL, GROUPS, LostRankError, naming
 from alexnet_dist.process import Launched
-from alexnet_dist.timeline import AVERAGING, CONTROL, GROUPS, LostRankError, naming
 
 Layout = Literal["auto", "paired", "fused"]
 Backend = Literal["gloo", "nccl"]

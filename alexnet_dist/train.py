@@ -18,7 +18,8 @@ from alexnet_dist.data.reader import Split
 from alexnet_dist.feed import Feed
 from alexnet_dist.journal import Journal
 from alexnet_dist.loop import Loop
-from alexnet_dist.metrics import Metrics, remove_targets, write_targets
+from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
+from alexnet_dist.monitoring.profiler import check_room, profiled
 from alexnet_dist.opening import (
     Start,
     alike,
@@ -31,7 +32,6 @@ from alexnet_dist.opening import (
     resume,
 )
 from alexnet_dist.parallel import Control, LinkedTower
-from alexnet_dist.profiling import check_room, profiled
 from alexnet_dist.programme import Programme
 from alexnet_dist.topology import Topology
 

@@ -16,9 +16,9 @@ from alexnet_dist.data import augment
 from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.feed import Batch, Feed
+from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.process import launched
 from alexnet_dist.programme import Task
-from alexnet_dist.timeline import Timeline
 from support.runs import SIZE, settings
 
 Pack = Callable[..., Path]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alexnet_dist.layers import Cross, Dense
 from alexnet_dist.link import Handle, P2PLink, exchange, gather
-from alexnet_dist.timeline import Timeline
+from alexnet_dist.monitoring.timeline import Timeline
 
 Queue = queue.Queue[Tensor]
 

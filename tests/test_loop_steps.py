@@ -18,13 +18,13 @@ from alexnet_dist import checkpoint, run, step
 from alexnet_dist.errors import UserError
 from alexnet_dist.journal import Journal
 from alexnet_dist.loop import Loop
-from alexnet_dist.metrics import Metrics
+from alexnet_dist.monitoring.metrics import Metrics
+from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.opening import Start
 from alexnet_dist.optim import Progress
 from alexnet_dist.parallel import Control, Word
 from alexnet_dist.programme import Programme
 from alexnet_dist.step import Report
-from alexnet_dist.timeline import PHASES, Times
 from alexnet_dist.topology import Topology
 from alexnet_dist.train import open_metrics
 from support.nets import SMALL

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from alexnet_dist import config, topology, train
 from alexnet_dist.errors import RunError
 from alexnet_dist.link import P2PLink
+from alexnet_dist.monitoring.timeline import AVERAGING, Timeline, naming
 from alexnet_dist.parallel import Control
 from alexnet_dist.process import launched
-from alexnet_dist.timeline import AVERAGING, Timeline, naming
 from support.ranks import Ranks
 from support.training import settings
 

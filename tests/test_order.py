@@ -14,10 +14,10 @@ from alexnet_dist import parallel, topology
 from alexnet_dist.feed import Batch
 from alexnet_dist.link import PIXELS, Handle, P2PLink
 from alexnet_dist.model import Tower
+from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.parallel import LinkedTower
 from alexnet_dist.process import launched
 from alexnet_dist.step import train_step
-from alexnet_dist.timeline import Timeline
 from support.nets import SMALL
 from support.wirings import SEED, Case, Slots, build
 

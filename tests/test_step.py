@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from alexnet_dist.layers import Address
 from alexnet_dist.model import AlexNet
+from alexnet_dist.monitoring.timeline import PHASES
 from alexnet_dist.step import score, train_step, validate
-from alexnet_dist.timeline import PHASES
 from support.nets import SMALL
 from support.steps import SEED, Source, batch, fresh, gradients
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from alexnet_dist import topology
 from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.monitoring.timeline import AVERAGING, CONTROL, LostRankError
 from alexnet_dist.process import Launched, launched
-from alexnet_dist.timeline import AVERAGING, CONTROL, LostRankError
 from alexnet_dist.topology import Groups, Layout, Topology, backend_of, lost, place, telling
 from support.ranks import Ranks
 

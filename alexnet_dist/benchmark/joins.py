@@ -19,8 +19,8 @@ from alexnet_dist.data.loader import row_bytes
 from alexnet_dist.data.plan import tower_half
 from alexnet_dist.geometry import Geometry, channel_span, shapes, stages
 from alexnet_dist.link import LOGITS, PIXELS, P2PLink, PairLink
+from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.parallel import Control
-from alexnet_dist.timeline import Timeline
 
 WARM_UP = 3  # repetitions
 LATENCY = "4 bytes"  # no join, but what any exchange costs

@@ -25,11 +25,11 @@ from alexnet_dist.feed import Batch
 from alexnet_dist.geometry import training_flops
 from alexnet_dist.link import DelayedLink, P2PLink
 from alexnet_dist.model import AlexNet, Tower
+from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import Control, LinkedTower, Reducer
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Report, engine, train_step
-from alexnet_dist.timeline import LINK_WAIT, Timeline
 
 WARM_UP = 2  # steps
 SEED, RATE = 0, 1e-4

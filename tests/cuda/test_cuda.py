@@ -19,12 +19,12 @@ from alexnet_dist.feed import Batch, Feed
 from alexnet_dist.geometry import Geometry, Norm
 from alexnet_dist.layers import Address, dropout
 from alexnet_dist.model import AlexNet
+from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import Reducer
 from alexnet_dist.process import Launched
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Engine, engine, train_step
-from alexnet_dist.timeline import DATA_WAIT, Timeline
 from support.norms import literally, noise, value_and_gradient
 from support.steps import Source, batch, fresh, gradients
 from support.training import settings

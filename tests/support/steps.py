@@ -11,11 +11,11 @@ from torch import Tensor
 
 from alexnet_dist.feed import Batch
 from alexnet_dist.model import AlexNet
+from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import Reducer
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Engine, engine
-from alexnet_dist.timeline import DATA_WAIT, Timeline
 from support.nets import SMALL
 
 SEED, GLOBAL_BATCH = 3, 8

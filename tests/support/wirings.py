@@ -18,12 +18,12 @@ from alexnet_dist.feed import Batch
 from alexnet_dist.layers import Address, local_response_norm
 from alexnet_dist.link import DelayedLink, P2PLink, StagedLink
 from alexnet_dist.model import AlexNet, Tower, joined
+from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import LinkedTower, Reducer
 from alexnet_dist.process import launched
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Engine, engine, train_step
-from alexnet_dist.timeline import Timeline
 from support.nets import SMALL
 
 SEED = 3

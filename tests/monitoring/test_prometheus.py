@@ -22,8 +22,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from alexnet_dist import run
-from alexnet_dist.metrics import LABELS, PREFIX, Metrics
-from alexnet_dist.timeline import Times
+from alexnet_dist.monitoring.metrics import LABELS, PREFIX, Metrics
+from alexnet_dist.monitoring.timeline import Times
 from support.prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
 from support.training import TRAIN, settings
 

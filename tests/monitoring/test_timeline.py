@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from alexnet_dist.timeline import ALLREDUCE_WAIT, DATA_WAIT, LINK_WAIT, LostRankError, Timeline, naming
+from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, DATA_WAIT, LINK_WAIT, LostRankError, Timeline, naming
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from alexnet_dist import metrics
 from alexnet_dist.data import reader
-from alexnet_dist.metrics import BAD_KINDS, Metrics, remove_targets, write_targets
-from alexnet_dist.timeline import PHASES, Times
+from alexnet_dist.monitoring import metrics
+from alexnet_dist.monitoring.metrics import BAD_KINDS, Metrics, remove_targets, write_targets
+from alexnet_dist.monitoring.timeline import PHASES, Times
 
 NAMES = {"run": "demo", "rank": "3", "replica": "1", "tower": "1"}
 PHASE_S = {"data_wait": 0.1, "forward": 0.05, "link_wait": 0.02, "backward": 0.1, "optimizer": 0.03}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.profiling import check_room, profiled
+from alexnet_dist.monitoring.profiler import check_room, profiled
 from support.training import finished, settings, torchrun
 
 REGIONS = {

@@ -20,7 +20,7 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.metrics_core import Metric
 
-from alexnet_dist.timeline import PHASES, Times
+from alexnet_dist.monitoring.timeline import PHASES, Times
 
 PREFIX = "alexnet_train_"
 LABELS = ("run", "rank", "replica", "tower")
