@@ -10,11 +10,11 @@ from alexnet_dist.data import augment
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.feed import Preparation
-from alexnet_dist.geometry import Geometry
-from alexnet_dist.layers import local_response_norm
 from alexnet_dist.link import P2PLink, StagedLink
-from alexnet_dist.model import AlexNet, Tower
 from alexnet_dist.monitoring.timeline import Timeline
+from alexnet_dist.nn.geometry import Geometry
+from alexnet_dist.nn.layers import local_response_norm
+from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.optim import Rule, Schedule
 from alexnet_dist.parallel import LinkedTower, Reducer
 from alexnet_dist.step import Engine, engine

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alexnet_dist import checkpoint
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.model import AlexNet, Tower, joined
+from alexnet_dist.nn.model import AlexNet, Tower, joined
 from alexnet_dist.run import load_run
 
 

@@ -15,7 +15,7 @@ from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.plan import lanes_of, micro_batch, replica_slots
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
-from alexnet_dist.model import Tower
+from alexnet_dist.nn.model import Tower
 from alexnet_dist.optim import Progress
 from alexnet_dist.parallel import Control
 from alexnet_dist.programme import Programme

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from alexnet_dist.layers import Address
 from alexnet_dist.link import PairLink, exchange, gather
-from alexnet_dist.model import AlexNet, Tower, watch
 from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, AVERAGING, CONTROL, Timeline, naming, posting
+from alexnet_dist.nn.layers import Address
+from alexnet_dist.nn.model import AlexNet, Tower, watch
 
 SMALL = 4096  # elements: gradients below this share one message
 

@@ -20,8 +20,8 @@ from alexnet_dist import checkpoint, config
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.errors import UserError
-from alexnet_dist.geometry import Geometry
-from alexnet_dist.model import AlexNet, Tower, parted
+from alexnet_dist.nn.geometry import Geometry
+from alexnet_dist.nn.model import AlexNet, Tower, parted
 
 CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
     "config.yaml",

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from alexnet_dist import config, geometry, hello, process, run, topology
+from alexnet_dist import config, hello, process, run, topology
 from alexnet_dist.building import build_engine, preparation, set_arithmetic, slowness
 from alexnet_dist.config import Config
 from alexnet_dist.data.loader import telling_of_workers
@@ -20,6 +20,7 @@ from alexnet_dist.journal import Journal
 from alexnet_dist.loop import Loop
 from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.monitoring.profiler import check_room, profiled
+from alexnet_dist.nn import geometry
 from alexnet_dist.opening import (
     Start,
     alike,

@@ -7,7 +7,7 @@ import torch
 
 from alexnet_dist import building, config, topology
 from alexnet_dist.building import slowness
-from alexnet_dist.model import AlexNet
+from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.process import launched
 from alexnet_dist.step import Engine, train_step
 from alexnet_dist.topology import Groups

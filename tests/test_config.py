@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from alexnet_dist import config
 from alexnet_dist.config import Config, keys, load
-from alexnet_dist.geometry import PAPER_LAYERS, Geometry, Layer, Norm
+from alexnet_dist.nn.geometry import PAPER_LAYERS, Geometry, Layer, Norm
 from support.config_files import problems, write
 
 ROOT = Path(__file__).parents[1]

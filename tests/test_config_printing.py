@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from alexnet_dist import config
 from alexnet_dist.config import Config, keys, load
-from alexnet_dist.geometry import PAPER_LAYERS
+from alexnet_dist.nn.geometry import PAPER_LAYERS
 from support.config_files import write
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_dist.layers import Cross, Dense
 from alexnet_dist.link import Handle, P2PLink, exchange, gather
 from alexnet_dist.monitoring.timeline import Timeline
+from alexnet_dist.nn.layers import Cross, Dense
 
 Queue = queue.Queue[Tensor]
 

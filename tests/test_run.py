@@ -18,8 +18,8 @@ import torch
 
 from alexnet_dist import checkpoint, config, run
 from alexnet_dist.errors import UserError
-from alexnet_dist.geometry import Geometry, Norm
-from alexnet_dist.model import Tower
+from alexnet_dist.nn.geometry import Geometry, Norm
+from alexnet_dist.nn.model import Tower
 from support.runs import settings, write_run, write_shards
 
 # Holds a run's directory, and forks a child that keeps all its files open, as a loader's workers do.

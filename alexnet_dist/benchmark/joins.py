@@ -17,9 +17,9 @@ from alexnet_dist.benchmark import nets, wire
 from alexnet_dist.benchmark.steps import GROUPS_TIMEOUT_S
 from alexnet_dist.data.loader import row_bytes
 from alexnet_dist.data.plan import tower_half
-from alexnet_dist.geometry import Geometry, channel_span, shapes, stages
 from alexnet_dist.link import LOGITS, PIXELS, P2PLink, PairLink
 from alexnet_dist.monitoring.timeline import Timeline
+from alexnet_dist.nn.geometry import Geometry, channel_span, shapes, stages
 from alexnet_dist.parallel import Control
 
 WARM_UP = 3  # repetitions

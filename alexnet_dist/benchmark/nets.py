@@ -14,7 +14,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dist.geometry import PAPER_LAYERS, Geometry
+from alexnet_dist.nn.geometry import PAPER_LAYERS, Geometry
 
 CLASSES, SIDE = 1000, 224
 

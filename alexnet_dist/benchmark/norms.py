@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from alexnet_dist import process
 from alexnet_dist.benchmark import nets
-from alexnet_dist.geometry import Norm, shapes
-from alexnet_dist.layers import local_response_norm
+from alexnet_dist.nn.geometry import Norm, shapes
+from alexnet_dist.nn.layers import local_response_norm
 
 WARM_UP = 2  # repetitions
 

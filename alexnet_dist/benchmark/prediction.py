@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alexnet_dist.geometry import Geometry, multiply_adds, shapes, stages, training_flops
+from alexnet_dist.nn.geometry import Geometry, multiply_adds, shapes, stages, training_flops
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from alexnet_dist.benchmark.prediction import Cluster, Parts, bounds, hiding_sha
 from alexnet_dist.benchmark.rounds import OTHERS, Entry, Row, ratio
 from alexnet_dist.benchmark.stepping import pairs
 from alexnet_dist.benchmark.steps import Job
-from alexnet_dist.geometry import parameter_count
+from alexnet_dist.nn.geometry import parameter_count
 
 ONE, TWO, FOUR = "1 rank, fused", "2 ranks, 1 pair", "4 ranks, 2 pairs"
 LINK, ALLREDUCE = "2 ranks, the joins alone", "4 ranks, all-reduce alone"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from alexnet_dist.config.schema import CONTRADICTION, RANGES, Config
-from alexnet_dist.geometry import NAME, PAPER_LAYERS, Layer, Norm
+from alexnet_dist.nn.geometry import NAME, PAPER_LAYERS, Layer, Norm
 
 LAYERS = "model.layers"
 # What other trainers call a key, where no likeness of letters leads to ours.

@@ -13,7 +13,7 @@ from alexnet_dist.config import keys
 from alexnet_dist.config.schema import CONTRADICTION, Config, Contradiction
 from alexnet_dist.config.sources import Given, Problem, read_file, read_override
 from alexnet_dist.errors import UserError
-from alexnet_dist.geometry import PAPER_LAYERS
+from alexnet_dist.nn.geometry import PAPER_LAYERS
 
 DEFAULT = "default"
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from alexnet_dist.geometry import PAPER_LAYERS, Geometry, Layer, Norm
+from alexnet_dist.nn.geometry import PAPER_LAYERS, Geometry, Layer, Norm
 
 LARGEST_SIDE = 4096  # pixels; far above any use, so that shapes stay plain numbers
 # The ranges of the geometry's plain dataclasses; their types and meanings stand in geometry.py. For a list, the range

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import geometry
 from alexnet_dist.benchmark import nets
 from alexnet_dist.export import named_weights
-from alexnet_dist.model import AlexNet
+from alexnet_dist.nn import geometry
+from alexnet_dist.nn.model import AlexNet
 
 NARROWER = 8
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alexnet_dist.benchmark import prediction
 from alexnet_dist.benchmark.prediction import Cluster, Parts, bounds, ring_s
-from alexnet_dist.geometry import Geometry
+from alexnet_dist.nn.geometry import Geometry
 from support.nets import SMALL
 
 TIMES, SPEEDS = st.floats(0, 10), st.floats(1e3, 1e12)

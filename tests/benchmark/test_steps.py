@@ -12,7 +12,7 @@ from torch import Tensor
 from alexnet_dist.benchmark import joins, nets, norms, steps
 from alexnet_dist.benchmark.steps import InMemory, Job
 from alexnet_dist.errors import RunError
-from alexnet_dist.geometry import training_flops
+from alexnet_dist.nn.geometry import training_flops
 from support.ranks import Ranks
 
 JOB = Job(batch=2, steps=2, threads=1, narrower=16)

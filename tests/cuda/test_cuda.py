@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import building, config, geometry, opening, topology
+from alexnet_dist import building, config, opening, topology
 from alexnet_dist.data import augment
 from alexnet_dist.feed import Batch, Feed
-from alexnet_dist.geometry import Geometry, Norm
-from alexnet_dist.layers import Address, dropout
-from alexnet_dist.model import AlexNet
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
+from alexnet_dist.nn import geometry
+from alexnet_dist.nn.geometry import Geometry, Norm
+from alexnet_dist.nn.layers import Address, dropout
+from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.optim import Rule
 from alexnet_dist.parallel import Reducer
 from alexnet_dist.process import Launched

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alexnet_dist.geometry import Geometry, Layer, Norm
+from alexnet_dist.nn.geometry import Geometry, Layer, Norm
 
 SMALL = Geometry(
     layers={

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexnet_dist.geometry import Norm
-from alexnet_dist.layers import local_response_norm
+from alexnet_dist.nn.geometry import Norm
+from alexnet_dist.nn.layers import local_response_norm
 from support import literal
 
 

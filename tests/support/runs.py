@@ -9,7 +9,7 @@ import numpy as np
 from alexnet_dist import checkpoint, config, run
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class, Colour, Manifest, Options, Shard, Sidecar
-from alexnet_dist.model import AlexNet, Tower, joined
+from alexnet_dist.nn.model import AlexNet, Tower, joined
 
 SIZE, CLASSES = 16, 7
 

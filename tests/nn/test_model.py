@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet_dist import geometry
-from alexnet_dist.geometry import Geometry, Layer
-from alexnet_dist.model import AlexNet, Tower, joined, parted
+from alexnet_dist.nn import geometry
+from alexnet_dist.nn.geometry import Geometry, Layer
+from alexnet_dist.nn.model import AlexNet, Tower, joined, parted
 from support.nets import SMALL
 
 

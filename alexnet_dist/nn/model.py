@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dist import geometry, rng
-from alexnet_dist.geometry import Geometry, Layer, Shape, channel_span
-from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool
+from alexnet_dist import rng
 from alexnet_dist.monitoring.timeline import region
+from alexnet_dist.nn import geometry
+from alexnet_dist.nn.geometry import Geometry, Layer, Shape, channel_span
+from alexnet_dist.nn.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dist import geometry
-from alexnet_dist.geometry import PAPER_LAYERS, Geometry, Layer, Norm, channel_span, covering
+from alexnet_dist.nn import geometry
+from alexnet_dist.nn.geometry import PAPER_LAYERS, Geometry, Layer, Norm, channel_span, covering
 from support import literal
 
 PAPER = Geometry()

@@ -13,7 +13,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from alexnet_dist import rng
-from alexnet_dist.geometry import Norm
+from alexnet_dist.nn.geometry import Norm
 
 # Bytes of maps that are normalised at a time on a CPU: with what is made of them they stay in its cache, and passes
 # over them cost a third less. A GPU takes all of them at once.

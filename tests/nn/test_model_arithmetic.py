@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from alexnet_dist import rng
-from alexnet_dist.geometry import Geometry, Layer, Norm
-from alexnet_dist.layers import Address
-from alexnet_dist.model import AlexNet
+from alexnet_dist.nn.geometry import Geometry, Layer, Norm
+from alexnet_dist.nn.layers import Address
+from alexnet_dist.nn.model import AlexNet
 from support import literal
 from support.literal import Row
 from support.nets import SMALL

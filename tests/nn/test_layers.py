@@ -11,9 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dist import layers, rng
-from alexnet_dist.geometry import Norm
-from alexnet_dist.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool, window_sum
+from alexnet_dist import rng
+from alexnet_dist.nn import layers
+from alexnet_dist.nn.geometry import Norm
+from alexnet_dist.nn.layers import (
+    Address,
+    Convolution,
+    Cross,
+    Dense,
+    dropout,
+    local_response_norm,
+    max_pool,
+    window_sum,
+)
 from support import literal
 from support.norms import literally, noise, value_and_gradient
 
