@@ -10,9 +10,9 @@ from pathlib import Path
 from alexnet_dist import checkpoint, config, run
 from alexnet_dist.config import Config
 from alexnet_dist.data import remote
-from alexnet_dist.data.ahead import needed_bytes
 from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.plan import lanes_of, micro_batch, replica_slots
+from alexnet_dist.data.prefetcher import needed_bytes
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.model import Tower

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from alexnet_dist.data.transform import UnusableImageError, training_image
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.evaluate import view_probabilities
-from alexnet_dist.pack.transform import UnusableImageError, training_image
 from alexnet_dist.run import Run, load_run
 
 GUESSES = 5

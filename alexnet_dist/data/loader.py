@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from alexnet_dist import process
 from alexnet_dist.data import pinning
-from alexnet_dist.data.ahead import Ahead
 from alexnet_dist.data.decoder import Decoder, Message, Order, Task, labels, pixels, row_bytes
+from alexnet_dist.data.prefetcher import Ahead
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import RunError, UserError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from alexnet_dist.data.transform import Pixels
 from alexnet_dist.pack.sums import Sums
-from alexnet_dist.pack.transform import Pixels
 
 # Pixels are taken 128 lower: a product is then at most 2**14, and 1,024 of them add up exactly in float32.
 CENTRE = 128

@@ -8,13 +8,13 @@ import time
 from typing import Any
 
 from alexnet_dist.data.manifest import Options, Rejected
+from alexnet_dist.data.transform import UnusableImageError, one_thread, training_image
 from alexnet_dist.files import sync_folder
 from alexnet_dist.pack import spool
 from alexnet_dist.pack.adder import Adder
 from alexnet_dist.pack.huggingface import Met, meet
 from alexnet_dist.pack.source import LARGEST_FILE_BYTES, TOO_LARGE
 from alexnet_dist.pack.spool import Spooled, Unit
-from alexnet_dist.pack.transform import UnusableImageError, one_thread, training_image
 
 PROGRESS_S = 0.5  # between two notes of how far a container is read
 

@@ -18,13 +18,13 @@ from isal.isal_zlib import crc32
 from webdataset.writer import TarWriter
 
 from alexnet_dist.data.manifest import INDEX_DTYPE, Options, Rejected
+from alexnet_dist.data.transform import UnusableImageError, one_thread, training_image
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import sync_folder
 from alexnet_dist.pack.adder import Adder
 from alexnet_dist.pack.records import Job, Record, finished, save_record
 from alexnet_dist.pack.source import LARGEST_FILE_BYTES, TOO_LARGE, File
 from alexnet_dist.pack.state import start_over
-from alexnet_dist.pack.transform import UnusableImageError, one_thread, training_image
 
 TAR_BLOCK = 512
 

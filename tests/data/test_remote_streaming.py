@@ -28,10 +28,10 @@ import numpy as np
 import pytest
 
 from alexnet_dist.data import manifest
-from alexnet_dist.data.ahead import needed_bytes
 from alexnet_dist.data.loader import Loader, Order
 from alexnet_dist.data.manifest import Class, Colour, Manifest, Options, Shard
 from alexnet_dist.data.plan import Plan
+from alexnet_dist.data.prefetcher import needed_bytes
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote, locate
 from support.data_shards import draw_jpegs, write_array, write_tar

@@ -22,9 +22,9 @@ import simplejpeg
 from pyarrow import parquet
 
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Rejected
+from alexnet_dist.data.transform import training_image
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.run import pack
-from alexnet_dist.pack.transform import training_image
 from support.arranged import ARRANGE, CLASSES, draw, table_of, tar_of
 from support.folders import OPTIONS, SIZE, contents, encoded, photo, request, write_folder
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_dist.data.manifest import Chroma, Filter
-from alexnet_dist.pack.transform import UnusableImageError, training_image
+from alexnet_dist.data.transform import UnusableImageError, training_image
 from support.folders import OPTIONS, encoded, photo
 
 SIZE = 16

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dist.data import ahead as ahead_module
-from alexnet_dist.data.ahead import Ahead, needed_bytes
+from alexnet_dist.data import prefetcher as ahead_module
 from alexnet_dist.data.decoder import Order
 from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.plan import Plan, lanes_of
+from alexnet_dist.data.prefetcher import Ahead, needed_bytes
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import CachedShards
 from alexnet_dist.errors import UserError
@@ -181,7 +181,7 @@ def test_local_shards_have_no_process(root: Path) -> None:
 # A rank that waits to be killed, having told its process that fetches ahead.
 RANK = """
 import multiprocessing, sys, time
-from alexnet_dist.data.ahead import Ahead
+from alexnet_dist.data.prefetcher import Ahead
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import locate
 
