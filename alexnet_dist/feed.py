@@ -15,7 +15,7 @@ from alexnet_dist.data import augment
 from alexnet_dist.data.loader import Loader, Order, labels, pixels, row_bytes
 from alexnet_dist.data.plan import tower_half
 from alexnet_dist.data.reader import BadSample
-from alexnet_dist.link import PIXELS, Handle, PairLink
+from alexnet_dist.distributed.link import PIXELS, Handle, PairLink
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.programme import Task
 

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from alexnet_dist import run
 from alexnet_dist.data.reader import BadSample
+from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.programme import Programme, Task
 from alexnet_dist.step import Report
-from alexnet_dist.topology import Topology
 
 
 @dataclass(frozen=True)

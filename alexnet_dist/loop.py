@@ -16,14 +16,14 @@ from pathlib import Path
 from alexnet_dist import checkpoint, config, optim, process, run, step
 from alexnet_dist.building import schedule_of
 from alexnet_dist.config import Config
+from alexnet_dist.distributed.parallel import Control, Word
+from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.feed import Feed
 from alexnet_dist.journal import Evaluation, Journal, Told
 from alexnet_dist.opening import Start
-from alexnet_dist.parallel import Control, Word
 from alexnet_dist.programme import Programme
 from alexnet_dist.step import Engine, Started
-from alexnet_dist.topology import Topology
 
 
 @dataclass(frozen=True)

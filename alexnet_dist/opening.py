@@ -14,13 +14,13 @@ from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.plan import lanes_of, micro_batch, replica_slots
 from alexnet_dist.data.prefetcher import needed_bytes
 from alexnet_dist.data.reader import Split
+from alexnet_dist.distributed.parallel import Control
+from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.model import Tower
 from alexnet_dist.optim import Progress
-from alexnet_dist.parallel import Control
 from alexnet_dist.programme import Programme
 from alexnet_dist.step import Engine
-from alexnet_dist.topology import Topology
 
 # What each rank may have for itself: where things are on its node, how it works there.
 OWN_KEYS = (

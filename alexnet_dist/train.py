@@ -10,11 +10,14 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from alexnet_dist import config, hello, process, run, topology
+from alexnet_dist import config, process, run
 from alexnet_dist.building import build_engine, preparation, set_arithmetic, slowness
 from alexnet_dist.config import Config
 from alexnet_dist.data.loader import telling_of_workers
 from alexnet_dist.data.reader import Split
+from alexnet_dist.distributed import preflight, topology
+from alexnet_dist.distributed.parallel import Control, LinkedTower
+from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.feed import Feed
 from alexnet_dist.journal import Journal
 from alexnet_dist.loop import Loop
@@ -32,9 +35,7 @@ from alexnet_dist.opening import (
     programme_of,
     resume,
 )
-from alexnet_dist.parallel import Control, LinkedTower
 from alexnet_dist.programme import Programme
-from alexnet_dist.topology import Topology
 
 
 def train(settings: Config, profile_steps: int = 0) -> None:
@@ -63,8 +64,8 @@ def train(settings: Config, profile_steps: int = 0) -> None:
         stop = process.StopRequest(process.GROUP_SIGNALS)
         opened.callback(stop.disarm)
         opened.callback(topology.close_groups)
-        own = hello.mine(launched, place.layout, place.device.type, place.backend, alike(settings, splits))
-        store = hello.meet(own, place.world_size, layout.timeout_s)
+        own = preflight.mine(launched, place.layout, place.device.type, place.backend, alike(settings, splits))
+        store = preflight.meet(own, place.world_size, layout.timeout_s)
         groups = topology.open_groups(place, layout.timeout_s, store)
         control = Control(groups.everyone)
         trainer = build_engine(settings, place, groups)

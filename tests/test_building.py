@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alexnet_dist import building, config, topology
+from alexnet_dist import building, config
 from alexnet_dist.building import slowness
+from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.topology import Groups
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.process import launched
 from alexnet_dist.step import Engine, train_step
-from alexnet_dist.topology import Groups
 from support.runs import settings
 from support.steps import Source, batch, fresh
 

@@ -11,10 +11,11 @@ import pytest
 import simplejpeg
 import torch
 
-from alexnet_dist import building, topology
+from alexnet_dist import building
 from alexnet_dist.data import augment
 from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.reader import BadSample, Split
+from alexnet_dist.distributed import topology
 from alexnet_dist.feed import Batch, Feed
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.process import launched

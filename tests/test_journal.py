@@ -13,13 +13,13 @@ import torch
 
 from alexnet_dist import run
 from alexnet_dist.data.reader import BadSample
+from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.journal import Evaluation, Journal, Told
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Report
-from alexnet_dist.topology import Topology
 from support.nets import SMALL
 from support.plans import PLAIN
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from alexnet_dist import checkpoint, run, step
+from alexnet_dist.distributed.parallel import Control, Word
+from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.journal import Journal
 from alexnet_dist.loop import Loop
@@ -22,10 +24,8 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.opening import Start
 from alexnet_dist.optim import Progress
-from alexnet_dist.parallel import Control, Word
 from alexnet_dist.programme import Programme
 from alexnet_dist.step import Report
-from alexnet_dist.topology import Topology
 from alexnet_dist.train import open_metrics
 from support.nets import SMALL
 from support.plans import PLAIN

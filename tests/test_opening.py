@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_dist import building, checkpoint, config, opening, run, topology
+from alexnet_dist import building, checkpoint, config, opening, run
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
+from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.parallel import Control
 from alexnet_dist.errors import UserError
 from alexnet_dist.optim import Progress
-from alexnet_dist.parallel import Control
 from alexnet_dist.process import launched
 from support.runs import settings, write_run
 

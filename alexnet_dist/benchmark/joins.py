@@ -12,15 +12,16 @@ from statistics import median
 
 import torch
 
-from alexnet_dist import process, topology
+from alexnet_dist import process
 from alexnet_dist.benchmark import nets, wire
 from alexnet_dist.benchmark.steps import GROUPS_TIMEOUT_S
 from alexnet_dist.data.loader import row_bytes
 from alexnet_dist.data.plan import tower_half
-from alexnet_dist.link import LOGITS, PIXELS, P2PLink, PairLink
+from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.link import LOGITS, PIXELS, P2PLink, PairLink
+from alexnet_dist.distributed.parallel import Control
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.geometry import Geometry, channel_span, shapes, stages
-from alexnet_dist.parallel import Control
 
 WARM_UP = 3  # repetitions
 LATENCY = "4 bytes"  # no join, but what any exchange costs

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dist import process, topology
+from alexnet_dist import process
 from alexnet_dist.benchmark import nets
+from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.link import DelayedLink, P2PLink
+from alexnet_dist.distributed.parallel import Control, LinkedTower, Reducer
 from alexnet_dist.errors import RunError
 from alexnet_dist.feed import Batch
-from alexnet_dist.link import DelayedLink, P2PLink
 from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.optim import Rule
-from alexnet_dist.parallel import Control, LinkedTower, Reducer
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Report, engine, train_step
 

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_dist import process, topology
+from alexnet_dist import process
 from alexnet_dist.benchmark.steps import GROUPS_TIMEOUT_S
-from alexnet_dist.parallel import Control
+from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.parallel import Control
 
 WARM_UP = 2  # repetitions
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import building, config, opening, topology
+from alexnet_dist import building, config, opening
 from alexnet_dist.data import augment
+from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.parallel import Reducer
 from alexnet_dist.feed import Batch, Feed
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.nn import geometry
@@ -22,7 +24,6 @@ from alexnet_dist.nn.geometry import Geometry, Norm
 from alexnet_dist.nn.layers import Address, dropout
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.optim import Rule
-from alexnet_dist.parallel import Reducer
 from alexnet_dist.process import Launched
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Engine, engine, train_step

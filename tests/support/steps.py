@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet_dist.distributed.parallel import Reducer
 from alexnet_dist.feed import Batch
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.optim import Rule
-from alexnet_dist.parallel import Reducer
 from alexnet_dist.programme import Task
 from alexnet_dist.step import Engine, engine
 from support.nets import SMALL

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 
 import alexnet_dist
-from alexnet_dist import hello, topology
+from alexnet_dist.distributed import preflight, topology
+from alexnet_dist.distributed.preflight import Hello, disagreements
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.hello import Hello, disagreements
 from alexnet_dist.process import launched
 from support.ranks import Ranks
 
@@ -80,12 +80,12 @@ def test_a_pair_across_nodes_is_found() -> None:
 
 
 def test_a_rank_says_its_versions_and_how_its_towers_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = hello.mine(launched({}), "paired", "cpu", "gloo", {})
+    said = preflight.mine(launched({}), "paired", "cpu", "gloo", {})
     assert said.alike == ALIKE | {"torch": str(torch.__version__), "alexnet_dist": alexnet_dist.__version__}
-    assert said.node == hello.mine(launched({"RANK": "1", "WORLD_SIZE": "2"}), "paired", "cpu", "gloo", {}).node
-    assert said.node != hello.mine(launched({"GROUP_RANK": "1"}), "paired", "cpu", "gloo", {}).node
-    monkeypatch.setattr(hello, "boot_id", lambda: "another machine of the same name")
-    assert said.node != hello.mine(launched({}), "paired", "cpu", "gloo", {}).node
+    assert said.node == preflight.mine(launched({"RANK": "1", "WORLD_SIZE": "2"}), "paired", "cpu", "gloo", {}).node
+    assert said.node != preflight.mine(launched({"GROUP_RANK": "1"}), "paired", "cpu", "gloo", {}).node
+    monkeypatch.setattr(preflight, "boot_id", lambda: "another machine of the same name")
+    assert said.node != preflight.mine(launched({}), "paired", "cpu", "gloo", {}).node
 
 
 def test_a_fused_replica_needs_no_pair() -> None:
@@ -104,7 +104,7 @@ def met(timeout_s: float, torch_version: str, nodes: dict[int, str], absent: tup
     place = topology.place("paired", "cpu", launched())
     began_s = time.monotonic()
     try:
-        store = hello.meet(hello.mine(launched(), "paired", "cpu", "gloo", {}), place.world_size, timeout_s)
+        store = preflight.meet(preflight.mine(launched(), "paired", "cpu", "gloo", {}), place.world_size, timeout_s)
         topology.open_groups(place, timeout_s, store)
     except (UserError, RunError) as error:
         assert not dist.is_initialized()
@@ -125,7 +125,7 @@ def test_every_rank_comes_to_the_same_verdict(version: str, nodes: Any, sign: st
     assert {kind for kind, _, _ in found} == {"UserError"}
     (said,) = {said for _, said, _ in found}
     assert said.startswith(sign.replace("HERE", str(torch.__version__)))
-    assert max(took_s for _, _, took_s in found) < hello.LAST_WORDS_S
+    assert max(took_s for _, _, took_s in found) < preflight.LAST_WORDS_S
 
 
 def test_a_rank_that_does_not_come_is_named(run_ranks: Ranks) -> None:
@@ -133,7 +133,7 @@ def test_a_rank_that_does_not_come_is_named(run_ranks: Ranks) -> None:
     assert [kind for kind, _, _ in found] == ["RunError", "RunError", "absent", "absent"]
     for _, said, took_s in found[:2]:
         assert "ranks [2, 3] of 4 have not come within 1.5 s (topology.timeout_s)" in said
-        assert 1.5 <= took_s < 1.5 + hello.LAST_WORDS_S
+        assert 1.5 <= took_s < 1.5 + preflight.LAST_WORDS_S
 
 
 def test_rank_0_that_does_not_come_is_told_of(run_ranks: Ranks) -> None:
@@ -146,7 +146,7 @@ def met_nowhere() -> str:
     """Return what is said where nothing tells the ranks where they meet."""
     del os.environ["MASTER_ADDR"]
     try:
-        hello.meet(hello.mine(launched(), "paired", "cpu", "gloo", {}), 2, 1.0)
+        preflight.meet(preflight.mine(launched(), "paired", "cpu", "gloo", {}), 2, 1.0)
     except UserError as error:
         return str(error)
     return ""

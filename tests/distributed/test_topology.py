@@ -10,11 +10,11 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dist import topology
+from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.topology import Groups, Layout, Topology, backend_of, lost, place, telling
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.monitoring.timeline import AVERAGING, CONTROL, LostRankError
 from alexnet_dist.process import Launched, launched
-from alexnet_dist.topology import Groups, Layout, Topology, backend_of, lost, place, telling
 from support.ranks import Ranks
 
 ALONE = Launched(0, 1, 0, 1, under_torchrun=False)

@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_dist import parallel, topology
+from alexnet_dist.distributed import parallel, topology
+from alexnet_dist.distributed.link import PIXELS, Handle, P2PLink
+from alexnet_dist.distributed.parallel import LinkedTower
 from alexnet_dist.feed import Batch
-from alexnet_dist.link import PIXELS, Handle, P2PLink
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.model import Tower
-from alexnet_dist.parallel import LinkedTower
 from alexnet_dist.process import launched
 from alexnet_dist.step import train_step
 from support.nets import SMALL

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_dist import topology
+from alexnet_dist.distributed import topology
 from alexnet_dist.optim import Rule
 from support.nets import SMALL
 from support.wirings import (

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from alexnet_dist.link import PairLink, exchange, gather
+from alexnet_dist.distributed.link import PairLink, exchange, gather
 from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, AVERAGING, CONTROL, Timeline, naming, posting
 from alexnet_dist.nn.layers import Address
 from alexnet_dist.nn.model import AlexNet, Tower, watch

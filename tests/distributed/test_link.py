@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_dist.link import Handle, P2PLink, exchange, gather
+from alexnet_dist.distributed.link import Handle, P2PLink, exchange, gather
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.layers import Cross, Dense
 
