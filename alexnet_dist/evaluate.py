@@ -21,7 +21,7 @@ from alexnet_dist.data.plan import validation_ids, validation_steps
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote, locate
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.run import Run, load_run
+from alexnet_dist.runs.directory import Run, load_run
 from alexnet_dist.step import score
 
 ROWS = 100  # images at once

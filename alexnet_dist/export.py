@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alexnet_dist import checkpoint
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.nn.model import AlexNet, Tower, joined
-from alexnet_dist.run import load_run
+from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs.directory import load_run
 
 
 def named_weights(model: AlexNet) -> dict[str, Tensor]:

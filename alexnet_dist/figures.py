@@ -19,14 +19,15 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from alexnet_dist import rng, run
+from alexnet_dist import rng
 from alexnet_dist.data import augment
 from alexnet_dist.data.manifest import SPLITS, manifest_path
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.data.remote import locate
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.export import named_weights
-from alexnet_dist.run import Run
+from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.runs.directory import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -239,8 +240,8 @@ def varied(truth: Sequence[int], count: int) -> list[int]:
 
 def draw_all(found: Run, split: Split | None) -> dict[str, Figure]:
     """Return every picture that can be drawn of a run, by file name; without shards those that need none."""
-    steps = run.read_lines(found.directory / run.METRICS)
-    evaluations = run.read_lines(found.directory / run.EVALUATIONS)
+    steps = run_directory.read_lines(found.directory / run_directory.METRICS)
+    evaluations = run_directory.read_lines(found.directory / run_directory.EVALUATIONS)
     name = found.directory.resolve().name
     first_layer = next(iter(found.model.net.layers))
     kernels = named_weights(found.model)[f"{first_layer}.weight"].double().numpy()
@@ -270,7 +271,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest whole one")
     parsed = parser.parse_args(arguments)
     new_figure(1.0, 1.0)  # fails here, before a long load, where matplotlib is missing
-    found = run.load_run(parsed.run, parsed.step)
+    found = run_directory.load_run(parsed.run, parsed.step)
     data = found.config.data
     root = locate(parsed.data or data.root, data.cache, data.cache_bytes)
     there = parsed.data is not None or not isinstance(root, Path) or manifest_path(root, parsed.split).exists()

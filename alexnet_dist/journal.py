@@ -10,13 +10,13 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from alexnet_dist import run
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.programme import Programme, Task
+from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.step import Report
 
 
@@ -101,7 +101,9 @@ class Journal:
         """Record the samples that this rank decoded for a step."""
         if self._record_samples:
             ids = [int(i) for task, (first, end) in zip(tasks, own_rows, strict=True) for i in task.ids[first:end]]
-            run.append(self._directory / run.samples_file(self._place.rank), {"step": step, "ids": ids})
+            run_directory.append(
+                self._directory / run_directory.samples_file(self._place.rank), {"step": step, "ids": ids}
+            )
 
     def logged(self, told: Told, loss: float, top1_error: float) -> None:
         """Tell of the global batch of a completed step, in every log step."""
@@ -125,7 +127,7 @@ class Journal:
             "data_wait_s": told.report.times.phase_s["data_wait"],
             "time_s": told.time_s,
         }
-        run.append(self._directory / run.METRICS, line)
+        run_directory.append(self._directory / run_directory.METRICS, line)
         images_s = (step - self._told_step) * self._programme.global_batch / (told.time_s - self._told_s)
         self._told_step, self._told_s = step, told.time_s
         text = (
@@ -149,7 +151,7 @@ class Journal:
                 "top5_error": found.top5_error,
                 "time_s": self.time_s,
             }
-            run.append(self._directory / run.EVALUATIONS, line)
+            run_directory.append(self._directory / run_directory.EVALUATIONS, line)
             top5 = "" if found.top5_error is None else f"  top-5 error {found.top5_error:.2%}"
             self.say(
                 f"validation after epoch {step // self._programme.steps_per_epoch}:"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alexnet_dist import checkpoint, config, optim, process, run, step
+from alexnet_dist import config, optim, process, step
 from alexnet_dist.building import schedule_of
 from alexnet_dist.config import Config
 from alexnet_dist.distributed.parallel import Control, Word
@@ -23,6 +23,8 @@ from alexnet_dist.feed import Feed
 from alexnet_dist.journal import Evaluation, Journal, Told
 from alexnet_dist.opening import Start
 from alexnet_dist.programme import Programme
+from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.step import Engine, Started
 
 
@@ -103,7 +105,7 @@ class Loop:
                 at, stopping = self.evaluate(at)
         if at.step < self.programme.steps or self.programme.owes_evaluation(at.step, at.evaluated_step):
             if self.place.is_chief:
-                (self.directory / run.PREEMPTED).write_text(f"stopped and saved at step {at.step}\n")
+                (self.directory / run_directory.PREEMPTED).write_text(f"stopped and saved at step {at.step}\n")
             self.journal.say(f"asked to stop: saved at step {at.step:,}; the same command goes on from there")
         else:
             self.journal.say(f"finished: {at.step:,} steps in {self.journal.time_s:,.0f} s")
@@ -142,7 +144,7 @@ class Loop:
         """Return the end of a run whose numbers are not finite."""
         return UserError(
             f"{found}: training has diverged; lower optim.learning_rate and start again; where that ends in the same"
-            f" way, remove the newest of {self.directory / run.CHECKPOINTS} first: it was saved too late"
+            f" way, remove the newest of {self.directory / run_directory.CHECKPOINTS} first: it was saved too late"
         )
 
     def evaluate(self, at: Start) -> tuple[Start, bool]:
@@ -182,7 +184,7 @@ class Loop:
                 tensors = self.trainer.state(tower)
                 ruined += sum(not bool(tensor.isfinite().all()) for tensor in tensors.values())
                 with self.writing(at.step):
-                    checkpoint.write_tower(self.directory / run.CHECKPOINTS, at.step, tower, tensors)
+                    checkpoint.write_tower(self.directory / run_directory.CHECKPOINTS, at.step, tower, tensors)
         if self.control.sums([ruined])[0]:
             raise self.diverged(f"after step {at.step} there are weights or velocities that are not finite")
         self.commit(at)
@@ -193,11 +195,11 @@ class Loop:
         if self.place.is_chief:
             state = {
                 **replace(at, time_s=self.journal.time_s).state(),
-                "geometry": run.geometry_state(config.geometry(self.settings)),
+                "geometry": run_directory.geometry_state(config.geometry(self.settings)),
                 "position": {**self.position, "step": at.step},
             }
             with self.writing(at.step):
-                checkpoint.commit(self.directory / run.CHECKPOINTS, at.step, state, self.settings.run.keep)
+                checkpoint.commit(self.directory / run_directory.CHECKPOINTS, at.step, state, self.settings.run.keep)
 
     @contextmanager
     def writing(self, number: int) -> Iterator[None]:
@@ -205,5 +207,5 @@ class Loop:
         try:
             yield
         except OSError as problem:
-            home = self.directory / run.CHECKPOINTS
+            home = self.directory / run_directory.CHECKPOINTS
             raise RunError(f"{home}: checkpoint of step {number} not written: {problem.strerror}") from None

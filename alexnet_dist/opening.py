@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from alexnet_dist import checkpoint, config, run
+from alexnet_dist import config
 from alexnet_dist.config import Config
 from alexnet_dist.data import remote
 from alexnet_dist.data.loader import Loader
@@ -20,6 +20,8 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.nn.model import Tower
 from alexnet_dist.optim import Progress
 from alexnet_dist.programme import Programme
+from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.step import Engine
 
 # What each rank may have for itself: where things are on its node, how it works there.
@@ -172,7 +174,7 @@ def resume(
     The chief looks, tells the step to all, and every rank opens that one. Nothing in the directory is changed.
     Raises UserError where it is not this run's to go on from.
     """
-    home = directory / run.CHECKPOINTS
+    home = directory / run_directory.CHECKPOINTS
 
     def newest_step() -> int:
         newest, complaints = checkpoint.find(home)
@@ -188,10 +190,10 @@ def resume(
         return Start()
     saved, _ = checkpoint.find(home, step)
     assert saved is not None
-    run.check_resumable(saved, net_state, position)
+    run_directory.check_resumable(saved, net_state, position)
     for tower in trainer.model.modules():
         if isinstance(tower, Tower):
-            run.restore(tower, checkpoint.read_tower(saved, tower.index), trainer.velocities[tower.index])
+            run_directory.restore(tower, checkpoint.read_tower(saved, tower.index), trainer.velocities[tower.index])
     state = saved.state
     return Start(step, int(state["evaluated_step"]), Progress(**state["progress"]), float(state["time_s"]))
 
@@ -199,7 +201,7 @@ def resume(
 def changes(settings: Config) -> list[str]:
     """Return what a run's configuration has become since it was last started: `key: before, now`, places left out."""
     try:
-        before = config.flat(config.load([Path(settings.run.directory) / run.CONFIG], []).config)
+        before = config.flat(config.load([Path(settings.run.directory) / run_directory.CONFIG], []).config)
     except UserError:  # of a version with other keys
         return []
     now = config.flat(settings)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from alexnet_dist import config, process, run
+from alexnet_dist import config, process
 from alexnet_dist.building import build_engine, preparation, set_arithmetic, slowness
 from alexnet_dist.config import Config
 from alexnet_dist.data.loader import telling_of_workers
@@ -36,6 +36,7 @@ from alexnet_dist.opening import (
     resume,
 )
 from alexnet_dist.programme import Programme
+from alexnet_dist.runs import directory as run_directory
 
 
 def train(settings: Config, profile_steps: int = 0) -> None:
@@ -58,7 +59,7 @@ def train(settings: Config, profile_steps: int = 0) -> None:
     directory, net = Path(settings.run.directory), config.geometry(settings)
     with topology.telling(place), telling_of_workers(), ExitStack() as opened:
         if place.is_chief:
-            opened.enter_context(run.open_directory(directory))
+            opened.enter_context(run_directory.open_directory(directory))
         # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
         loader = opened.enter_context(open_loader(settings, splits, programme, place, launched.local_world_size))
         stop = process.StopRequest(process.GROUP_SIGNALS)
@@ -72,7 +73,7 @@ def train(settings: Config, profile_steps: int = 0) -> None:
         if place.device.type == "cuda":
             loader.pin()
         position = programme.position(0, splits["train"].manifest.sha256)
-        start = resume(directory, trainer, run.geometry_state(net), position, control, place)
+        start = resume(directory, trainer, run_directory.geometry_state(net), position, control, place)
         if start.step >= programme.steps and not programme.owes_evaluation(start.step, start.evaluated_step):
             say(place, f"{directory} is finished: {start.step:,} steps; raise run.steps or run.epochs to go on")
             return
@@ -86,7 +87,7 @@ def train(settings: Config, profile_steps: int = 0) -> None:
         feed = Feed(tasks, loader, place.towers, link, preparation(settings, splits["train"], place), trainer.timeline)
         announce(settings, place, programme, net, start, notes)
         metrics = opened.enter_context(closing(open_metrics(settings, directory, place, control)))
-        opened.callback(remove_targets, directory / run.TARGETS)
+        opened.callback(remove_targets, directory / run_directory.TARGETS)
         journal = opened.enter_context(
             Journal(
                 directory, place, programme, net, metrics, settings.run.log_every, settings.run.record_samples,
@@ -94,7 +95,7 @@ def train(settings: Config, profile_steps: int = 0) -> None:
             )
         )  # fmt: skip
         after_step = opened.enter_context(
-            profiled(profile_steps, directory / run.PROFILE, place.rank, place.device.type)
+            profiled(profile_steps, directory / run_directory.PROFILE, place.rank, place.device.type)
         )
         stop.arm()
         Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start, after_step)
@@ -103,7 +104,7 @@ def train(settings: Config, profile_steps: int = 0) -> None:
 def begin(settings: Config, train: Split, start: Start) -> int:
     """Make the run's directory what it was at the start, and keep in it what this start brings; return 0."""
     directory = Path(settings.run.directory)
-    run.begin(directory, start.step, start.evaluated_step, config.to_yaml(settings), train.to_keep())
+    run_directory.begin(directory, start.step, start.evaluated_step, config.to_yaml(settings), train.to_keep())
     return 0
 
 
@@ -124,7 +125,7 @@ def open_metrics(settings: Config, directory: Path, place: Topology, control: Co
         endpoint = f"{host}:{port}" if port else ""
     endpoints = [one for one in control.gather(endpoint) if one]
     if place.is_chief and endpoints:
-        write_targets(directory / run.TARGETS, endpoints)
+        write_targets(directory / run_directory.TARGETS, endpoints)
         print(f"metrics: {', '.join(f'http://{one}/metrics' for one in endpoints)}", flush=True)
     return metrics
 

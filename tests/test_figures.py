@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_dist import figures, run
+from alexnet_dist import figures
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.__main__ import main as pack
+from alexnet_dist.runs import directory as run_directory
 from support.runs import CLASSES, SIZE, write_run
 
 
@@ -25,10 +26,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     directory, _ = write_run(home)
     for step in range(10, 210, 10):
         line = {"step": step, "epoch": step / 50, "images": step * 6, "loss": 3 / step, "top1_error": 5 / step}
-        run.append(directory / run.METRICS, {**line, "learning_rate": 0.01 if step < 150 else 0.001})
+        run_directory.append(
+            directory / run_directory.METRICS, {**line, "learning_rate": 0.01 if step < 150 else 0.001}
+        )
     for epoch in range(1, 5):
         line = {"step": epoch * 50, "epoch": epoch, "loss": 1 / epoch, "top1_error": 0.5 / epoch}
-        run.append(directory / run.EVALUATIONS, line)
+        run_directory.append(directory / run_directory.EVALUATIONS, line)
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for label in range(CLASSES):
@@ -76,7 +79,7 @@ def test_without_shards_there_are_two_pictures_and_a_reason(
 
 def test_a_run_without_a_line_has_no_curves(tmp_path: Path) -> None:
     directory, _ = write_run(tmp_path)
-    assert list(figures.draw_all(run.load_run(directory), None)) == ["conv1.png"]
+    assert list(figures.draw_all(run_directory.load_run(directory), None)) == ["conv1.png"]
 
 
 def test_what_cannot_be_drawn_is_refused(
@@ -138,7 +141,7 @@ def test_shown_images_are_of_different_classes_where_there_are_enough() -> None:
 
 
 def test_curves_mark_the_drops_of_the_rate(finished: tuple[Path, Path]) -> None:
-    steps = [json.loads(line) for line in (finished[0] / run.METRICS).read_text().splitlines()]
+    steps = [json.loads(line) for line in (finished[0] / run_directory.METRICS).read_text().splitlines()]
     loss, error = figures.draw_curves("a", steps, []).axes
     for axes in (loss, error):
         marks = [line for line in axes.lines if line.get_linestyle() == ":"]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist import run
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.journal import Evaluation, Journal, Told
@@ -19,6 +18,7 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.programme import Task
+from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.step import Report
 from support.nets import SMALL
 from support.plans import PLAIN
@@ -51,7 +51,7 @@ def test_every_log_step_and_the_last_are_told(tmp_path: Path) -> None:
         for step in range(1, PLAIN.steps + 1):
             telling.logged(told(step, 100.0 + step), 0.5 * step, 0.25)
         assert (value("loss"), value("top1_error"), value("learning_rate")) == (4.0, 0.25, 0.08)
-    lines = run.read_lines(tmp_path / run.METRICS)
+    lines = run_directory.read_lines(tmp_path / run_directory.METRICS)
     assert [line["step"] for line in lines] == [3, 6, 8]
     assert lines[2] == {
         "step": 8, "epoch": round(8 / 3, 6), "images": 48, "loss": 4.0, "top1_error": 0.25, "learning_rate": 0.08,
@@ -75,7 +75,7 @@ def test_an_evaluation_is_told(top5: float | None, tmp_path: Path, capsys: pytes
     with journal(tmp_path) as (telling, value):
         telling.evaluated(3, Evaluation(1.5, 0.5, top5), 1.0)
         assert [value(f"evaluation_{name}") for name in ("loss", "top1_error", "top5_error")] == [1.5, 0.5, top5]
-    (line,) = run.read_lines(tmp_path / run.EVALUATIONS)
+    (line,) = run_directory.read_lines(tmp_path / run_directory.EVALUATIONS)
     assert 100 <= line.pop("time_s") < 160
     assert line == {"step": 3, "epoch": 1.0, "images": 7, "loss": 1.5, "top1_error": 0.5, "top5_error": top5}
     wanted = "top-1 error 50.00%" + ("" if top5 is None else "  top-5 error 25.00%") + "  loss 1.5000"
@@ -106,5 +106,5 @@ def test_a_rank_counts_its_half_of_the_images_and_its_bad_samples(
         assert (value("step"), value("epoch")) == (1, 1 / 3)
         assert [value("link_bytes_total", direction=way) for way in ("send", "recv")] == [10, 20]
         assert value("bad_samples_total", reason="damaged") == 1
-    assert run.read_lines(tmp_path / run.samples_file(0)) == [{"step": 1, "ids": [4, 1]}]
+    assert run_directory.read_lines(tmp_path / run_directory.samples_file(0)) == [{"step": 1, "ids": [4, 1]}]
     assert "rank 0: bad sample replaced: sample 9 (train-000001.tar, byte 512)" in capsys.readouterr().err

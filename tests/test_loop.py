@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from alexnet_dist import checkpoint, run, step
+from alexnet_dist import step
 from alexnet_dist.errors import UserError
+from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs import directory as run_directory
 from support.training import evaluations, losses, settings, train_here
 
 
@@ -29,7 +31,7 @@ def train_and_signal(files: list[Path], words: list[str], batch: int) -> None:
 
 
 def state(directory: Path) -> Any:
-    saved, _ = checkpoint.find(directory / run.CHECKPOINTS)
+    saved, _ = checkpoint.find(directory / run_directory.CHECKPOINTS)
     assert saved is not None
     return saved.state
 
@@ -38,12 +40,12 @@ def test_a_signal_ends_an_evaluation_which_is_then_owed(shards: Path, tmp_path: 
     directory = tmp_path / "run"
     words = settings(shards, directory, "run.steps=12", "data.eval_rows=2", "run.save_every=1000")
     run_ranks(2, train_and_signal, [Path(words[1])], words[2:], 3)
-    assert (directory / run.PREEMPTED).read_text() == "stopped and saved at step 12\n"
+    assert (directory / run_directory.PREEMPTED).read_text() == "stopped and saved at step 12\n"
     assert len(losses(directory)) == 12
-    assert not (directory / run.EVALUATIONS).exists()
+    assert not (directory / run_directory.EVALUATIONS).exists()
     assert (state(directory)["position"]["step"], state(directory)["evaluated_step"]) == (12, 0)
     run_ranks(2, train_here, [Path(words[1])], words[2:])
-    assert not (directory / run.PREEMPTED).exists()
+    assert not (directory / run_directory.PREEMPTED).exists()
     assert [one["step"] for one in evaluations(directory)] == [12]
     assert state(directory)["evaluated_step"] == 12
     run_ranks(2, train_here, [Path(words[1])], words[2:])  # it is finished
@@ -71,6 +73,6 @@ def test_what_is_not_finite_is_not_saved(rate: str, found: str, shards: Path, tm
     told = run_ranks(2, train_and_tell, [Path(words[1])], words[2:])
     assert found in told[0]
     assert told[0] == told[1]
-    newest, complaints = checkpoint.find(tmp_path / "run" / run.CHECKPOINTS)
+    newest, complaints = checkpoint.find(tmp_path / "run" / run_directory.CHECKPOINTS)
     assert complaints == []
     assert (newest.step if newest else 0) == (1 if rate == "1e30" else 0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import checkpoint, run, step
+from alexnet_dist import step
 from alexnet_dist.distributed.parallel import Control, Word
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import UserError
@@ -25,6 +25,8 @@ from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.opening import Start
 from alexnet_dist.optim import Progress
 from alexnet_dist.programme import Programme
+from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.step import Report
 from alexnet_dist.train import open_metrics
 from support.nets import SMALL
@@ -141,7 +143,9 @@ def test_a_run_that_was_stopped_before_an_evaluation_makes_it_first(play: Play) 
 
 def test_what_is_told_is_of_the_global_batch(play: Play, tmp_path: Path) -> None:
     play(PLAIN)
-    (first, *_), (evaluation, _) = (run.read_lines(tmp_path / name) for name in (run.METRICS, run.EVALUATIONS))
+    (first, *_), (evaluation, _) = (
+        run_directory.read_lines(tmp_path / name) for name in (run_directory.METRICS, run_directory.EVALUATIONS)
+    )
     assert (first["step"], first["loss"], first["top1_error"]) == (1, 1.0, 3 / 6)
     told = [evaluation[name] for name in ("step", "loss", "top1_error", "top5_error")]
     assert told == [3, 2.0, TOP1 / IMAGES, TOP5 / IMAGES]
@@ -151,7 +155,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(play: Play, tmp
     for loss in (math.nan, math.inf):
         with pytest.raises(UserError, match=rf"step 1: the loss is {loss} at .*: training has diverged"):
             play(BLIND, "run.save_every=1", loss=loss)
-    assert not (tmp_path / run.CHECKPOINTS).exists()
+    assert not (tmp_path / run_directory.CHECKPOINTS).exists()
 
 
 def test_a_signal_to_one_rank_stops_all_when_they_have_saved(play: Play, tmp_path: Path) -> None:
@@ -159,7 +163,7 @@ def test_a_signal_to_one_rank_stops_all_when_they_have_saved(play: Play, tmp_pat
     assert len(seen.saved) == 1
     (number,) = seen.saved
     assert len(seen.rates) == number < BLIND.steps
-    assert (tmp_path / run.PREEMPTED).read_text() == f"stopped and saved at step {number}\n"
+    assert (tmp_path / run_directory.PREEMPTED).read_text() == f"stopped and saved at step {number}\n"
 
 
 def test_a_run_that_is_asked_to_stop_at_its_last_step_is_finished(
@@ -167,7 +171,7 @@ def test_a_run_that_is_asked_to_stop_at_its_last_step_is_finished(
 ) -> None:
     seen = play(replace(BLIND, steps=1), control=Others([1.0, 0.0, 0.0]))
     assert list(seen.saved) == [1]
-    assert not (tmp_path / run.PREEMPTED).exists()
+    assert not (tmp_path / run_directory.PREEMPTED).exists()
     assert "finished: 1 steps in" in capsys.readouterr().out
 
 
@@ -183,4 +187,4 @@ def test_a_rank_serves_on_the_base_port_and_its_local_rank(tmp_path: Path, monke
         place = replace(ALONE, local_rank=local_rank)
         open_metrics(settings(f"metrics.port={port}"), tmp_path, place, Control(None))
     assert asked == [("127.0.0.1", 9410), ("127.0.0.1", 9413), ("127.0.0.1", 0)]
-    assert json.loads((tmp_path / run.TARGETS).read_text()) == [{"targets": ["127.0.0.1:40000"]}]
+    assert json.loads((tmp_path / run_directory.TARGETS).read_text()) == [{"targets": ["127.0.0.1:40000"]}]

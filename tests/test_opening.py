@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_dist import building, checkpoint, config, opening, run
+from alexnet_dist import building, config, opening
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
@@ -19,6 +19,8 @@ from alexnet_dist.distributed.parallel import Control
 from alexnet_dist.errors import UserError
 from alexnet_dist.optim import Progress
 from alexnet_dist.process import launched
+from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs import directory as run_directory
 from support.runs import settings, write_run
 
 Pack = Callable[..., Path]
@@ -38,31 +40,31 @@ def pass_on(source: Path, target: Path, words: list[str]) -> opening.Start:
     place = topology.place(chosen.topology.layout, "cpu", launched())
     groups = topology.open_groups(place, 60)
     trainer = building.build_engine(chosen, place, groups)
-    net_state, control = run.geometry_state(config.geometry(chosen)), Control(groups.everyone)
+    net_state, control = run_directory.geometry_state(config.geometry(chosen)), Control(groups.everyone)
     start = opening.resume(source, trainer, net_state, {}, control, place)
     if place.replica == 0:
         for tower in place.towers:
-            checkpoint.write_tower(target / run.CHECKPOINTS, start.step, tower, trainer.state(tower))
+            checkpoint.write_tower(target / run_directory.CHECKPOINTS, start.step, tower, trainer.state(tower))
     control.sums([0.0])
     if place.is_chief:
         state = {**start.state(), "geometry": net_state, "position": {}}
-        checkpoint.commit(target / run.CHECKPOINTS, start.step, state, 1)
+        checkpoint.commit(target / run_directory.CHECKPOINTS, start.step, state, 1)
     topology.close_groups()
     return start
 
 
 def written(directory: Path) -> list[bytes]:
-    (home,) = (directory / run.CHECKPOINTS).iterdir()
+    (home,) = (directory / run_directory.CHECKPOINTS).iterdir()
     return [(home / f"tower-{tower}.safetensors").read_bytes() for tower in (0, 1)]
 
 
 def test_a_checkpoint_goes_through_every_layout_bit_for_bit(tmp_path: Path, run_ranks: Any) -> None:
     source, _ = write_run(tmp_path / "first", (3,))
-    (source / run.CHECKPOINTS / "step-00000003" / "manifest.json").unlink()
+    (source / run_directory.CHECKPOINTS / "step-00000003" / "manifest.json").unlink()
     state = {
-        **START.state(), "geometry": run.geometry_state(config.geometry(settings())), "position": {},
+        **START.state(), "geometry": run_directory.geometry_state(config.geometry(settings())), "position": {},
     }  # fmt: skip
-    checkpoint.commit(source / run.CHECKPOINTS, 3, state, 1)
+    checkpoint.commit(source / run_directory.CHECKPOINTS, 3, state, 1)
     first = written(source)
     assert first[0] != first[1]
     for number, (ranks, *words) in enumerate(HOPS):
@@ -77,7 +79,7 @@ def test_a_checkpoint_goes_through_every_layout_bit_for_bit(tmp_path: Path, run_
 def test_the_velocities_are_not_the_weights(tower: int, tmp_path: Path) -> None:
     """Otherwise a checkpoint that loses them would pass the hops."""
     source, _ = write_run(tmp_path, (3,))
-    saved, _ = checkpoint.find(source / run.CHECKPOINTS)
+    saved, _ = checkpoint.find(source / run_directory.CHECKPOINTS)
     assert saved is not None
     tensors = checkpoint.read_tower(saved, tower)
     assert all(not tensors[f"velocity.{name}"].equal(tensors[name]) for name in tensors if "velocity" not in name)
@@ -96,12 +98,12 @@ def test_places_may_differ_between_ranks_and_what_is_computed_may_not(pack_tiny:
 def test_what_has_changed_since_the_last_start_is_named(tmp_path: Path) -> None:
     directory, _ = write_run(tmp_path)
     place = f"run.directory={directory}"
-    (directory / run.CONFIG).write_text(config.to_yaml(settings(place)))
+    (directory / run_directory.CONFIG).write_text(config.to_yaml(settings(place)))
     assert opening.changes(settings(place, "data.root=elsewhere", "data.workers=9")) == []
     (found,) = opening.changes(settings(place, "optim.learning_rate=0.5"))
     assert found.startswith("optim.learning_rate: ")
     assert found.endswith(" before, 0.5 now")
-    (directory / run.CONFIG).write_text("optim: {unheard_of: 1}\n")
+    (directory / run_directory.CONFIG).write_text("optim: {unheard_of: 1}\n")
     assert opening.changes(settings(place)) == []
 
 

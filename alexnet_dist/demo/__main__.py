@@ -24,7 +24,7 @@ from alexnet_dist.demo import images
 from alexnet_dist.demo.places import Places, example, has_held_out, mark, prepare
 from alexnet_dist.demo.report import Outcome, report, scarce_classes
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.run import METRICS
+from alexnet_dist.runs.directory import METRICS
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG, ENTRY = REPOSITORY / "configs" / "demo.yaml", REPOSITORY / "launch" / "train.py"

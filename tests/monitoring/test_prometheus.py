@@ -21,9 +21,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from alexnet_dist import run
 from alexnet_dist.monitoring.metrics import LABELS, PREFIX, Metrics
 from alexnet_dist.monitoring.timeline import Times
+from alexnet_dist.runs import directory as run_directory
 from support.prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
 from support.training import TRAIN, settings
 
@@ -102,7 +102,7 @@ def test_prometheus_watches_the_runs_of_all_recipes() -> None:
     root = MONITORING.parents[1]
     for recipe in (root / "configs").rglob("*.yaml"):
         directory = yaml.safe_load(recipe.read_text()).get("run", {}).get("directory")
-        assert directory is None or root / directory / run.TARGETS in files, recipe.name
+        assert directory is None or root / directory / run_directory.TARGETS in files, recipe.name
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, of Debian's prometheus, is not installed")
@@ -131,12 +131,12 @@ class Training:
 
     def step(self) -> int:
         """Return the last step in metrics.jsonl, 0 before the first."""
-        log = self.directory / run.METRICS
+        log = self.directory / run_directory.METRICS
         return log.read_text().count("\n") if log.exists() else 0  # one line a step
 
     def endpoints(self) -> list[str]:
         """Return where the ranks say that their metrics are, by rank."""
-        (group,) = json.loads((self.directory / run.TARGETS).read_text())
+        (group,) = json.loads((self.directory / run_directory.TARGETS).read_text())
         found: list[str] = group["targets"]
         return found
 
@@ -169,8 +169,8 @@ def training(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_every_expression_of_the_dashboard_has_data(training: Training, tmp_path: Path) -> None:
     # Started at once with the run: Prometheus looks for new targets every five seconds only.
-    with PrometheusServer(tmp_path / "prometheus", [training.directory / run.TARGETS]) as server:
-        training.until((training.directory / run.TARGETS).exists, "targets.json")
+    with PrometheusServer(tmp_path / "prometheus", [training.directory / run_directory.TARGETS]) as server:
+        training.until((training.directory / run_directory.TARGETS).exists, "targets.json")
         server.wait_for(f"sum({PREFIX}running)", RANKS, PATIENCE_S)
         server.wait_until_answered(dashboard_queries(dashboard()), PATIENCE_S)
         assert set(server.targets()) == set(training.endpoints())

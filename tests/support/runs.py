@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_dist import checkpoint, config, run
+from alexnet_dist import config
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class, Colour, Manifest, Options, Shard, Sidecar
 from alexnet_dist.nn.model import AlexNet, Tower, joined
+from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs import directory as run_directory
 
 SIZE, CLASSES = 16, 7
 
@@ -23,7 +25,7 @@ def settings(*words: str) -> config.Config:
 def write_shards(root: Path) -> Path:
     """Write what a run copies from a packed training set: its manifest and mean image."""
     root.mkdir(parents=True)
-    np.save(root / run.MEAN, np.full((3, SIZE, SIZE), 100, np.float32))
+    np.save(root / run_directory.MEAN, np.full((3, SIZE, SIZE), 100, np.float32))
     zeros = "0" * 64
     manifest.save(
         Manifest(
@@ -33,7 +35,7 @@ def write_shards(root: Path) -> Path:
             classes=tuple(Class(f"class-{label}") for label in range(CLASSES)),
             shards=(Shard("train-000000.tar", 12, 1, zeros),),
             index=Sidecar("train.index.npy", zeros),
-            mean=Sidecar(run.MEAN, zeros),
+            mean=Sidecar(run_directory.MEAN, zeros),
             colour=Colour((0.0, 0.0, 0.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))),
             rejected=(),
             options=Options(
@@ -51,8 +53,8 @@ def write_run(home: Path, steps: tuple[int, ...] = (3,), *words: str) -> tuple[P
     chosen = settings(*words)
     shards, directory = write_shards(home / "shards"), home / "run"
     beside = {path.name: path.read_bytes() for path in shards.iterdir()}
-    run.open_directory(directory).close()
-    run.begin(directory, 0, 0, config.to_yaml(chosen), beside)
+    run_directory.open_directory(directory).close()
+    run_directory.begin(directory, 0, 0, config.to_yaml(chosen), beside)
     nets = {}
     for step in steps:
         nets[step] = AlexNet(config.geometry(chosen), seed=step).eval()
@@ -60,7 +62,7 @@ def write_run(home: Path, steps: tuple[int, ...] = (3,), *words: str) -> tuple[P
             assert isinstance(tower, Tower)
             weights = joined(tower.index, {name: value.detach() for name, value in tower.named_parameters()})
             velocities = {f"velocity.{name}": value + 1 for name, value in weights.items()}
-            checkpoint.write_tower(directory / run.CHECKPOINTS, step, tower.index, weights | velocities)
-        state = {"geometry": run.geometry_state(config.geometry(chosen)), "position": {}}
-        checkpoint.commit(directory / run.CHECKPOINTS, step, state, len(steps))
+            checkpoint.write_tower(directory / run_directory.CHECKPOINTS, step, tower.index, weights | velocities)
+        state = {"geometry": run_directory.geometry_state(config.geometry(chosen)), "position": {}}
+        checkpoint.commit(directory / run_directory.CHECKPOINTS, step, state, len(steps))
     return directory, nets

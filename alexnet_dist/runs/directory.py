@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_dist import checkpoint, config
+from alexnet_dist import config
+from alexnet_dist.runs import checkpoint
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.errors import UserError

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import checkpoint
+from alexnet_dist.runs import checkpoint
 from alexnet_dist.errors import UserError
 
 STATE = {"evaluated_step": 2, "progress": {"drops": 1, "best_error": 0.1}, "time_s": 1.5}
