@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from alexnet_dist import process
-from alexnet_dist.building import set_arithmetic
 from alexnet_dist.data import augment
 from alexnet_dist.data.loader import Loader, Order, labels, pixels, telling_of_workers
 from alexnet_dist.data.manifest import SPLITS
@@ -22,7 +21,8 @@ from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote, locate
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.runs.directory import Run, load_run
-from alexnet_dist.step import score
+from alexnet_dist.training.build import set_arithmetic
+from alexnet_dist.training.step import score
 
 ROWS = 100  # images at once
 SMALLEST = torch.finfo(torch.float64).tiny  # of a probability: a very sure net's others are 0, which has no logarithm

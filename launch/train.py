@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
         if launched().rank == 0:
             print(config.print_config(resolved), end="")
         return
-    from alexnet_dist.train import train  # torch is imported from here on: --help answers at once
+    from alexnet_dist.training.train import train  # torch is imported from here on: --help answers at once
 
     train(resolved.config, parsed.profile)
 

@@ -16,7 +16,7 @@ from alexnet_dist.benchmark.stream import SETTLE_S, Batch, Epochs, Job
 from alexnet_dist.data.augment import Floats, train_draws
 from alexnet_dist.data.loader import PREFETCH, LoadedBatch, Loader, Order, labels, pixels
 from alexnet_dist.data.reader import Split
-from alexnet_dist.programme import Programme
+from alexnet_dist.training.run_plan import Programme
 
 LANES, WINDOW = 32, 2048  # the configuration's defaults
 IMAGENET_COUNTS = (1000,) * 1281 + (167,)

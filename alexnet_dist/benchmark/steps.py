@@ -24,13 +24,13 @@ from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.link import DelayedLink, P2PLink
 from alexnet_dist.distributed.parallel import Control, LinkedTower, Reducer
 from alexnet_dist.errors import RunError
-from alexnet_dist.feed import Batch
 from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.nn.model import AlexNet, Tower
-from alexnet_dist.optim import Rule
-from alexnet_dist.programme import Task
-from alexnet_dist.step import Report, engine, train_step
+from alexnet_dist.training.feed import Batch
+from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.step import Report, engine, train_step
 
 WARM_UP = 2  # steps
 SEED, RATE = 0, 1e-4

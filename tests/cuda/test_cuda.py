@@ -13,20 +13,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import building, config, opening
+from alexnet_dist import config
 from alexnet_dist.data import augment
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.parallel import Reducer
-from alexnet_dist.feed import Batch, Feed
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Norm
 from alexnet_dist.nn.layers import Address, dropout
 from alexnet_dist.nn.model import AlexNet
-from alexnet_dist.optim import Rule
 from alexnet_dist.process import Launched
-from alexnet_dist.programme import Task
-from alexnet_dist.step import Engine, engine, train_step
+from alexnet_dist.training import build, resume
+from alexnet_dist.training.feed import Batch, Feed
+from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.step import Engine, engine, train_step
 from support.norms import literally, noise, value_and_gradient
 from support.steps import Source, batch, fresh, gradients
 from support.training import settings
@@ -52,13 +53,13 @@ def opened(shards: Path, home: Path, device: str, *words: str) -> Iterator[tuple
     options = settings(shards, home, f"train.device={device}", *words)
     chosen = config.load([Path(options[1])], options[2:]).config
     place = topology.place("fused", device, Launched(0, 1, 0, 1, under_torchrun=False))
-    splits = opening.open_splits(chosen)
-    programme = opening.programme_of(chosen, splits, place)
-    with opening.open_loader(chosen, splits, programme, place, 1) as loader:
-        trainer = building.build_engine(chosen, place, topology.open_groups(place, 60))
+    splits = resume.open_splits(chosen)
+    programme = resume.programme_of(chosen, splits, place)
+    with resume.open_loader(chosen, splits, programme, place, 1) as loader:
+        trainer = build.build_engine(chosen, place, topology.open_groups(place, 60))
         if place.device.type == "cuda":
             loader.pin()
-        how = building.preparation(chosen, splits["train"], place)
+        how = build.preparation(chosen, splits["train"], place)
         yield trainer, Feed(programme.tasks(0, 1, 0, 0), loader, place.towers, None, how, trainer.timeline)
 
 

@@ -11,8 +11,8 @@ import torch
 
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.topology import NCCL_MULTI_RANK
-from alexnet_dist.optim import Rule
 from alexnet_dist.process import Launched
+from alexnet_dist.training.optim import Rule
 from support.wirings import LARS, Case, Outcome, errors, on_rank, oracles
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

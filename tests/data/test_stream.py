@@ -20,7 +20,7 @@ import pytest
 from alexnet_dist.data.loader import Loader, Order
 from alexnet_dist.data.plan import tower_half
 from alexnet_dist.data.reader import Split
-from alexnet_dist.programme import Programme, Task
+from alexnet_dist.training.run_plan import Programme, Task
 
 Pack = Callable[..., Path]
 COUNTS, CROP, SEED = (17, 5, 31), 14, 3

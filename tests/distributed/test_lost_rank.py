@@ -14,13 +14,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from alexnet_dist import config, train
+from alexnet_dist import config
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.link import P2PLink
 from alexnet_dist.distributed.parallel import Control
 from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import AVERAGING, Timeline, naming
 from alexnet_dist.process import launched
+from alexnet_dist.training import train
 from support.ranks import Ranks
 from support.training import settings
 

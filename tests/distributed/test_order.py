@@ -13,11 +13,11 @@ from torch import Tensor
 from alexnet_dist.distributed import parallel, topology
 from alexnet_dist.distributed.link import PIXELS, Handle, P2PLink
 from alexnet_dist.distributed.parallel import LinkedTower
-from alexnet_dist.feed import Batch
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.model import Tower
 from alexnet_dist.process import launched
-from alexnet_dist.step import train_step
+from alexnet_dist.training.feed import Batch
+from alexnet_dist.training.step import train_step
 from support.nets import SMALL
 from support.wirings import SEED, Case, Slots, build
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alexnet_dist.distributed import topology
-from alexnet_dist.optim import Rule
+from alexnet_dist.training.optim import Rule
 from support.nets import SMALL
 from support.wirings import (
     LARS,

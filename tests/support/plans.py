@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alexnet_dist.programme import Programme
+from alexnet_dist.training.run_plan import Programme
 
 PLAIN = Programme(
     counts=(7, 1, 12),

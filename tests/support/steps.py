@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.distributed.parallel import Reducer
-from alexnet_dist.feed import Batch
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.nn.model import AlexNet
-from alexnet_dist.optim import Rule
-from alexnet_dist.programme import Task
-from alexnet_dist.step import Engine, engine
+from alexnet_dist.training.feed import Batch
+from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.step import Engine, engine
 from support.nets import SMALL
 
 SEED, GLOBAL_BATCH = 3, 8

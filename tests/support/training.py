@@ -33,7 +33,7 @@ def settings(shards: Path, directory: Path, *words: str) -> list[str]:
 
 def train_here(files: list[Path], words: list[str]) -> None:
     """Train in this process, which is one rank."""
-    from alexnet_dist.train import train
+    from alexnet_dist.training.train import train
 
     train(config.load(files, words).config)
 

@@ -17,15 +17,15 @@ from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.distributed import link, parallel, topology
 from alexnet_dist.distributed.link import DelayedLink, P2PLink, StagedLink
 from alexnet_dist.distributed.parallel import LinkedTower, Reducer
-from alexnet_dist.feed import Batch
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn import model
 from alexnet_dist.nn.layers import Address, local_response_norm
 from alexnet_dist.nn.model import AlexNet, Tower, joined
-from alexnet_dist.optim import Rule
 from alexnet_dist.process import launched
-from alexnet_dist.programme import Task
-from alexnet_dist.step import Engine, engine, train_step
+from alexnet_dist.training.feed import Batch
+from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.step import Engine, engine, train_step
 from support.nets import SMALL
 
 SEED = 3

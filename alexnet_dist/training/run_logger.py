@@ -15,9 +15,9 @@ from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry
-from alexnet_dist.programme import Programme, Task
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.step import Report
+from alexnet_dist.training.run_plan import Programme, Task
+from alexnet_dist.training.step import Report
 
 
 @dataclass(frozen=True)

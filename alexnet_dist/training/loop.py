@@ -13,19 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alexnet_dist import config, optim, process, step
-from alexnet_dist.building import schedule_of
+from alexnet_dist import config, process
 from alexnet_dist.config import Config
 from alexnet_dist.distributed.parallel import Control, Word
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.feed import Feed
-from alexnet_dist.journal import Evaluation, Journal, Told
-from alexnet_dist.opening import Start
-from alexnet_dist.programme import Programme
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.step import Engine, Started
+from alexnet_dist.training import optim, step
+from alexnet_dist.training.build import schedule_of
+from alexnet_dist.training.feed import Feed
+from alexnet_dist.training.resume import Start
+from alexnet_dist.training.run_logger import Evaluation, Journal, Told
+from alexnet_dist.training.run_plan import Programme
+from alexnet_dist.training.step import Engine, Started
 
 
 @dataclass(frozen=True)

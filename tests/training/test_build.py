@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alexnet_dist import building, config
-from alexnet_dist.building import slowness
+from alexnet_dist import config
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.topology import Groups
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.process import launched
-from alexnet_dist.step import Engine, train_step
+from alexnet_dist.training import build
+from alexnet_dist.training.build import slowness
+from alexnet_dist.training.step import Engine, train_step
 from support.runs import settings
 from support.steps import Source, batch, fresh
 
@@ -40,18 +41,18 @@ def test_exactness_is_told_to_torch(wanted: bool, monkeypatch: pytest.MonkeyPatc
     asked: list[bool] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
     try:
-        building.set_arithmetic(settings(f"train.deterministic={wanted}", f"train.tf32={wanted}"))
+        build.set_arithmetic(settings(f"train.deterministic={wanted}", f"train.tf32={wanted}"))
         assert asked == [wanted]
         assert torch.backends.cudnn.benchmark != wanted
         assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == wanted
     finally:
-        building.set_arithmetic(settings())
+        build.set_arithmetic(settings())
 
 
 def test_every_setting_reaches_the_engine() -> None:
     words = ("run.seed=7", "data.global_batch=9", "train.accumulate=3", "train.dtype=bfloat16", "optim.momentum=0.5")
     chosen = settings(*words, "train.channels_last=true")
-    trainer = building.build_engine(chosen, topology.place("fused", "cpu", launched({})), Groups())
+    trainer = build.build_engine(chosen, topology.place("fused", "cpu", launched({})), Groups())
     assert (trainer.seed, trainer.global_batch, trainer.accumulate, trainer.rule.momentum) == (7, 9, 3, 0.5)
     assert trainer.compute == torch.bfloat16
     wanted = AlexNet(config.geometry(chosen), 7)
@@ -65,7 +66,7 @@ def test_every_setting_reaches_the_engine() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("native", [True, False])
 def test_a_cpu_without_bfloat16_is_told(dtype: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "has_bfloat16", lambda: native)
+    monkeypatch.setattr(build, "has_bfloat16", lambda: native)
     said = slowness(settings(f"train.dtype={dtype}"), topology.place("fused", "cpu", launched({})))
     assert (said is not None) == (dtype == "bfloat16" and not native)
     assert said is None or "train.dtype=float32" in said

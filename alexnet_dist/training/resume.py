@@ -18,11 +18,11 @@ from alexnet_dist.distributed.parallel import Control
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.model import Tower
-from alexnet_dist.optim import Progress
-from alexnet_dist.programme import Programme
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.step import Engine
+from alexnet_dist.training.optim import Progress
+from alexnet_dist.training.run_plan import Programme
+from alexnet_dist.training.step import Engine
 
 # What each rank may have for itself: where things are on its node, how it works there.
 OWN_KEYS = (

@@ -12,13 +12,13 @@ from alexnet_dist.distributed.link import P2PLink, StagedLink
 from alexnet_dist.distributed.parallel import LinkedTower, Reducer
 from alexnet_dist.distributed.topology import Groups, Topology
 from alexnet_dist.errors import UserError
-from alexnet_dist.feed import Preparation
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.nn.layers import local_response_norm
 from alexnet_dist.nn.model import AlexNet, Tower
-from alexnet_dist.optim import Rule, Schedule
-from alexnet_dist.step import Engine, engine
+from alexnet_dist.training.feed import Preparation
+from alexnet_dist.training.optim import Rule, Schedule
+from alexnet_dist.training.step import Engine, engine
 
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_dist import building, config, opening
+from alexnet_dist import config
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.parallel import Control
 from alexnet_dist.errors import UserError
-from alexnet_dist.optim import Progress
 from alexnet_dist.process import launched
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.training import build, resume
+from alexnet_dist.training.optim import Progress
 from support.runs import settings, write_run
 
 Pack = Callable[..., Path]
@@ -31,17 +32,17 @@ HOPS = [
     (2, "topology.layout=fused", "train.dtype=bfloat16"),
     (2, "topology.layout=paired", "train.dtype=float32"),
 ]
-START = opening.Start(3, 2, Progress(drops=1, best_error=0.5, evaluations_since_best=1), 12.5)
+START = resume.Start(3, 2, Progress(drops=1, best_error=0.5, evaluations_since_best=1), 12.5)
 
 
-def pass_on(source: Path, target: Path, words: list[str]) -> opening.Start:
+def pass_on(source: Path, target: Path, words: list[str]) -> resume.Start:
     """Read the newest checkpoint of one directory into this rank's engine, and write it anew into another."""
     chosen = settings(*words)
     place = topology.place(chosen.topology.layout, "cpu", launched())
     groups = topology.open_groups(place, 60)
-    trainer = building.build_engine(chosen, place, groups)
+    trainer = build.build_engine(chosen, place, groups)
     net_state, control = run_directory.geometry_state(config.geometry(chosen)), Control(groups.everyone)
-    start = opening.resume(source, trainer, net_state, {}, control, place)
+    start = resume.resume(source, trainer, net_state, {}, control, place)
     if place.replica == 0:
         for tower in place.towers:
             checkpoint.write_tower(target / run_directory.CHECKPOINTS, start.step, tower, trainer.state(tower))
@@ -87,10 +88,10 @@ def test_the_velocities_are_not_the_weights(tower: int, tmp_path: Path) -> None:
 
 def test_places_may_differ_between_ranks_and_what_is_computed_may_not(pack_tiny: Any) -> None:
     splits = {"train": Split.open(pack_tiny(), "train")}
-    one = opening.alike(settings(), splits)
-    assert opening.alike(settings("data.root=elsewhere", "data.workers=7", "metrics.port=1234"), splits) == one
+    one = resume.alike(settings(), splits)
+    assert resume.alike(settings("data.root=elsewhere", "data.workers=7", "metrics.port=1234"), splits) == one
     for word in ("optim.learning_rate=0.5", "data.lanes=5", "run.seed=3", "model.layers.conv3.channels=16"):
-        changed = opening.alike(settings(word), splits)
+        changed = resume.alike(settings(word), splits)
         assert [key for key in one if changed[key] != one[key]] == [word.partition("=")[0]]
     assert one["data.root's train manifest"] == splits["train"].manifest.sha256[:12]
 
@@ -99,12 +100,12 @@ def test_what_has_changed_since_the_last_start_is_named(tmp_path: Path) -> None:
     directory, _ = write_run(tmp_path)
     place = f"run.directory={directory}"
     (directory / run_directory.CONFIG).write_text(config.to_yaml(settings(place)))
-    assert opening.changes(settings(place, "data.root=elsewhere", "data.workers=9")) == []
-    (found,) = opening.changes(settings(place, "optim.learning_rate=0.5"))
+    assert resume.changes(settings(place, "data.root=elsewhere", "data.workers=9")) == []
+    (found,) = resume.changes(settings(place, "optim.learning_rate=0.5"))
     assert found.startswith("optim.learning_rate: ")
     assert found.endswith(" before, 0.5 now")
     (directory / run_directory.CONFIG).write_text("optim: {unheard_of: 1}\n")
-    assert opening.changes(settings(place)) == []
+    assert resume.changes(settings(place)) == []
 
 
 def begin_unless_refused(refuse: bool) -> tuple[str, str]:
@@ -118,7 +119,7 @@ def begin_unless_refused(refuse: bool) -> tuple[str, str]:
         return 7
 
     try:
-        return str(opening.by_chief(chief, control, place)), ""
+        return str(resume.by_chief(chief, control, place)), ""
     except UserError as error:
         return "", str(error)
     finally:
@@ -136,7 +137,7 @@ def weights_after_sharing() -> float:
     chosen = settings("topology.layout=fused")
     place = topology.place("fused", "cpu", launched())
     groups = topology.open_groups(place, 60)
-    trainer = building.build_engine(chosen, place, groups)
+    trainer = build.build_engine(chosen, place, groups)
     weights = [weight for named in trainer.weights.values() for weight in named.values()]
     with torch.no_grad():
         for weight in weights:
@@ -155,11 +156,11 @@ def test_a_run_of_epochs_has_whole_ones(pack_tiny: Pack) -> None:
     root = pack_tiny()
     splits = {"train": Split.open(root, "train"), "val": Split.open(pack_tiny(counts=(4,), split="val"), "val")}
     place = topology.place("fused", "cpu", launched({}))
-    programme = opening.programme_of(settings("run.epochs=3"), splits, place)
+    programme = resume.programme_of(settings("run.epochs=3"), splits, place)
     assert (programme.steps, programme.steps_per_epoch) == (9, 3)  # of 20 images, six a step
     assert (programme.counts, programme.validation_images) == ((7, 1, 12), 4)
-    assert opening.programme_of(settings("run.epochs=3", "run.steps=5"), splits, place).steps == 5
-    blind = opening.programme_of(settings("run.evaluate_every=0"), {"train": splits["train"]}, place)
+    assert resume.programme_of(settings("run.epochs=3", "run.steps=5"), splits, place).steps == 5
+    blind = resume.programme_of(settings("run.evaluate_every=0"), {"train": splits["train"]}, place)
     assert blind.validation_images == 0
     assert not any(blind.is_evaluated_after(step) for step in range(100))
 
@@ -168,17 +169,17 @@ def test_validation_shards_that_do_not_fit_the_training_shards_are_refused(pack_
     root = pack_tiny()
     chosen = settings(f"data.root={root}", "model.classes=5")
     pack_tiny(counts=(4,), split="val")
-    assert set(opening.open_splits(chosen)) == {"train", "val"}
-    assert set(opening.open_splits(settings(f"data.root={root}", "model.classes=5", "run.evaluate_every=0"))) == {
+    assert set(resume.open_splits(chosen)) == {"train", "val"}
+    assert set(resume.open_splits(settings(f"data.root={root}", "model.classes=5", "run.evaluate_every=0"))) == {
         "train"
     }
     path = manifest.manifest_path(root, "val")
     manifest.save(replace(manifest.load(path), classes=tuple(Class(f"other{label}") for label in range(5))), path)
     with pytest.raises(UserError, match="train and val have different classes; pack both from the same source"):
-        opening.open_splits(chosen)
+        resume.open_splits(chosen)
     pack_tiny(counts=(4,), size=18, split="val")
     with pytest.raises(UserError, match="train and val were packed with different sizes; pack both with the same"):
-        opening.open_splits(chosen)
+        resume.open_splits(chosen)
     pack_tiny(counts=(4,), size=12, split="val")
     with pytest.raises(UserError, match=r"data\.crop: 14 is larger than the 12-pixel images of val"):
-        opening.open_splits(chosen)
+        resume.open_splits(chosen)

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alexnet_dist.optim import Rule, update
+from alexnet_dist.training.optim import Rule, update
 
 Array = npt.NDArray[np.float64]
 RATES = (0.1, 0.1, 0.1, 0.01, 0.01, 0.01)

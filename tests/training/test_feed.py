@@ -11,15 +11,15 @@ import pytest
 import simplejpeg
 import torch
 
-from alexnet_dist import building
 from alexnet_dist.data import augment
 from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.distributed import topology
-from alexnet_dist.feed import Batch, Feed
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.process import launched
-from alexnet_dist.programme import Task
+from alexnet_dist.training import build
+from alexnet_dist.training.feed import Batch, Feed
+from alexnet_dist.training.run_plan import Task
 from support.runs import SIZE, settings
 
 Pack = Callable[..., Path]
@@ -29,7 +29,7 @@ CROP, SEED, NOISE = 14, 5, 0.2
 def fed(split: Split, tasks: Sequence[Task], *words: str) -> tuple[list[Batch], list[list[BadSample]]]:
     """Return the batches that a config makes of tasks, and the bad samples asked for after each."""
     chosen = settings(f"run.seed={SEED}", f"data.colour_noise={NOISE}", *words)
-    how = building.preparation(chosen, split, topology.place("fused", "cpu", launched({})))
+    how = build.preparation(chosen, split, topology.place("fused", "cpu", launched({})))
     with Loader(
         {"train": split, "val": split}, seed=SEED, crop=CROP, rows=4, workers=0, max_bad_fraction=0.0
     ) as loader:

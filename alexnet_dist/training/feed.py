@@ -17,7 +17,7 @@ from alexnet_dist.data.plan import tower_half
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.distributed.link import PIXELS, Handle, PairLink
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
-from alexnet_dist.programme import Task
+from alexnet_dist.training.run_plan import Task
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist import config
-from alexnet_dist.building import rule_of, schedule_of
 from alexnet_dist.config import Config
-from alexnet_dist.optim import Progress, Rule, Schedule, after_evaluation, learning_rate
+from alexnet_dist.training.build import rule_of, schedule_of
+from alexnet_dist.training.optim import Progress, Rule, Schedule, after_evaluation, learning_rate
 
 
 def plateau(**changes: object) -> Schedule:

@@ -11,20 +11,20 @@ from functools import partial
 from pathlib import Path
 
 from alexnet_dist import config, process
-from alexnet_dist.building import build_engine, preparation, set_arithmetic, slowness
 from alexnet_dist.config import Config
 from alexnet_dist.data.loader import telling_of_workers
 from alexnet_dist.data.reader import Split
 from alexnet_dist.distributed import preflight, topology
 from alexnet_dist.distributed.parallel import Control, LinkedTower
 from alexnet_dist.distributed.topology import Topology
-from alexnet_dist.feed import Feed
-from alexnet_dist.journal import Journal
-from alexnet_dist.loop import Loop
 from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.monitoring.profiler import check_room, profiled
 from alexnet_dist.nn import geometry
-from alexnet_dist.opening import (
+from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.training.build import build_engine, preparation, set_arithmetic, slowness
+from alexnet_dist.training.feed import Feed
+from alexnet_dist.training.loop import Loop
+from alexnet_dist.training.resume import (
     Start,
     alike,
     by_chief,
@@ -35,8 +35,8 @@ from alexnet_dist.opening import (
     programme_of,
     resume,
 )
-from alexnet_dist.programme import Programme
-from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.training.run_logger import Journal
+from alexnet_dist.training.run_plan import Programme
 
 
 def train(settings: Config, profile_steps: int = 0) -> None:

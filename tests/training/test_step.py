@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from alexnet_dist.monitoring.timeline import PHASES
 from alexnet_dist.nn.layers import Address
 from alexnet_dist.nn.model import AlexNet
-from alexnet_dist.step import score, train_step, validate
+from alexnet_dist.training.step import score, train_step, validate
 from support.nets import SMALL
 from support.steps import SEED, Source, batch, fresh, gradients
 

@@ -14,21 +14,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import step
 from alexnet_dist.distributed.parallel import Control, Word
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import UserError
-from alexnet_dist.journal import Journal
-from alexnet_dist.loop import Loop
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
-from alexnet_dist.opening import Start
-from alexnet_dist.optim import Progress
-from alexnet_dist.programme import Programme
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.step import Report
-from alexnet_dist.train import open_metrics
+from alexnet_dist.training import step
+from alexnet_dist.training.loop import Loop
+from alexnet_dist.training.optim import Progress
+from alexnet_dist.training.resume import Start
+from alexnet_dist.training.run_logger import Journal
+from alexnet_dist.training.run_plan import Programme
+from alexnet_dist.training.step import Report
+from alexnet_dist.training.train import open_metrics
 from support.nets import SMALL
 from support.plans import PLAIN
 from support.runs import settings

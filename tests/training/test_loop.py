@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from alexnet_dist import step
 from alexnet_dist.errors import UserError
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.training import step
 from support.training import evaluations, losses, settings, train_here
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist.data.plan import PLAN_VERSION
-from alexnet_dist.programme import Programme, Task
+from alexnet_dist.training.run_plan import Programme, Task
 from support.plans import PLAIN
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
-from alexnet_dist import optim
 from alexnet_dist.distributed.parallel import LinkedTower, Reducer
-from alexnet_dist.feed import Batch
 from alexnet_dist.monitoring.timeline import Stretch, Timeline, Times, region
 from alexnet_dist.nn.layers import Address
 from alexnet_dist.nn.model import AlexNet, Tower, joined
-from alexnet_dist.optim import Rule
-from alexnet_dist.programme import Task
+from alexnet_dist.training import optim
+from alexnet_dist.training.feed import Batch
+from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.run_plan import Task
 
 
 class Source(Protocol):

@@ -13,13 +13,13 @@ import torch
 
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.distributed.topology import Topology
-from alexnet_dist.journal import Evaluation, Journal, Told
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.nn.geometry import training_flops
-from alexnet_dist.programme import Task
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.step import Report
+from alexnet_dist.training.run_logger import Evaluation, Journal, Told
+from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.step import Report
 from support.nets import SMALL
 from support.plans import PLAIN
 
