@@ -14,8 +14,8 @@ from typing import get_args
 from alexnet_dist.data.manifest import SPLITS, Chroma, Filter, Manifest, Options
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.pack.assemble import list_reasons
-from alexnet_dist.pack.layouts import LAYOUTS
 from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.sources.layouts import LAYOUTS
 from alexnet_dist.pack.state import Request
 
 

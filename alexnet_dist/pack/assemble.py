@@ -15,7 +15,7 @@ from alexnet_dist.data.manifest import Class, Manifest, Rejected, Shard, Sidecar
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import replace_file
 from alexnet_dist.pack.records import Job, Record, load_record
-from alexnet_dist.pack.source import Source
+from alexnet_dist.pack.sources.source import Source
 from alexnet_dist.pack.state import Request, library_versions, start_over
 from alexnet_dist.pack.sums import Sums
 

@@ -12,8 +12,8 @@ from alexnet_dist.data.transform import UnusableImageError, one_thread, training
 from alexnet_dist.files import sync_folder
 from alexnet_dist.pack import spool
 from alexnet_dist.pack.adder import Adder
-from alexnet_dist.pack.huggingface import Met, meet
-from alexnet_dist.pack.source import LARGEST_FILE_BYTES, TOO_LARGE
+from alexnet_dist.pack.sources.huggingface import Met, meet
+from alexnet_dist.pack.sources.source import LARGEST_FILE_BYTES, TOO_LARGE
 from alexnet_dist.pack.spool import Spooled, Unit
 
 PROGRESS_S = 0.5  # between two notes of how far a container is read

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from alexnet_dist.data.manifest import Options, Rejected, SplitName
 from alexnet_dist.files import replace_file
-from alexnet_dist.pack.source import File
+from alexnet_dist.pack.sources.source import File
 from alexnet_dist.pack.sums import Sums
 
 

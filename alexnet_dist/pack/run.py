@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from alexnet_dist.data.manifest import SPLITS, Manifest
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack import layouts, spool
+from alexnet_dist.pack import spool
 from alexnet_dist.pack.assemble import assemble, list_reasons
-from alexnet_dist.pack.names import SPLIT_NAMES
 from alexnet_dist.pack.pool import results, ticking
 from alexnet_dist.pack.records import Job, records_folder
-from alexnet_dist.pack.source import Source, Stream
+from alexnet_dist.pack.sources import layouts
+from alexnet_dist.pack.sources.names import SPLIT_NAMES
+from alexnet_dist.pack.sources.source import Source, Stream
 from alexnet_dist.pack.spool import Unit
 from alexnet_dist.pack.state import (
     Request,

@@ -23,7 +23,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.files import sync_folder
 from alexnet_dist.pack.adder import Adder
 from alexnet_dist.pack.records import Job, Record, finished, save_record
-from alexnet_dist.pack.source import LARGEST_FILE_BYTES, TOO_LARGE, File
+from alexnet_dist.pack.sources.source import LARGEST_FILE_BYTES, TOO_LARGE, File
 from alexnet_dist.pack.state import start_over
 
 TAR_BLOCK = 512

@@ -20,7 +20,7 @@ import numpy as np
 from alexnet_dist.data.manifest import Options, Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import replace_file
-from alexnet_dist.pack.source import Container, File, Source, Stream, difference, labels_of, listed
+from alexnet_dist.pack.sources.source import Container, File, Source, Stream, difference, labels_of, listed
 from alexnet_dist.pack.sums import Sums
 
 

@@ -15,7 +15,7 @@ from alexnet_dist.data.manifest import Manifest, Options, SourceId, SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import replace_file
 from alexnet_dist.pack.records import Job, records_folder
-from alexnet_dist.pack.source import difference
+from alexnet_dist.pack.sources.source import difference
 
 # Raised by any change of the code that changes the bytes of a shard.
 PACK_VERSION = 2

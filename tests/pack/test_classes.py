@@ -11,9 +11,9 @@ import pytest
 from pyarrow import parquet
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.layouts import find
 from alexnet_dist.pack.run import pack
-from alexnet_dist.pack.source import Source
+from alexnet_dist.pack.sources.layouts import find
+from alexnet_dist.pack.sources.source import Source
 from support.arranged import tar_of
 from support.folders import encoded, photo, request
 

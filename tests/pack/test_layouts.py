@@ -12,8 +12,8 @@ import pytest
 
 from alexnet_dist.data.manifest import SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.layouts import find, recognise
 from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.sources.layouts import find, recognise
 from support.arranged import ARRANGE, CLASSES, WORDS, Images, draw, place_of
 from support.folders import contents, request
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.layouts import find
-from alexnet_dist.pack.source import Source
+from alexnet_dist.pack.sources.layouts import find
+from alexnet_dist.pack.sources.source import Source
 
 
 def write_list(root: Path, lines: list[str], images: list[str]) -> Path:

@@ -10,11 +10,11 @@ import pytest
 from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.layouts import find
-from alexnet_dist.pack.lists import class_names
 from alexnet_dist.pack.run import pack
-from alexnet_dist.pack.shardsets import shards_of
-from alexnet_dist.pack.source import Source
+from alexnet_dist.pack.sources.layouts import find
+from alexnet_dist.pack.sources.lists import class_names
+from alexnet_dist.pack.sources.source import Source
+from alexnet_dist.pack.sources.webdataset_shards import shards_of
 from support.arranged import CLASSES, draw, kaggle, tar_of
 from support.folders import encoded, photo, request, write_folder
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from alexnet_dist.data.manifest import Rejected, SourceId, SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.layouts import find as find_any
-from alexnet_dist.pack.source import File, Source, divide
-from alexnet_dist.pack.source import listed as source_of
+from alexnet_dist.pack.sources.layouts import find as find_any
+from alexnet_dist.pack.sources.source import File, Source, divide
+from alexnet_dist.pack.sources.source import listed as source_of
 from support.folders import write_folder
 
 

@@ -11,7 +11,7 @@ import pytest
 from alexnet_dist.pack.adder import Adder
 from alexnet_dist.pack.records import Job, load_record, records_folder, save_record
 from alexnet_dist.pack.shard import finish_shard
-from alexnet_dist.pack.source import File
+from alexnet_dist.pack.sources.source import File
 from alexnet_dist.pack.sums import Sums
 from support.folders import encoded, request
 

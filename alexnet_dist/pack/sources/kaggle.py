@@ -8,9 +8,9 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack import folders
-from alexnet_dist.pack.names import is_text, readable
-from alexnet_dist.pack.source import File, Source, difference, labels_of, listed
+from alexnet_dist.pack.sources import folders
+from alexnet_dist.pack.sources.names import is_text, readable
+from alexnet_dist.pack.sources.source import File, Source, difference, labels_of, listed
 
 IMAGES = Path("ILSVRC/Data/CLS-LOC")
 MAPPING, SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack import folders, huggingface, ilsvrc, kaggle, lists, shardsets
-from alexnet_dist.pack.source import Source, Stream, divide
+from alexnet_dist.pack.sources import folders, huggingface, ilsvrc, kaggle, lists, webdataset_shards
+from alexnet_dist.pack.sources.source import Source, Stream, divide
 
 LAYOUTS = (
     "auto",
@@ -53,7 +53,7 @@ def _listed(root: Path, layout: str, split: SplitName, holdout: float | None, tr
     if layout == "list":
         return lists.find(root, train)
     if layout == "webdataset":
-        return shardsets.find(root, listed_split, train)
+        return webdataset_shards.find(root, listed_split, train)
     return ilsvrc.find(root, int(layout.removeprefix("ilsvrc")), listed_split, train)
 
 

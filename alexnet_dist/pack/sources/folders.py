@@ -8,8 +8,8 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.names import SPLIT_NAMES, is_text, readable
-from alexnet_dist.pack.source import File, Source, difference, listed
+from alexnet_dist.pack.sources.names import SPLIT_NAMES, is_text, readable
+from alexnet_dist.pack.sources.source import File, Source, difference, listed
 
 DEEPEST = 16  # folders inside a class folder; more is a link that points to a folder above itself
 

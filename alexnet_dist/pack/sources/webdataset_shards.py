@@ -16,9 +16,9 @@ from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
-from alexnet_dist.pack.lists import class_names, padded
-from alexnet_dist.pack.names import SPLIT_NAMES, readable
-from alexnet_dist.pack.source import File, Source, labels_of, listed, none_lost
+from alexnet_dist.pack.sources.lists import class_names, padded
+from alexnet_dist.pack.sources.names import SPLIT_NAMES, readable
+from alexnet_dist.pack.sources.source import File, Source, labels_of, listed, none_lost
 
 IMAGES, LABEL = (".jpg", ".jpeg", ".png"), ".cls"
 LARGEST_LABEL_BYTES = 256

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from alexnet_dist.data.manifest import SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
-from alexnet_dist.pack.source import LARGEST_FILE_BYTES, Container, Stream
+from alexnet_dist.pack.sources.source import LARGEST_FILE_BYTES, Container, Stream
 
 PARQUET, TAR_GZ = "parquet", "huggingface-tar"
 PATTERNS: Mapping[str, Mapping[SplitName, tuple[str, ...]]] = {

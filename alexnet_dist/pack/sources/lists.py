@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.source import File, Source, labels_of, listed, none_lost
+from alexnet_dist.pack.sources.source import File, Source, labels_of, listed, none_lost
 
 
 def find(root: Path, train: tuple[str, ...] | None) -> Source:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack import devkit, tars
-from alexnet_dist.pack.devkit import Devkit, Synsets
-from alexnet_dist.pack.source import File, Source, difference, labels_of, listed
+from alexnet_dist.pack import tars
+from alexnet_dist.pack.sources import devkit
+from alexnet_dist.pack.sources.devkit import Devkit, Synsets
+from alexnet_dist.pack.sources.source import File, Source, difference, labels_of, listed
 
 ARCHIVES: Mapping[int, Mapping[SplitName, str]] = {
     2012: {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"},
