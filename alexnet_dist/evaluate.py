@@ -13,19 +13,17 @@ import torch
 from torch import Tensor
 
 from alexnet_dist import process
-from alexnet_dist.data import augment
-from alexnet_dist.data.loader import Loader, Order, labels, pixels, telling_of_workers
+from alexnet_dist.data.loader import Loader, BatchRequest, labels, pixels, worker_death_as_error
 from alexnet_dist.data.manifest import SPLITS
 from alexnet_dist.data.plan import validation_ids, validation_steps
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote, locate
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.runs.directory import Run, load_run
+from alexnet_dist.nn.scoring import score
+from alexnet_dist.runs.load import Run, load_run
 from alexnet_dist.training.build import set_arithmetic
-from alexnet_dist.training.step import score
 
 ROWS = 100  # images at once
-SMALLEST = torch.finfo(torch.float64).tiny  # of a probability: a very sure net's others are 0, which has no logarithm
 
 
 @dataclass(frozen=True)
@@ -39,24 +37,6 @@ class Evaluated:
     views: int
     split: str
     steps: list[int]
-
-
-def view_probabilities(run: Run, whole: Tensor, views: int, device: torch.device) -> Tensor:
-    """Return the class probabilities of images averaged over their views, (n, classes) float64 (§4.1, Testing).
-
-    whole: uint8 (n, size, size, 3). views: 1, the centre; 10, four corners and centre, and their mirror images.
-    """
-    crop = run.config.data.crop
-    size = whole.shape[1]
-    offset = augment.centre_offset(size, crop)
-    mean = run.mean[:, offset : offset + crop, offset : offset + crop].to(device)
-    if views == 1:
-        patches = whole[None, :, offset : offset + crop, offset : offset + crop]
-    else:
-        patches = augment.ten_views(whole, crop)
-    with torch.no_grad():
-        each = [run.model(augment.network_input(one.to(device), mean, torch.float32)) for one in patches]
-    return torch.stack(each).double().softmax(2).mean(0)
 
 
 def evaluate(runs: list[Run], split: Split, views: int, device: torch.device, workers: int = 2) -> Evaluated:
@@ -101,7 +81,7 @@ def _batches(split: Split, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     with Loader(
         {name: split}, seed=0, crop=size, rows=ROWS, workers=workers, max_bad_fraction=0.0, ahead_bytes=ahead_bytes
     ) as loader:
-        for batch in loader.run(Order(name, 0, some, False) for some in ids):
+        for batch in loader.run(BatchRequest(name, 0, some, False) for some in ids):
             if batch.bad:
                 raise UserError(f"{split.root}: {batch.bad[0]}; an evaluation must see every image: pack it again")
             yield pixels(batch.rows, size), labels(batch.rows)
@@ -134,7 +114,7 @@ def main(arguments: list[str]) -> None:
     runs = [load_run(directory, parsed.step) for directory in parsed.runs]
     data = runs[0].config.data
     root = locate(parsed.data or data.root, data.cache, data.cache_bytes)
-    with telling_of_workers():
+    with worker_death_as_error():
         found = evaluate(runs, Split.open(root, parsed.split), parsed.views, device)
     if parsed.json:
         print(json.dumps(asdict(found)))

@@ -6,33 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.nn.model import AlexNet, Tower, joined
 from alexnet_dist.runs import checkpoint
-from alexnet_dist.runs.directory import load_run
-
-
-def named_weights(model: AlexNet) -> dict[str, Tensor]:
-    """Return the weights of a plain conv-ReLU-LRN-pool net that gives this model's logits.
-
-    conv1.weight (96, 3, 11, 11), conv2.weight (256, 48, 5, 5) with two groups, conv3 (384, 256, 3, 3), ..., fc6
-    (4096, 9216) with columns in (channel, y, x) order, fc8.weight (1000, 4096), and .bias; tower 0 first. Where a
-    layer is followed by dropout, its keep probability is folded into the next layer's weights, and an input scale
-    into the first one's.
-    """
-    halves = []
-    for tower in model.towers:
-        assert isinstance(tower, Tower)
-        halves.append(joined(tower.index, {name: weight.detach() for name, weight in tower.named_parameters()}))
-    weights = {name: torch.cat([halves[0][name], halves[1][name]]) for name in halves[0]}
-    factor = model.net.input_scale
-    for name, layer in model.net.layers.items():
-        weights[f"{name}.weight"] = weights[f"{name}.weight"] * factor
-        factor = 1.0 - layer.dropout
-    return weights
+from alexnet_dist.runs.load import load_run
 
 
 def main(arguments: list[str]) -> None:

@@ -25,9 +25,9 @@ from alexnet_dist.data.manifest import SPLITS, manifest_path
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.data.remote import locate
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.export import named_weights
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.runs.directory import Run
+from alexnet_dist.runs.load import Run
+from alexnet_dist.runs.weights import named_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

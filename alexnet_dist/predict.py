@@ -12,8 +12,8 @@ import torch
 
 from alexnet_dist.data.transform import UnusableImageError, training_image
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.evaluate import view_probabilities
-from alexnet_dist.runs.directory import Run, load_run
+from alexnet_dist.runs.inference import view_probabilities
+from alexnet_dist.runs.load import Run, load_run
 
 GUESSES = 5
 

@@ -20,7 +20,7 @@ from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.evaluate import Evaluated, device_of, evaluate, main
-from alexnet_dist.runs.directory import Run, load_run
+from alexnet_dist.runs.load import Run, load_run
 from support.runs import CLASSES, SIZE, write_run
 
 Pack = Callable[..., Path]

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from alexnet_dist import export
 from alexnet_dist.errors import UserError
-from alexnet_dist.export import named_weights
 from alexnet_dist.nn.geometry import PAPER_LAYERS, Geometry, Norm
 from alexnet_dist.nn.model import AlexNet
+from alexnet_dist.runs.weights import named_weights
 from support.runs import write_run
 
 PAPER_SHAPES = {

@@ -18,8 +18,9 @@ from alexnet_dist.benchmark.steps import GROUPS_TIMEOUT_S
 from alexnet_dist.data.loader import row_bytes
 from alexnet_dist.data.plan import tower_half
 from alexnet_dist.distributed import topology
-from alexnet_dist.distributed.link import LOGITS, PIXELS, P2PLink, PairLink
-from alexnet_dist.distributed.parallel import Control
+from alexnet_dist.distributed.control import Control
+from alexnet_dist.distributed.link import PIXELS, P2PLink, PairLink
+from alexnet_dist.distributed.tower_parallel import LOGITS
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.geometry import Geometry, channel_span, shapes, stages
 
@@ -97,7 +98,7 @@ def _measure(
     try:
         listed = joins(nets.geometry(narrower), batch, place.towers[0], torch.float32)
         own = [_usual_s(exchanges(place, groups, join), repeats, place.device) for join in listed]
-        told: Sequence[list[float]] = [json.loads(one) for one in Control(groups.everyone).gather(json.dumps(own))]
+        told: Sequence[list[float]] = [json.loads(one) for one in Control(groups.world).gather(json.dumps(own))]
     finally:
         topology.close_groups()
     return {join.name: 1e6 * max(times) for join, times in zip(listed, zip(*told, strict=True), strict=True)}

@@ -14,9 +14,9 @@ import torch
 
 from alexnet_dist.benchmark.stream import SETTLE_S, Batch, Epochs, Job
 from alexnet_dist.data.augment import Floats, train_draws
-from alexnet_dist.data.loader import PREFETCH, LoadedBatch, Loader, Order, labels, pixels
+from alexnet_dist.data.loader import PREFETCH, LoadedBatch, Loader, BatchRequest, labels, pixels
 from alexnet_dist.data.reader import Split
-from alexnet_dist.training.run_plan import Programme
+from alexnet_dist.training.run_plan import RunPlan
 
 LANES, WINDOW = 32, 2048  # the configuration's defaults
 IMAGENET_COUNTS = (1000,) * 1281 + (167,)
@@ -43,17 +43,17 @@ def _loader(split: Split, job: Job) -> Loader:
     return Loader({"train": split}, seed=0, crop=job.crop, rows=job.batch, workers=job.workers, max_bad_fraction=0.0)
 
 
-def _programme(counts: tuple[int, ...], job: Job, epochs: int) -> Programme:
+def _programme(counts: tuple[int, ...], job: Job, epochs: int) -> RunPlan:
     steps = epochs * (sum(counts) // job.batch)
-    return Programme(
+    return RunPlan(
         counts=counts, seed=0, global_batch=job.batch, lanes=LANES, window=WINDOW, accumulate=1, steps=steps,
         validation_images=0, validation_rows=0, evaluate_every=0,
     )  # fmt: skip
 
 
-def _orders(programme: Programme, step: int = 0, images: int = 1 << 62) -> Iterator[Order]:
+def _orders(programme: RunPlan, step: int = 0, images: int = 1 << 62) -> Iterator[BatchRequest]:
     for task in programme.tasks(0, 1, step, 0):
-        yield Order("train", task.epoch, task.ids % images, train=True)
+        yield BatchRequest("train", task.epoch, task.ids % images, train=True)
 
 
 def _flipped(loaded: LoadedBatch, split: Split, components: Floats, job: Job) -> torch.Tensor:

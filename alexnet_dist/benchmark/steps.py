@@ -21,15 +21,17 @@ from torch.nn import functional as F
 from alexnet_dist import process
 from alexnet_dist.benchmark import nets
 from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.control import Control
+from alexnet_dist.distributed.data_parallel import Reducer
 from alexnet_dist.distributed.link import DelayedLink, P2PLink
-from alexnet_dist.distributed.parallel import Control, LinkedTower, Reducer
+from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rule
-from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import Report, engine, train_step
 
 WARM_UP = 2  # steps
@@ -80,7 +82,7 @@ class InMemory:
         labels = torch.randint(nets.CLASSES, (job.batch,), generator=generator)
         first = replica * job.batch
         self.batch = Batch(
-            Task(True, 0, 0, np.arange(first, first + job.batch), first),
+            BatchSpec(True, 0, 0, np.arange(first, first + job.batch), first),
             images.to(device, memory_format=job.memory_format),
             labels.to(device),
             torch.arange(first, first + job.batch, device=device),
@@ -164,7 +166,7 @@ def measure_rank(**settings: object) -> dict[str, float]:
         source, images = InMemory(job, place.device, place.replica), job.batch * place.replicas
         seconds, reports = _trained(LinkedTower(tower, link), groups, source, job, images, timeline)
         own = [seconds, [report.times.phase_s[LINK_WAIT] for report in reports]]
-        told = [json.loads(one) for one in Control(groups.everyone).gather(json.dumps(own))]
+        told = [json.loads(one) for one in Control(groups.world).gather(json.dumps(own))]
     finally:
         topology.close_groups()
     waits_s = [mean(waits) for waits in zip(*(waits for _, waits in told), strict=True)]
@@ -188,7 +190,7 @@ def _trained(
     """Train as a run does; return the seconds of the timed steps, and what each of them was on this rank."""
     device = source.batch.images.device
     model = model.to(device).to(memory_format=job.memory_format)  # type: ignore[call-overload]
-    reducer = Reducer(model, groups.row, timeline)
+    reducer = Reducer(model, groups.dp, timeline)
     trainer = engine(model, reducer, Rule(), SEED, global_batch, 1, job.compute, timeline)
     started = []
     seconds = timed(lambda number: started.append(train_step(trainer, source, number, RATE)), job.steps, device)

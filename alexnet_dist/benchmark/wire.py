@@ -13,7 +13,7 @@ from torch import Tensor
 from alexnet_dist import process
 from alexnet_dist.benchmark.steps import GROUPS_TIMEOUT_S
 from alexnet_dist.distributed import topology
-from alexnet_dist.distributed.parallel import Control
+from alexnet_dist.distributed.control import Control
 
 WARM_UP = 2  # repetitions
 
@@ -37,11 +37,11 @@ def measure_allreduce(size_bytes: int, repeats: int, threads: int) -> dict[str, 
     try:
         gradients, found_s = torch.zeros(size_bytes // 4), []
         for _ in range(WARM_UP + repeats):
-            dist.barrier(groups.everyone)
+            dist.barrier(groups.world)
             began_s = time.perf_counter()
-            dist.all_reduce(gradients, group=groups.row)
+            dist.all_reduce(gradients, group=groups.dp)
             found_s.append(time.perf_counter() - began_s)
-        told = Control(groups.everyone).gather(json.dumps(median(found_s[WARM_UP:])))
+        told = Control(groups.world).gather(json.dumps(median(found_s[WARM_UP:])))
     finally:
         topology.close_groups()
     seconds, replicas = max(json.loads(one) for one in told), place.replicas

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_dist.data.download import Patience, download
+from alexnet_dist.data.download import RetryPolicy, download
 from alexnet_dist.errors import RunError, UserError
 
 # Touched within this time, a file is in use: only a process that waits for room of its own takes it away.
@@ -57,7 +57,7 @@ class Cache:
             return True  # another user's file, which may be read all the same
         return True
 
-    def fetch(self, blob: Blob, url: str, patience: Patience, spare: bool = False) -> bool:
+    def fetch(self, blob: Blob, url: str, patience: RetryPolicy, spare: bool = False) -> bool:
         """Make sure that a blob is here, downloading it if no process has; return whether it is.
 
         spare: ahead of need. It then takes no room that is in use, waits for no other process, and may return False.

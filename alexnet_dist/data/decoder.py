@@ -32,7 +32,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
+class BatchRequest:
     """What a rank wants decoded as one batch.
 
     split: a key of the loader's splits. epoch: addresses the crops. ids: int64 (n,), -1 for an empty row.
@@ -45,7 +45,7 @@ class Order:
     train: bool
 
 
-Task = tuple[int, Order] | None  # slot and order; None only wakes a worker up
+SlotRequest = tuple[int, BatchRequest] | None  # slot and order; None only wakes a worker up
 Message = tuple[int, tuple[BadSample, ...]] | Exception | None  # slot and bad samples; None answers None
 
 
@@ -72,7 +72,7 @@ class Decoder(Dataset[Message]):
         self._splits, self._ring, self._seed, self._crop = splits, ring, seed, crop
         self._images = {name: np.empty((s.manifest.size, s.manifest.size, 3), np.uint8) for name, s in splits.items()}
 
-    def __getitem__(self, task: Task) -> Message:
+    def __getitem__(self, task: SlotRequest) -> Message:
         if task is None:
             self._warm_up()
             return None
@@ -92,7 +92,7 @@ class Decoder(Dataset[Message]):
             simplejpeg.decode_jpeg(jpeg, "RGB", buffer=image, strict=True)
             crop_offsets(self._seed, 0, np.zeros(1, np.int64), len(image), self._crop)
 
-    def _fill(self, slot: int, order: Order) -> Message:
+    def _fill(self, slot: int, order: BatchRequest) -> Message:
         split, image, crop = self._splits[order.split], self._images[order.split], self._crop
         rows = self._ring[slot, : len(order.ids)]
         views = rows[:, :-LABEL_BYTES].reshape(len(rows), crop, crop, 3)
@@ -110,7 +110,7 @@ class Decoder(Dataset[Message]):
         rows[:, -LABEL_BYTES:] = found.view(np.uint8).reshape(-1, LABEL_BYTES)
         return slot, tuple(bad)
 
-    def _offsets(self, order: Order, size: int) -> tuple[list[int], list[int]]:
+    def _offsets(self, order: BatchRequest, size: int) -> tuple[list[int], list[int]]:
         if order.train:
             top, left = crop_offsets(self._seed, order.epoch, np.maximum(order.ids, 0), size, self._crop)
             return top.tolist(), left.tolist()

@@ -21,7 +21,7 @@ PASSING_STATUSES = (408, 425, 429)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to hope. waits_s: seconds before each further try. stall_s: seconds without a byte that end a try."""
 
     waits_s: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
@@ -57,7 +57,7 @@ def load_library(url: str) -> None:
         ) from None
 
 
-def download(url: str, most_bytes: int, sink: Sink, patience: Patience) -> None:
+def download(url: str, most_bytes: int, sink: Sink, patience: RetryPolicy) -> None:
     """Receive the file into the sink, trying again what may pass.
 
     Raises UserError where the server refuses, or its bytes are still wrong at the last try, and RunError where it
@@ -89,7 +89,7 @@ def download(url: str, most_bytes: int, sink: Sink, patience: Patience) -> None:
     raise RunError(f"{url}: {problem}; tried {tries} times: start again when the server answers")
 
 
-def _receive(url: str, most_bytes: int, sink: Sink, patience: Patience) -> int:
+def _receive(url: str, most_bytes: int, sink: Sink, patience: RetryPolicy) -> int:
     """Try once; return the bytes received, which are more than most_bytes where the rest was not asked for."""
     import fsspec
     from fsspec.asyn import sync
@@ -114,7 +114,7 @@ def _receive(url: str, most_bytes: int, sink: Sink, patience: Patience) -> int:
 
 
 async def _stream(
-    system: Any, url: str, opening: dict[str, Any], most_bytes: int, sink: Sink, patience: Patience
+    system: Any, url: str, opening: dict[str, Any], most_bytes: int, sink: Sink, patience: RetryPolicy
 ) -> int:
     received = 0
     end_s = time.monotonic() + patience.stall_s + most_bytes / LEAST_BYTES_PER_S

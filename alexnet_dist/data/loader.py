@@ -1,6 +1,6 @@
 """Decode ahead of the training step: worker processes that write samples straight into one shared ring.
 
-The rank says what is wanted, an Order a batch; DataLoader's worker processes decode and crop it into a slot of the
+The rank says what is wanted, an BatchRequest a batch; DataLoader's worker processes decode and crop it into a slot of the
 ring; only the slot's number and the list of bad samples cross the queue. The ring is anonymous shared memory, so it
 needs no room in /dev/shm and nothing is left behind, however the processes end.
 """
@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader, Sampler
 
 from alexnet_dist import process
 from alexnet_dist.data import pinning
-from alexnet_dist.data.decoder import Decoder, Message, Order, Task, labels, pixels, row_bytes
-from alexnet_dist.data.prefetcher import Ahead
+from alexnet_dist.data.decoder import Decoder, Message, BatchRequest, SlotRequest, labels, pixels, row_bytes
+from alexnet_dist.data.prefetcher import Prefetcher
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import RunError, UserError
 
-__all__ = ["LoadedBatch", "Loader", "Order", "labels", "pixels", "row_bytes", "telling_of_workers"]
+__all__ = ["LoadedBatch", "Loader", "BatchRequest", "labels", "pixels", "row_bytes", "worker_death_as_error"]
 
 # Orders that each worker has before it; more only makes the ring larger.
 PREFETCH = 2
@@ -54,7 +54,7 @@ class LoadedBatch:
     zeros with label -1. bad: reports on the planned samples that another one stands in for.
     """
 
-    order: Order
+    order: BatchRequest
     rows: torch.Tensor
     bad: tuple[BadSample, ...]
 
@@ -112,7 +112,7 @@ class Loader:
             worker_init_fn=partial(_settle, os.getpid()),
             generator=torch.Generator(),  # its own: DataLoader draws a number that nobody uses
         )
-        self._ahead = Ahead(splits, 0)  # with no process yet
+        self._ahead = Prefetcher(splits, 0)  # with no process yet
         self._messages: Iterator[Message] = iter(())
         self._fork(loader, splits, ahead_bytes)
         self._running: Generator[LoadedBatch, None, None] | None = None
@@ -124,7 +124,7 @@ class Loader:
         # Held back until the processes ignore them, so that none dies of one in between.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, process.GROUP_SIGNALS)
         try:
-            self._ahead = Ahead(splits, ahead_bytes)
+            self._ahead = Prefetcher(splits, ahead_bytes)
             self._messages = iter(loader)
         except OSError as error:
             self._ahead.close()
@@ -145,7 +145,7 @@ class Loader:
         pinning.register(self.ring)
         self._pinned = True
 
-    def run(self, orders: Iterable[Order]) -> Iterator[LoadedBatch]:
+    def run(self, orders: Iterable[BatchRequest]) -> Iterator[LoadedBatch]:
         """Return the batches of the orders, in order; call once.
 
         Orders are asked for a few ahead of the batches. Raises UserError once too many samples are bad, RunError where
@@ -158,7 +158,7 @@ class Loader:
         return self._running
 
     def _batches(self) -> Generator[LoadedBatch, None, None]:
-        with telling_of_workers():
+        with worker_death_as_error():
             for message in self._messages:
                 if message is None:
                     continue
@@ -169,7 +169,7 @@ class Loader:
                 self._count(order, bad)
                 yield LoadedBatch(order, self.ring[slot, : len(order.ids)], bad)
 
-    def _count(self, order: Order, bad: tuple[BadSample, ...]) -> None:
+    def _count(self, order: BatchRequest, bad: tuple[BadSample, ...]) -> None:
         self._samples += int((order.ids >= 0).sum())
         self._bad += len(bad)
         self._last_bad.extend(bad)
@@ -204,7 +204,7 @@ class Loader:
 
 
 @contextmanager
-def telling_of_workers() -> Iterator[None]:
+def worker_death_as_error() -> Iterator[None]:
     """Turn what torch raises for a dead worker into the RunError that says what may have killed it.
 
     Put it around whatever runs while a Loader is open: torch raises in a handler of SIGCHLD, so wherever the main
@@ -240,15 +240,15 @@ def _obituary(pids: str, killer: str | None) -> str:
     return f"loader process {pids} {by}; most likely {cause or f'{memory}; or {shard}'}. Then start again"
 
 
-class _Feed(Sampler[Task]):
+class _Feed(Sampler[SlotRequest]):
     """DataLoader's sampler: first what wakes the workers up, then the orders, which nobody knows at the fork."""
 
     def __init__(self, warm_ups: int, slots: int, rows: int) -> None:
-        self.orders: Iterator[Order] = iter(())
-        self.sent: deque[Order] = deque()
+        self.orders: Iterator[BatchRequest] = iter(())
+        self.sent: deque[BatchRequest] = deque()
         self._warm_ups, self._slots, self._rows = warm_ups, slots, rows
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[SlotRequest]:
         for _ in range(self._warm_ups):
             yield None
         for position, order in enumerate(self.orders):

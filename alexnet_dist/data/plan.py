@@ -27,7 +27,7 @@ PLAN_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochPlan:
     """The order of one epoch.
 
     counts: samples of each shard; a sample's id is its position in the shards laid end to end.

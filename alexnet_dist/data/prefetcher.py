@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_dist import process
-from alexnet_dist.data.decoder import Order
+from alexnet_dist.data.decoder import BatchRequest
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import CachedShards
 
@@ -40,7 +40,7 @@ RETRY_S = 60.0
 Table = npt.NDArray[np.int64]
 
 
-class Ahead:
+class Prefetcher:
     """The process and its table; nothing where no split is remote."""
 
     def __init__(self, splits: Mapping[str, Split], budget_bytes: int) -> None:
@@ -61,12 +61,12 @@ class Ahead:
             self._process = fork.Process(target=_fetch, args=(os.getpid(), self._table, shards), daemon=True)
             self._process.start()
 
-    def watch(self, orders: Iterator[Order]) -> Iterator[Order]:
+    def watch(self, orders: Iterator[BatchRequest]) -> Iterator[BatchRequest]:
         """Return the same orders, having looked ahead of each for the shards to fetch."""
         return orders if self._process is None else self._watched(orders)
 
-    def _watched(self, orders: Iterator[Order]) -> Iterator[Order]:
-        ahead: deque[tuple[Order, list[int]]] = deque()
+    def _watched(self, orders: Iterator[BatchRequest]) -> Iterator[BatchRequest]:
+        ahead: deque[tuple[BatchRequest, list[int]]] = deque()
         uses: Counter[int] = Counter()
         looked_at = held_bytes = 0
         while True:
@@ -95,7 +95,7 @@ class Ahead:
     def _may_look_on(self, orders: int, held_bytes: int) -> bool:
         return orders == 0 or (orders < MOST_ORDERS and held_bytes < self._budget_bytes)
 
-    def _needed(self, order: Order) -> list[int]:
+    def _needed(self, order: BatchRequest) -> list[int]:
         """Return the places in the table of an order's shards."""
         if order.split not in self._splits:
             return []

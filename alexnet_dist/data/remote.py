@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from alexnet_dist import process
 from alexnet_dist.data.cache import Blob, Cache
-from alexnet_dist.data.download import Patience, download, load_library
+from alexnet_dist.data.download import RetryPolicy, download, load_library
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar, parse
 from alexnet_dist.errors import RunError, UserError
 
@@ -34,7 +34,7 @@ TRIES = 10
 Answer = TypeVar("Answer")
 
 
-def locate(root: str, cache: str, cache_bytes: int, patience: Patience | None = None) -> Path | Remote:
+def locate(root: str, cache: str, cache_bytes: int, patience: RetryPolicy | None = None) -> Path | Remote:
     """Return the folder or the remote place that data.root names; cache and cache_bytes are data.cache's.
 
     Raises UserError for a scheme that is not read, `pipe:` for one, and where the library for it is not installed.
@@ -66,7 +66,7 @@ def locate(root: str, cache: str, cache_bytes: int, patience: Patience | None = 
         )
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     load_library(url)
-    return Remote(url, Cache(_folder("data.cache", cache), cache_bytes), patience or Patience())
+    return Remote(url, Cache(_folder("data.cache", cache), cache_bytes), patience or RetryPolicy())
 
 
 def _folder(key: str, name: str) -> Path:
@@ -83,7 +83,7 @@ def _folder(key: str, name: str) -> Path:
 class Remote:
     """A packed set under a URL; see shards.Files."""
 
-    def __init__(self, url: str, cache: Cache, patience: Patience) -> None:
+    def __init__(self, url: str, cache: Cache, patience: RetryPolicy) -> None:
         self.url, self.cache, self.patience = url, cache, patience
         self._sidecars: dict[str, Blob] = {}  # of the manifests read, by sha256
 

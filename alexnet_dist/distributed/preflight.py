@@ -27,7 +27,7 @@ FIXES = {"layout": "topology.layout", "device": "train.device", "backend": "topo
 
 
 @dataclass(frozen=True)
-class Hello:
+class RankInfo:
     """What a rank says of itself.
 
     node: equal for the ranks that one torchrun started on one machine. alike: what must be the same on all ranks, by
@@ -41,7 +41,7 @@ class Hello:
     alike: Mapping[str, str]
 
 
-def mine(launched: Launched, layout: str, device: str, backend: str, settings: Mapping[str, str]) -> Hello:
+def mine(launched: Launched, layout: str, device: str, backend: str, settings: Mapping[str, str]) -> RankInfo:
     """Return what this process says; device: "cpu" or "cuda". settings: what else must be alike, as opening.alike."""
     alike = {"torch": torch.__version__, "alexnet_dist": alexnet_dist.__version__}
     if device == "cuda":
@@ -49,10 +49,10 @@ def mine(launched: Launched, layout: str, device: str, backend: str, settings: M
     alike |= {"layout": layout, "device": device, "backend": backend, **settings}
     host = host_name()
     node = f"{host} {boot_id()} {launched.node_rank}"
-    return Hello(launched.rank, host, node, launched.local_world_size, alike)
+    return RankInfo(launched.rank, host, node, launched.local_world_size, alike)
 
 
-def disagreements(hellos: Sequence[Hello]) -> list[str]:
+def disagreements(hellos: Sequence[RankInfo]) -> list[str]:
     """Return what keeps the ranks, in their order, from training together: a sentence each with what to do."""
     found = []
     for name in dict.fromkeys(name for one in hellos for name in one.alike):
@@ -82,7 +82,7 @@ def _fix(name: str) -> str:
     return f"give all the same {FIXES.get(name, name)}"
 
 
-def meet(own: Hello, world_size: int, timeout_s: float) -> Store | None:
+def meet(own: RankInfo, world_size: int, timeout_s: float) -> Store | None:
     """Exchange hellos with all ranks; return the store in which the process groups meet, None for a single rank.
 
     Raises UserError for ranks that do not fit together, the same on every rank, and RunError where one has not come.
@@ -111,7 +111,7 @@ def meet(own: Hello, world_size: int, timeout_s: float) -> Store | None:
     return PrefixStore("groups", store)
 
 
-def _hear(words: Store, rank: int, world_size: int, timeout: timedelta) -> list[Hello]:
+def _hear(words: Store, rank: int, world_size: int, timeout: timedelta) -> list[RankInfo]:
     keys = [f"{one}" for one in range(world_size)]
     try:
         words.wait(keys, timeout)
@@ -122,7 +122,7 @@ def _hear(words: Store, rank: int, world_size: int, timeout: timedelta) -> list[
             f"ranks {missing} of {world_size} have not come within {timeout.total_seconds():g} s (topology.timeout_s);"
             " see what they or their nodes said, and start again"
         ) from None
-    return [Hello(**json.loads(word)) for word in words.multi_get(keys)]
+    return [RankInfo(**json.loads(word)) for word in words.multi_get(keys)]
 
 
 def _leave_last(words: Store, rank: int, present: Iterable[int]) -> None:

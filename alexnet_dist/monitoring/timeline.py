@@ -6,7 +6,6 @@ device, so its own clock would tell when work was ordered, and a wait that the s
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,30 +17,8 @@ from torch.profiler import record_function
 PHASES = ("data_wait", "forward", "link_wait", "backward", "allreduce_wait", "optimizer", "other")
 DATA_WAIT, LINK_WAIT, ALLREDUCE_WAIT = "data_wait", "link_wait", "allreduce_wait"
 
-# What a rank is about when it is not at a join of its pair: summing gradients over replicas, the word of all ranks
-# (also before the first step, at validation and at checkpoints), building the groups.
-AVERAGING, CONTROL, GROUPS = "averaging", "control word", "building the process groups"
-# What torch.distributed says of a rank that is gone or silent.
-SIGNS = (
-    "closed by peer", "reset by peer", "connection was likely closed", "connectfullmesh", "timed out", "timeout",
-    "broken pipe", "ncclremoteerror", "remote process exited", "communicator was aborted",
-)  # fmt: skip
-LAST_ERROR = "Last error:"  # after which NCCL says, in a line of its own, what has happened
-SOURCE_LINE = re.compile(r"^\[\S+:\d+\] ")  # of gloo, in front of its words; behind them it guesses at causes
 
 Moment = float | torch.cuda.Event
-
-
-class LostRankError(Exception):
-    """Another rank is gone, or has been silent for longer than the timeout.
-
-    what: what this rank was about, such as a join's name. reason: what torch.distributed said.
-    """
-
-    def __init__(self, what: str, reason: str) -> None:
-        """Keep both; who was lost is said by who knows the mesh."""
-        super().__init__(f"{what}: {reason}")
-        self.what, self.reason = what, reason
 
 
 def now(device: torch.device) -> Moment:
@@ -87,7 +64,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class StepTrace:
     """What happened between two cuts of a timeline; bytes crossed the link to the other tower."""
 
     began: Moment
@@ -136,13 +113,13 @@ class Timeline:
     def wait(self, phase: str, what: str) -> Iterator[None]:
         """Note a wait of this rank; LostRankError, naming `what`, where another rank did not answer."""
         began = now(self.device)
-        with region(f"wait: {what}"), naming(what):
+        with region(f"wait: {what}"), lost_rank_at(what):
             yield
         self._waits.append(Wait(len(self._laps), phase, what, began, now(self.device)))
 
-    def cut(self) -> Stretch:
+    def cut(self) -> StepTrace:
         """Return what happened since the last cut, and begin anew."""
-        stretch = Stretch(self._began, tuple(self._laps), tuple(self._waits), self.sent_bytes, self.received_bytes)
+        stretch = StepTrace(self._began, tuple(self._laps), tuple(self._waits), self.sent_bytes, self.received_bytes)
         self.sent_bytes = self.received_bytes = 0
         self._laps, self._waits, self._began = [], [], now(self.device)
         return stretch
@@ -151,33 +128,3 @@ class Timeline:
 def region(name: str) -> AbstractContextManager[object]:
     """Name what happens inside to a profiler, where one is watching: to record it costs 30 us, watched or not."""
     return record_function(name) if torch._C._autograd._profiler_enabled() else nullcontext()
-
-
-@contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Turn what torch.distributed raises for a rank that is gone or silent into LostRankError, which says at what."""
-    try:
-        yield
-    except RuntimeError as problem:
-        text = str(problem)
-        if not any(sign in text.lower() for sign in SIGNS):
-            raise
-        first, *_ = text.splitlines()
-        first = SOURCE_LINE.sub("", first).partition(". This is")[0]
-        last_error = " ".join(text.partition(LAST_ERROR)[2].split())
-        raise LostRankError(what, f"{first}; {last_error}" if last_error else first) from None
-
-
-@contextmanager
-def posting(what: str) -> Iterator[None]:
-    """Name what is posted here to a profiler, and to LostRankError.
-
-    What torch.distributed records of a message ends when the message does, which may be after the profiler: it then
-    writes into memory that is no longer its own. So these records are switched off; this name takes their place.
-    """
-    with region(f"post: {what}"), naming(what):
-        torch._C._autograd._enable_record_function(False)
-        try:
-            yield
-        finally:
-            torch._C._autograd._enable_record_function(True)

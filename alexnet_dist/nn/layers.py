@@ -160,7 +160,7 @@ def max_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Address:
+class DropoutKey:
     """Where a batch stands in its run: what dropout masks are drawn from.
 
     slots: (B,) int64, the places of the rows in the global batch.
@@ -171,7 +171,7 @@ class Address:
     slots: Tensor
 
 
-def dropout(units: Tensor, rate: float, layer: str, first_unit: int, address: Address) -> Tensor:
+def dropout(units: Tensor, rate: float, layer: str, first_unit: int, address: DropoutKey) -> Tensor:
     """Zero each unit with probability `rate`, without rescaling the others (§4.2); (B, U).
 
     first_unit: index of the first column in the whole layer, counted over both towers. The mask is a function of

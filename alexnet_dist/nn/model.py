@@ -17,7 +17,7 @@ from alexnet_dist import rng
 from alexnet_dist.monitoring.timeline import region
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Layer, Shape, channel_span
-from alexnet_dist.nn.layers import Address, Convolution, Cross, Dense, dropout, local_response_norm, max_pool
+from alexnet_dist.nn.layers import DropoutKey, Convolution, Cross, Dense, dropout, local_response_norm, max_pool
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 
@@ -49,7 +49,7 @@ class Tower(nn.Module):
         self.to(dtype)
 
     def stage(
-        self, stage: int, maps: Tensor, other_maps: Callable[[], Tensor] | None, address: Address | None
+        self, stage: int, maps: Tensor, other_maps: Callable[[], Tensor] | None, address: DropoutKey | None
     ) -> Tensor:
         """Compute one stage from this tower's maps; `other_maps` is asked for the other's, in stages after the first.
 
@@ -66,7 +66,7 @@ class Tower(nn.Module):
                     maps = self._after(name, layer, maps, address)
         return maps
 
-    def _after(self, name: str, layer: Layer, maps: Tensor, address: Address | None) -> Tensor:
+    def _after(self, name: str, layer: Layer, maps: Tensor, address: DropoutKey | None) -> Tensor:
         """Apply what follows a layer's sum: activation, norm, pool (§3.5's order), dropout."""
         maps = ACTIVATIONS[self.net.activation](maps)
         if layer.norm:
@@ -100,7 +100,7 @@ class AlexNet(nn.Module):
         # Called with the gradient of each tower's stage-0 output once it is complete; set by parallel.Reducer.
         self.on_boundary: Callable[[Tensor], None] | None = None
 
-    def forward(self, images: Tensor, address: Address | None = None) -> Tensor:
+    def forward(self, images: Tensor, address: DropoutKey | None = None) -> Tensor:
         """Map mean-subtracted images (B, 3, 224, 224) on the 0-255 scale to logits (B, classes)."""
         return torch.cat(self._run(images, address, len(geometry.stages(self.net))), 1)
 
@@ -108,7 +108,7 @@ class AlexNet(nn.Module):
         """Map images to the activations of the last hidden layer, (B, 4096) for the paper's net (§6.1)."""
         return torch.cat(self._run(images, None, len(geometry.stages(self.net)) - 1), 1).flatten(1)
 
-    def _run(self, images: Tensor, address: Address | None, stages: int) -> list[Tensor]:
+    def _run(self, images: Tensor, address: DropoutKey | None, stages: int) -> list[Tensor]:
         maps = [images, images]
         for stage in range(stages):
             before = maps
@@ -154,7 +154,7 @@ def _draw(module: nn.Module, prefix: str, layer: Layer, shape: Shape, seed: int)
             parameter.normal_(0.0, std, generator=generator)
 
 
-def joined(index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_cross_weights(index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a tower's tensors with the two parts of each cross layer as one, inputs of tower 0 first.
 
     tensors: anything under the names of the tower's parameters (weights, velocities); result: conv3.weight (192, 256,
@@ -170,8 +170,8 @@ def joined(index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return whole
 
 
-def parted(index: int, net: Geometry, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo `joined`."""
+def split_cross_weights(index: int, net: Geometry, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `merge_cross_weights`."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in whole.items():
         layer, kind = name.split(".")

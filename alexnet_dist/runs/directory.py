@@ -22,7 +22,7 @@ from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.geometry import Geometry
-from alexnet_dist.nn.model import AlexNet, Tower, parted
+from alexnet_dist.nn.model import AlexNet, Tower, split_cross_weights
 
 CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
     "config.yaml",
@@ -65,7 +65,7 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, bes
     """
     with _telling_of(directory):
         checkpoint.remove_unfinished(directory / CHECKPOINTS)
-        cut_back(directory, step, evaluated_step)
+        truncate_records(directory, step, evaluated_step)
         (directory / PREEMPTED).unlink(missing_ok=True)
         # The config first: a directory with other files and without it is not taken for a run.
         checkpoint.write_durably(directory / CONFIG, config_yaml.encode())
@@ -102,7 +102,7 @@ def _lock(path: Path) -> TextIO:
     return lock
 
 
-def cut_back(directory: Path, step: int, evaluated_step: int) -> None:
+def truncate_records(directory: Path, step: int, evaluated_step: int) -> None:
     """Drop what was recorded after a step, which the run is about to do again, and half-written lines.
 
     evaluated_step: the step of the last evaluation that is not done again.
@@ -132,91 +132,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def geometry_state(net: Geometry) -> dict[str, Any]:
-    """Return a geometry as plain JSON values, as checkpoints carry it."""
-    plain = {**vars(net), "layers": {name: asdict(row) for name, row in net.layers.items()}, "norm": asdict(net.norm)}
-    values: dict[str, Any] = json.loads(json.dumps(plain))
-    return values
 
 
-def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
-    """Return where two trees of plain values differ, as `key: found, wanted` lines."""
-    if not (isinstance(found, dict) and isinstance(wanted, dict)):
-        return [] if found == wanted else [f"{prefix}: {found!r} in the checkpoint, {wanted!r} now"]
-    lines: list[str] = []
-    for key in sorted(found.keys() | wanted.keys()):
-        lines += differences(found.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else str(key))
-    return lines
 
 
-def check_resumable(saved: checkpoint.Checkpoint, net_state: Mapping[str, Any], position: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another net (its `geometry_state`), or of another order of samples."""
-    lines = differences(saved.state["geometry"], net_state, "model")
-    if lines:
-        raise UserError(
-            f"{saved.directory}: a checkpoint of another architecture: {'; '.join(lines[:4])};"
-            " choose another run.directory, or the config it was made with"
-        )
-    keys = {"seed": "run.seed", "global_batch": "data.global_batch", "lanes": "data.lanes", "window": "data.window"}
-    lines = [
-        f"{keys.get(key, key)}: {value!r} in the checkpoint, {position[key]!r} now"
-        for key, value in saved.state["position"].items()
-        if key != "step" and value != position[key]
-    ]
-    if lines:
-        raise UserError(
-            f"{saved.directory}: resuming would change the order of samples: {'; '.join(lines)};"
-            " set them back, or choose another run.directory"
-        )
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run as it stands in its directory: its config, its classes and mean image, and a checkpoint's net.
-
-    mean: float32 (3, size, size). model: in evaluation mode, float32, on the CPU.
-    """
-
-    directory: Path
-    config: config.Config
-    manifest: Manifest
-    mean: Tensor
-    model: AlexNet
-    step: int
 
 
-def load_run(directory: Path, step: int | None = None) -> Run:
-    """Read a run and the net of one of its checkpoints, by default the newest that is whole.
-
-    Raises UserError when the directory is not a run or has no whole checkpoint.
-    """
-    if not (directory / CONFIG).exists():
-        raise UserError(f"{directory}: not a run: there is no {CONFIG} in it; expected a run.directory of a training")
-    settings = config.load([directory / CONFIG], []).config
-    saved, complaints = checkpoint.find(directory / CHECKPOINTS, step)
-    if saved is None:
-        raise UserError(f"{directory}: no checkpoint {'is whole: ' if complaints else 'yet'}{'; '.join(complaints)}")
-    net = config.geometry(settings)
-    check = differences(saved.state["geometry"], geometry_state(net), "model")
-    if check:
-        raise UserError(f"{saved.directory}: does not belong to {directory / CONFIG}: {'; '.join(check[:4])}")
-    model = AlexNet(net)
-    for tower in model.towers:
-        assert isinstance(tower, Tower)
-        restore(tower, checkpoint.read_tower(saved, tower.index))
-    mean = torch.from_numpy(np.load(directory / MEAN))
-    return Run(
-        directory, settings, manifest.load(manifest.manifest_path(directory, "train")), mean, model.eval(), saved.step
-    )
 
 
-def restore(tower: Tower, tensors: Mapping[str, Tensor], velocities: Mapping[str, Tensor] | None = None) -> None:
-    """Copy a checkpoint's weights into a tower, and its velocities into `velocities`, in place."""
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("velocity.")}
-    with torch.no_grad():
-        for name, tensor in parted(tower.index, tower.net, weights).items():
-            tower.get_parameter(name).copy_(tensor)
-        if velocities is not None:
-            saved = {name.removeprefix("velocity."): tensor for name, tensor in tensors.items() if name not in weights}
-            for name, tensor in parted(tower.index, tower.net, saved).items():
-                velocities[name].copy_(tensor)

@@ -8,9 +8,11 @@ from alexnet_dist import config
 from alexnet_dist.config import Config
 from alexnet_dist.data import augment
 from alexnet_dist.data.reader import Split
+from alexnet_dist.distributed.data_parallel import Reducer
+from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.distributed.link import P2PLink, StagedLink
-from alexnet_dist.distributed.parallel import LinkedTower, Reducer
-from alexnet_dist.distributed.topology import Groups, Topology
+from alexnet_dist.distributed.topology import Topology
+from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import UserError
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.geometry import Geometry
@@ -97,7 +99,7 @@ def build_engine(settings: Config, place: Topology, groups: Groups) -> Engine:
     model = model.to(place.device).to(memory_format=memory_format)  # type: ignore[call-overload]
     return engine(
         model,
-        Reducer(model, groups.row, timeline),
+        Reducer(model, groups.dp, timeline),
         rule_of(settings),
         settings.run.seed,
         settings.data.global_batch,

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.data import augment
-from alexnet_dist.data.loader import Loader, Order, labels, pixels, row_bytes
+from alexnet_dist.data.loader import Loader, BatchRequest, labels, pixels, row_bytes
 from alexnet_dist.data.plan import tower_half
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.distributed.link import PIXELS, Handle, PairLink
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
-from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.run_plan import BatchSpec
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Batch:
     images: (n, 3, S, S), mean-subtracted, 0-255 scale. labels: (n,) int64, -1 for an empty row. slots: (n,) int64.
     """
 
-    task: Task
+    task: BatchSpec
     images: Tensor
     labels: Tensor
     slots: Tensor
@@ -48,7 +48,7 @@ class Preparation:
     memory_format: torch.memory_format = torch.contiguous_format
 
 
-def prepare(task: Task, rows: Tensor, how: Preparation) -> Batch:
+def prepare(task: BatchSpec, rows: Tensor, how: Preparation) -> Batch:
     """Return the batch of ring rows (n, row_bytes) uint8, which are on the device already; rows are not changed."""
     n = len(task.ids)
     flip = shift = None
@@ -74,7 +74,7 @@ class Feed:
 
     def __init__(
         self,
-        tasks: Iterator[Task],
+        tasks: Iterator[BatchSpec],
         loader: Loader,
         towers: tuple[int, ...],
         link: PairLink | None,
@@ -86,7 +86,7 @@ class Feed:
         self._towers, self._link, self._how, self._timeline = towers, link, how, timeline
         self._loaded = loader.run(self._order(task) for task in for_loader)
         self._upload = _Upload(how.mean.device)
-        self._ahead: tuple[Task, Tensor, Handle | None] | None = None
+        self._ahead: tuple[BatchSpec, Tensor, Handle | None] | None = None
         self._bad: list[BadSample] = []
 
     def take_bad(self) -> list[BadSample]:
@@ -94,14 +94,14 @@ class Feed:
         bad, self._bad = self._bad, []
         return bad
 
-    def _half(self, task: Task, tower: int) -> tuple[int, int]:
+    def _half(self, task: BatchSpec, tower: int) -> tuple[int, int]:
         return tower_half(tower, 0, len(task.ids))
 
-    def _order(self, task: Task) -> Order:
+    def _order(self, task: BatchSpec) -> BatchRequest:
         first, end = self.own_rows(task)
-        return Order("train" if task.train else "val", task.epoch, task.ids[first:end], task.train)
+        return BatchRequest("train" if task.train else "val", task.epoch, task.ids[first:end], task.train)
 
-    def own_rows(self, task: Task) -> tuple[int, int]:
+    def own_rows(self, task: BatchSpec) -> tuple[int, int]:
         """Return [first, end) of a task's rows that this rank decodes."""
         return (0, len(task.ids)) if len(self._towers) == 2 else self._half(task, self._towers[0])
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from alexnet_dist import config, process
 from alexnet_dist.config import Config
-from alexnet_dist.distributed.parallel import Control, Word
+from alexnet_dist.distributed.control import Control, PendingSum
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.runs import checkpoint
@@ -24,28 +24,28 @@ from alexnet_dist.training import optim, step
 from alexnet_dist.training.build import schedule_of
 from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.resume import Start
-from alexnet_dist.training.run_logger import Evaluation, Journal, Told
-from alexnet_dist.training.run_plan import Programme
-from alexnet_dist.training.step import Engine, Started
+from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord
+from alexnet_dist.training.run_plan import RunPlan
+from alexnet_dist.training.step import Engine, PendingStep
 
 
 @dataclass(frozen=True)
-class Ordered:
+class InFlightStep:
     """A step that was ordered: its number, the rate it uses, and the training seconds when all of it was ordered."""
 
     step: int
     rate: float
-    started: Started
+    started: PendingStep
     time_s: float
 
 
-class Vote:
+class StopPoll:
     """Whether any rank was asked to stop, put to all ranks at each call and known one call later."""
 
     def __init__(self, control: Control, stop: process.StopRequest) -> None:
         """Take the line to all ranks and this rank's own answer."""
         self._control, self._stop = control, stop
-        self._words: deque[Word] = deque()
+        self._words: deque[PendingSum] = deque()
 
     def __call__(self) -> bool:
         """Put the question once more and return the answer to the one before; the same on every rank."""
@@ -63,12 +63,12 @@ class Loop:
 
     settings: Config
     place: Topology
-    programme: Programme
+    programme: RunPlan
     position: dict[str, int | str]
     trainer: Engine
     feed: Feed
     control: Control
-    journal: Journal
+    journal: RunLogger
     stop: process.StopRequest
 
     def go(self, at: Start, after_step: Callable[[], None]) -> None:
@@ -79,12 +79,12 @@ class Loop:
         schedule, stopping = schedule_of(self.settings), False
         if self.programme.owes_evaluation(at.step, at.evaluated_step):
             at, stopping = self.evaluate(at)
-        started: deque[Ordered] = deque()
-        words: deque[tuple[Told, Word]] = deque()
+        started: deque[InFlightStep] = deque()
+        words: deque[tuple[StepRecord, PendingSum]] = deque()
         while at.step < self.programme.steps and not stopping:
             rate = optim.learning_rate(schedule, at.progress, at.step, self.programme.steps_per_epoch)
             ordered = step.train_step(self.trainer, self.feed, at.step, rate)
-            started.append(Ordered(at.step + 1, rate, ordered, self.journal.time_s))
+            started.append(InFlightStep(at.step + 1, rate, ordered, self.journal.time_s))
             after_step()
             at = replace(at, step=at.step + 1)
             evaluating = self.programme.is_evaluated_after(at.step)
@@ -105,7 +105,7 @@ class Loop:
             if evaluating and not stopping:
                 at, stopping = self.evaluate(at)
         if at.step < self.programme.steps or self.programme.owes_evaluation(at.step, at.evaluated_step):
-            if self.place.is_chief:
+            if self.place.is_rank0:
                 (self.directory / run_directory.PREEMPTED).write_text(f"stopped and saved at step {at.step}\n")
             self.journal.say(f"asked to stop: saved at step {at.step:,}; the same command goes on from there")
         else:
@@ -120,19 +120,19 @@ class Loop:
         """Return a value on the rank that speaks for its replica, 0 on the other, which computes the same loss."""
         return value if 0 in self.place.towers else 0.0
 
-    def tell(self, ordered: Ordered) -> tuple[Told, Word]:
+    def tell(self, ordered: InFlightStep) -> tuple[StepRecord, PendingSum]:
         """Wait for a step's end, count it, and begin to share what all ranks must know of it."""
         report = ordered.started.read()
         # On CUDA the step is over only now.
         time_s = self.journal.time_s if self.place.device.type == "cuda" else ordered.time_s
-        told = Told(ordered.step, ordered.rate, report, time_s)
+        told = StepRecord(ordered.step, ordered.rate, report, time_s)
         word = self.control.post([float(bool(self.stop)), self.once(report.loss), self.once(report.wrong)])
         self.journal.stepped(ordered.step, report)
         self.journal.replaced(self.feed.take_bad())
         self.journal.sampled(ordered.step, report.tasks, [self.feed.own_rows(task) for task in report.tasks])
         return told, word
 
-    def settle(self, told: Told, word: Word) -> bool:
+    def settle(self, told: StepRecord, word: PendingSum) -> bool:
         """Take in a step's word on every rank and return whether to stop; UserError where the loss is not finite."""
         asked, loss, wrong = self.control.wait(word)
         if not math.isfinite(loss):
@@ -154,7 +154,7 @@ class Loop:
         Return where the run stands and whether to stop. A signal ends the evaluation; it is then still owed.
         """
         began_s = time.monotonic()
-        vote = Vote(self.control, self.stop)
+        vote = StopPoll(self.control, self.stop)
         batches = self.programme.validation_steps(self.place.replicas)
         sums = step.validate(self.trainer, self.feed, batches, vote)
         self.journal.replaced(self.feed.take_bad())
@@ -193,7 +193,7 @@ class Loop:
 
     def commit(self, at: Start) -> None:
         """Write the manifest of a checkpoint whose towers are there (chief only), anew after its evaluation."""
-        if self.place.is_chief:
+        if self.place.is_rank0:
             state = {
                 **replace(at, time_s=self.journal.time_s).state(),
                 "geometry": run_directory.geometry_state(config.geometry(self.settings)),

@@ -16,7 +16,7 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.training.run_plan import Programme, Task
+from alexnet_dist.training.run_plan import RunPlan, BatchSpec
 from alexnet_dist.training.step import Report
 
 
@@ -30,7 +30,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Told:
+class StepRecord:
     """A completed step as this rank knows it: its number, the rate it used, and the training seconds at its end."""
 
     step: int
@@ -39,14 +39,14 @@ class Told:
     time_s: float
 
 
-class Journal:
+class RunLogger:
     """What one rank tells; files and terminal are the chief's, Prometheus and samples every rank's."""
 
     def __init__(
         self,
         directory: Path,
         place: Topology,
-        programme: Programme,
+        programme: RunPlan,
         net: Geometry,
         metrics: Metrics,
         log_every: int,
@@ -61,7 +61,7 @@ class Journal:
         self._began_s = time.monotonic() - time_s
         self._told_step, self._told_s = step, time_s
         self._bar: tqdm[object] | None = None
-        if place.is_chief and sys.stderr.isatty():
+        if place.is_rank0 and sys.stderr.isatty():
             self._bar = tqdm(total=programme.steps, initial=step, unit="step", dynamic_ncols=True)
         metrics.restore(progress_images=step * programme.global_batch, step=step)
         metrics.set_running(True)
@@ -75,7 +75,7 @@ class Journal:
         """Print a line of the chief's, clear of the progress bar."""
         if self._bar is not None:
             self._bar.write(text)
-        elif self._place.is_chief:
+        elif self._place.is_rank0:
             print(text, flush=True)
 
     def stepped(self, step: int, report: Report) -> None:
@@ -97,7 +97,7 @@ class Journal:
             self._metrics.add_bad_sample(one.kind)
             print(f"rank {self._place.rank}: bad sample replaced: {one}", file=sys.stderr, flush=True)
 
-    def sampled(self, step: int, tasks: tuple[Task, ...], own_rows: list[tuple[int, int]]) -> None:
+    def sampled(self, step: int, tasks: tuple[BatchSpec, ...], own_rows: list[tuple[int, int]]) -> None:
         """Record the samples that this rank decoded for a step."""
         if self._record_samples:
             ids = [int(i) for task, (first, end) in zip(tasks, own_rows, strict=True) for i in task.ids[first:end]]
@@ -105,7 +105,7 @@ class Journal:
                 self._directory / run_directory.samples_file(self._place.rank), {"step": step, "ids": ids}
             )
 
-    def logged(self, told: Told, loss: float, top1_error: float) -> None:
+    def logged(self, told: StepRecord, loss: float, top1_error: float) -> None:
         """Tell of the global batch of a completed step, in every log step."""
         step, steps = told.step, self._programme.steps
         if self._bar is not None:
@@ -113,7 +113,7 @@ class Journal:
         if step % self._log_every and step != steps:
             return
         self._metrics.observe_log(loss, top1_error, told.rate)
-        if not self._place.is_chief:
+        if not self._place.is_rank0:
             return
         epoch = step / self._programme.steps_per_epoch
         line = {
@@ -141,7 +141,7 @@ class Journal:
     def evaluated(self, step: int, found: Evaluation, seconds: float) -> None:
         """Tell of an evaluation that took this long."""
         self._metrics.observe_evaluation(found.loss, found.top1_error, found.top5_error)
-        if self._place.is_chief:
+        if self._place.is_rank0:
             line = {
                 "step": step,
                 "epoch": round(step / self._programme.steps_per_epoch, 6),
@@ -168,7 +168,7 @@ class Journal:
         """Count a loss that is not finite."""
         self._metrics.add_nonfinite(1)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> RunLogger:
         """Return the journal."""
         return self
 

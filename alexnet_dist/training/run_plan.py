@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from alexnet_dist.data.plan import PLAN_VERSION, Ids, Plan, micro_batch, replica_slots, validation_ids, validation_steps
+from alexnet_dist.data.plan import PLAN_VERSION, Ids, EpochPlan, micro_batch, replica_slots, validation_ids, validation_steps
 
 
 @dataclass(frozen=True)
-class Task:
+class BatchSpec:
     """One batch of one replica: a micro-batch to train on, or rows to validate.
 
     epoch: completed epochs before it. step: completed steps before it, in the run (training) or in the validation.
@@ -24,7 +24,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Programme:
+class RunPlan:
     """The one clock of a run, and the order of its batches; a pure function of these values.
 
     counts: samples of each training shard. steps: steps of the whole run. validation_images: 0 for no validation.
@@ -64,30 +64,30 @@ class Programme:
         """Return the steps of one validation, the same on every rank."""
         return validation_steps(self.validation_images, replicas, self.validation_rows)
 
-    def tasks(self, replica: int, replicas: int, step: int, evaluated_step: int) -> Iterator[Task]:
+    def tasks(self, replica: int, replicas: int, step: int, evaluated_step: int) -> Iterator[BatchSpec]:
         """Yield one replica's batches to the end of the run, from `step` completed steps on.
 
         evaluated_step: of the last evaluation; the one that `step` owes comes first.
         """
         if self.owes_evaluation(step, evaluated_step):
             yield from self._validation(replica, replicas, step)
-        plan: Plan | None = None
+        plan: EpochPlan | None = None
         while step < self.steps:
             epoch, batch = divmod(step, self.steps_per_epoch)
             if plan is None or plan.epoch != epoch:
-                plan = Plan(self.counts, self.seed, epoch, self.global_batch, self.lanes, self.window)
+                plan = EpochPlan(self.counts, self.seed, epoch, self.global_batch, self.lanes, self.window)
             slots = replica_slots(replica, replicas, self.global_batch)
             for index in range(self.accumulate):
                 first, end = micro_batch(index, self.accumulate, *slots)
-                yield Task(True, epoch, step, plan.sample_ids(batch, first, end), first)
+                yield BatchSpec(True, epoch, step, plan.sample_ids(batch, first, end), first)
             step += 1
             if self.is_evaluated_after(step):
                 yield from self._validation(replica, replicas, step)
 
-    def _validation(self, replica: int, replicas: int, step: int) -> Iterator[Task]:
+    def _validation(self, replica: int, replicas: int, step: int) -> Iterator[BatchSpec]:
         for index in range(self.validation_steps(replicas)):
             ids = validation_ids(index, replica, replicas, self.validation_images, self.validation_rows)
-            yield Task(False, step // self.steps_per_epoch, index, ids, 0)
+            yield BatchSpec(False, step // self.steps_per_epoch, index, ids, 0)
 
     def position(self, step: int, manifest_sha256: str) -> dict[str, int | str]:
         """Return the position that a checkpoint stores: all that the order of the coming batches depends on."""

@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
-from alexnet_dist.distributed.parallel import LinkedTower, Reducer
-from alexnet_dist.monitoring.timeline import Stretch, Timeline, Times, region
-from alexnet_dist.nn.layers import Address
-from alexnet_dist.nn.model import AlexNet, Tower, joined
+from alexnet_dist.distributed.data_parallel import Reducer
+from alexnet_dist.distributed.tower_parallel import LinkedTower
+from alexnet_dist.monitoring.timeline import StepTrace, Timeline, Times, region
+from alexnet_dist.nn.layers import DropoutKey
+from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
 from alexnet_dist.training import optim
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rule
-from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.run_plan import BatchSpec
 
 
 class Source(Protocol):
@@ -50,7 +51,7 @@ class Engine:
     compute: torch.dtype
     timeline: Timeline
 
-    def logits(self, batch: Batch, address: Address | None = None) -> Tensor:
+    def logits(self, batch: Batch, address: DropoutKey | None = None) -> Tensor:
         """Return the logits of a batch, in at least float32; address: of its dropout, in training.
 
         The softmax of a thousand classes in bfloat16 would lose the loss's digits.
@@ -73,8 +74,8 @@ class Engine:
 
     def state(self, tower: int) -> dict[str, Tensor]:
         """Return what a checkpoint keeps of a tower: conv1.weight, ..., velocity.conv1.weight, ..., joined."""
-        velocities = joined(tower, self.velocities[tower])
-        return joined(tower, self.weights[tower]) | {f"velocity.{name}": value for name, value in velocities.items()}
+        velocities = merge_cross_weights(tower, self.velocities[tower])
+        return merge_cross_weights(tower, self.weights[tower]) | {f"velocity.{name}": value for name, value in velocities.items()}
 
 
 def engine(
@@ -106,22 +107,22 @@ class Report:
 
     loss: float
     wrong: float
-    tasks: tuple[Task, ...]
+    tasks: tuple[BatchSpec, ...]
     times: Times
     sent_bytes: int
     received_bytes: int
 
 
 @dataclass(frozen=True)
-class Started:
+class PendingStep:
     """A step that the host has ordered; the device may still be at it.
 
     sums: float64 (loss, wrong) on its way to the host.
     """
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[BatchSpec, ...]
     sums: Tensor
-    stretch: Stretch
+    stretch: StepTrace
 
     def read(self) -> Report:
         """Wait until the device has done the step, and return what it was."""
@@ -130,7 +131,7 @@ class Started:
         return Report(loss, wrong, self.tasks, times, self.stretch.sent_bytes, self.stretch.received_bytes)
 
 
-def train_step(engine: Engine, feed: Source, step: int, rate: float) -> Started:
+def train_step(engine: Engine, feed: Source, step: int, rate: float) -> PendingStep:
     """Make step `step` (completed steps before it) into step + 1: forward, backward, sum over replicas, update.
 
     The loss is a sum over slots divided by the global batch, and gradients are summed: the same for any number of
@@ -140,7 +141,7 @@ def train_step(engine: Engine, feed: Source, step: int, rate: float) -> Started:
     timeline = engine.timeline
     timeline.cut()
     sums: list[Tensor] = []
-    tasks: list[Task] = []
+    tasks: list[BatchSpec] = []
     for parameters in engine.weights.values():
         for parameter in parameters.values():
             parameter.grad = None
@@ -149,7 +150,7 @@ def train_step(engine: Engine, feed: Source, step: int, rate: float) -> Started:
             batch = feed.take()
         tasks.append(batch.task)
         timeline.lap("other")
-        logits = engine.logits(batch, Address(engine.seed, step, batch.slots))
+        logits = engine.logits(batch, DropoutKey(engine.seed, step, batch.slots))
         loss = F.cross_entropy(logits, batch.labels, reduction="sum") / engine.global_batch
         timeline.lap("forward")
         if index == engine.accumulate - 1:
@@ -167,7 +168,7 @@ def train_step(engine: Engine, feed: Source, step: int, rate: float) -> Started:
             optim.update(weights, engine.gradients(tower), engine.velocities[tower], rate, engine.rule)
     total = _on_its_way(torch.stack(sums).sum(0))
     timeline.lap("optimizer")
-    return Started(tuple(tasks), total, timeline.cut())
+    return PendingStep(tuple(tasks), total, timeline.cut())
 
 
 def _on_its_way(sums: Tensor) -> Tensor:
@@ -194,19 +195,3 @@ def validate(engine: Engine, feed: Source, steps: int, asked_to_stop: Callable[[
             return None
     engine.timeline.cut()
     return sums
-
-
-def score(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return float64 sums over rows: (loss, top-1 wrong, top-5 wrong, images); rows labelled -1 do not count.
-
-    logits: (n, classes); labels: (n,) int64. A row is right in the top k when fewer than k classes stand before its
-    label by score, and by index among equal scores; a row with a score that is not finite is wrong.
-    """
-    rows = labels >= 0
-    logits, labels = logits[rows].double(), labels[rows][:, None]
-    own = logits.gather(1, labels)
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    before = ((logits > own) | ((logits == own) & (classes < labels))).sum(1)
-    before[~logits.isfinite().all(1)] = logits.shape[1]
-    loss = F.cross_entropy(logits, labels[:, 0], reduction="sum")
-    return torch.stack([loss, (before >= 1).sum(), (before >= 5).sum(), rows.sum()]).double().cpu()

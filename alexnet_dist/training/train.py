@@ -12,31 +12,23 @@ from pathlib import Path
 
 from alexnet_dist import config, process
 from alexnet_dist.config import Config
-from alexnet_dist.data.loader import telling_of_workers
+from alexnet_dist.data.loader import worker_death_as_error
 from alexnet_dist.data.reader import Split
 from alexnet_dist.distributed import preflight, topology
-from alexnet_dist.distributed.parallel import Control, LinkedTower
+from alexnet_dist.distributed.control import Control, run_on_rank0
 from alexnet_dist.distributed.topology import Topology
+from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.monitoring.profiler import check_room, profiled
 from alexnet_dist.nn import geometry
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training.build import build_engine, preparation, set_arithmetic, slowness
 from alexnet_dist.training.feed import Feed
+from alexnet_dist.training.inputs import alike, cache_room, open_loader, open_splits, programme_of
 from alexnet_dist.training.loop import Loop
-from alexnet_dist.training.resume import (
-    Start,
-    alike,
-    by_chief,
-    cache_room,
-    changes,
-    open_loader,
-    open_splits,
-    programme_of,
-    resume,
-)
-from alexnet_dist.training.run_logger import Journal
-from alexnet_dist.training.run_plan import Programme
+from alexnet_dist.training.resume import Start, changes, resume
+from alexnet_dist.training.run_logger import RunLogger
+from alexnet_dist.training.run_plan import RunPlan
 
 
 def train(settings: Config, profile_steps: int = 0) -> None:
@@ -57,8 +49,8 @@ def train(settings: Config, profile_steps: int = 0) -> None:
     programme = programme_of(settings, splits, place)
     room = cache_room(settings, splits, programme, place, launched.local_world_size)
     directory, net = Path(settings.run.directory), config.geometry(settings)
-    with topology.telling(place), telling_of_workers(), ExitStack() as opened:
-        if place.is_chief:
+    with topology.lost_rank_as_error(place), worker_death_as_error(), ExitStack() as opened:
+        if place.is_rank0:
             opened.enter_context(run_directory.open_directory(directory))
         # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
         loader = opened.enter_context(open_loader(settings, splits, programme, place, launched.local_world_size))
@@ -68,7 +60,7 @@ def train(settings: Config, profile_steps: int = 0) -> None:
         own = preflight.mine(launched, place.layout, place.device.type, place.backend, alike(settings, splits))
         store = preflight.meet(own, place.world_size, layout.timeout_s)
         groups = topology.open_groups(place, layout.timeout_s, store)
-        control = Control(groups.everyone)
+        control = Control(groups.world)
         trainer = build_engine(settings, place, groups)
         if place.device.type == "cuda":
             loader.pin()
@@ -79,9 +71,9 @@ def train(settings: Config, profile_steps: int = 0) -> None:
             return
         check_room(profile_steps, programme.steps - start.step)
         notes = [] if room is None else [room]
-        if start.step and place.is_chief:
+        if start.step and place.is_rank0:
             notes += [f"changed since the last start: {one}" for one in changes(settings)]
-        by_chief(partial(begin, settings, splits["train"], start), control, place)
+        run_on_rank0(partial(begin, settings, splits["train"], start), control, place)
         link = trainer.model.link if isinstance(trainer.model, LinkedTower) else None
         tasks = programme.tasks(place.replica, place.replicas, start.step, start.evaluated_step)
         feed = Feed(tasks, loader, place.towers, link, preparation(settings, splits["train"], place), trainer.timeline)
@@ -89,7 +81,7 @@ def train(settings: Config, profile_steps: int = 0) -> None:
         metrics = opened.enter_context(closing(open_metrics(settings, directory, place, control)))
         opened.callback(remove_targets, directory / run_directory.TARGETS)
         journal = opened.enter_context(
-            Journal(
+            RunLogger(
                 directory, place, programme, net, metrics, settings.run.log_every, settings.run.record_samples,
                 start.step, start.time_s,
             )
@@ -124,14 +116,14 @@ def open_metrics(settings: Config, directory: Path, place: Topology, control: Co
         host = socket.gethostname() if settings.metrics.address in ("0.0.0.0", "::") else settings.metrics.address
         endpoint = f"{host}:{port}" if port else ""
     endpoints = [one for one in control.gather(endpoint) if one]
-    if place.is_chief and endpoints:
+    if place.is_rank0 and endpoints:
         write_targets(directory / run_directory.TARGETS, endpoints)
         print(f"metrics: {', '.join(f'http://{one}/metrics' for one in endpoints)}", flush=True)
     return metrics
 
 
 def announce(
-    settings: Config, place: Topology, programme: Programme, net: geometry.Geometry, start: Start, notes: list[str]
+    settings: Config, place: Topology, programme: RunPlan, net: geometry.Geometry, start: Start, notes: list[str]
 ) -> None:
     """Say what is about to be trained, where, from which step, and what else is worth a line."""
     for line in notes:
@@ -151,5 +143,5 @@ def announce(
 
 def say(place: Topology, text: str) -> None:
     """Print a line of the chief's."""
-    if place.is_chief:
+    if place.is_rank0:
         print(text, flush=True)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.benchmark import nets
-from alexnet_dist.export import named_weights
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.model import AlexNet
+from alexnet_dist.runs.weights import named_weights
 
 NARROWER = 8
 

@@ -16,17 +16,17 @@ from torch import Tensor
 from alexnet_dist import config
 from alexnet_dist.data import augment
 from alexnet_dist.distributed import topology
-from alexnet_dist.distributed.parallel import Reducer
+from alexnet_dist.distributed.data_parallel import Reducer
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Norm
-from alexnet_dist.nn.layers import Address, dropout
+from alexnet_dist.nn.layers import DropoutKey, dropout
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.process import Launched
 from alexnet_dist.training import build, resume
 from alexnet_dist.training.feed import Batch, Feed
 from alexnet_dist.training.optim import Rule
-from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import Engine, engine, train_step
 from support.norms import literally, noise, value_and_gradient
 from support.steps import Source, batch, fresh, gradients
@@ -80,8 +80,8 @@ def test_a_step_in_float64_is_the_cpus() -> None:
 
 def test_dropout_drops_the_same_units() -> None:
     units, slots = torch.ones(64, 512), torch.arange(7, 71)
-    wanted = dropout(units, 0.5, "fc6", 2048, Address(3, 5, slots))
-    found = dropout(units.to(DEVICE), 0.5, "fc6", 2048, Address(3, 5, slots.to(DEVICE)))
+    wanted = dropout(units, 0.5, "fc6", 2048, DropoutKey(3, 5, slots))
+    found = dropout(units.to(DEVICE), 0.5, "fc6", 2048, DropoutKey(3, 5, slots.to(DEVICE)))
     assert found.cpu().equal(wanted)
     assert 0.4 < float(wanted.mean()) < 0.6
 
@@ -185,7 +185,7 @@ def test_the_papers_net_needs_no_more_memory_than_it_should() -> None:
     trainer = engine(model, Reducer(model, None, timeline), Rule(), 0, rows, 1, torch.bfloat16, timeline)
     slots = torch.arange(rows)
     one = Batch(
-        Task(True, 0, 0, slots.numpy(), 0), torch.zeros(rows, 3, net.side, net.side), slots % net.classes, slots
+        BatchSpec(True, 0, 0, slots.numpy(), 0), torch.zeros(rows, 3, net.side, net.side), slots % net.classes, slots
     )
     moved = there(one)
     torch.cuda.reset_peak_memory_stats()

@@ -18,14 +18,14 @@ import pytest
 
 from alexnet_dist.data import cache as cache_module
 from alexnet_dist.data.cache import Blob, Cache
-from alexnet_dist.data.download import Patience
+from alexnet_dist.data.download import RetryPolicy
 from alexnet_dist.data.remote import in_child
 from alexnet_dist.errors import RunError, UserError
 from support.remote_server import HttpServer
 from support.remote_sets import cache_bytes
 
 SIZE = 40_000
-HASTE = Patience(waits_s=(0.01, 0.01), stall_s=2.0)
+HASTE = RetryPolicy(waits_s=(0.01, 0.01), stall_s=2.0)
 
 
 @dataclass(frozen=True)

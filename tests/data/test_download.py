@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.data import download as download_module
-from alexnet_dist.data.download import Patience, download
+from alexnet_dist.data.download import RetryPolicy, download
 from alexnet_dist.data.remote import in_child
 from alexnet_dist.errors import RunError, UserError
 from support.ranks import free_port
 from support.remote_server import HttpServer
 
-HASTE = Patience(waits_s=(0.01, 0.01), stall_s=5.0)
+HASTE = RetryPolicy(waits_s=(0.01, 0.01), stall_s=5.0)
 # Shorter than the server's pause of 5 s, and long enough to start an S3 client on a busy machine.
-NO_STALL = Patience(waits_s=(0.01, 0.01), stall_s=1.5)
+NO_STALL = RetryPolicy(waits_s=(0.01, 0.01), stall_s=1.5)
 CONTENT = bytes(range(256)) * 400
 Give = Callable[[str], str]
 
@@ -40,7 +40,7 @@ class Memory:
         return None if self.content == CONTENT else f"{len(self.content)} bytes that are not it"
 
 
-def received(url: str, patience: Patience = HASTE) -> tuple[str, int]:
+def received(url: str, patience: RetryPolicy = HASTE) -> tuple[str, int]:
     """Return the hash of what is under a URL, and the number of tries; in a process of its own, as in the package."""
 
     def work() -> tuple[str, int]:
@@ -107,7 +107,7 @@ def test_what_does_not_pass_is_told_with_its_url(
 def test_a_server_that_stops_sending_is_noticed(file: Path, http_server: HttpServer) -> None:
     http_server.fail({file: ["slow*"]})
     with pytest.raises(RunError, match=r"file\.tar: the server is too slow, or has stopped sending; tried 2 times"):
-        received(http_server.url(file), Patience(waits_s=(0.01,), stall_s=0.5))
+        received(http_server.url(file), RetryPolicy(waits_s=(0.01,), stall_s=0.5))
 
 
 @pytest.mark.parametrize("status", ["404", "403", "401"])
@@ -134,20 +134,20 @@ def test_a_server_that_is_not_there_is_named() -> None:
 def test_the_waits_grow(file: Path, http_server: HttpServer) -> None:
     http_server.fail({file: ["500", "500", "500"]})
     began_s = time.monotonic()
-    assert received(http_server.url(file), Patience(waits_s=(0.1, 0.2, 0.4)))[1] == 4
+    assert received(http_server.url(file), RetryPolicy(waits_s=(0.1, 0.2, 0.4)))[1] == 4
     assert time.monotonic() - began_s > 0.7
 
 
 def test_a_server_may_take_its_time_as_long_as_it_sends(file: Path, http_server: HttpServer) -> None:
     http_server.fail({file: ["trickle"]})
-    assert received(http_server.url(file), Patience(waits_s=(), stall_s=0.8))[1] == 1
+    assert received(http_server.url(file), RetryPolicy(waits_s=(), stall_s=0.8))[1] == 1
 
 
 def test_a_server_that_drips_is_given_up(file: Path, http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download_module, "LEAST_BYTES_PER_S", 10**9)
     http_server.fail({file: ["trickle*"]})
     with pytest.raises(RunError, match="the server is too slow"):
-        received(http_server.url(file), Patience(waits_s=(), stall_s=0.6))
+        received(http_server.url(file), RetryPolicy(waits_s=(), stall_s=0.6))
 
 
 def test_an_endless_answer_takes_no_memory(file: Path, http_server: HttpServer) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_dist.data.loader import Loader, Order, telling_of_workers
+from alexnet_dist.data.loader import Loader, BatchRequest, worker_death_as_error
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError
 from support.remote_server import HttpServer
@@ -35,8 +35,8 @@ def open_loader(split: Split, workers: int) -> Loader:
     return Loader({"train": split}, seed=5, crop=14, rows=6, workers=workers, max_bad_fraction=0.1)
 
 
-def training_orders(count: int) -> list[Order]:
-    return [Order("train", epoch, np.arange(6), train=True) for epoch in range(count)]
+def training_orders(count: int) -> list[BatchRequest]:
+    return [BatchRequest("train", epoch, np.arange(6), train=True) for epoch in range(count)]
 
 
 def children() -> set[int]:
@@ -94,7 +94,7 @@ def test_close_is_quick_while_downloads_stall(pack_tiny: Pack, http_server: Http
     processes = children() - before
     assert len(processes) == 3
     # The first shard comes; of the second and third, workers and the process that fetches ahead have but half.
-    next(loader.run([Order("train", 0, ids, train=True) for ids in (np.arange(6), np.array([7]), np.arange(8, 14))]))
+    next(loader.run([BatchRequest("train", 0, ids, train=True) for ids in (np.arange(6), np.array([7]), np.arange(8, 14))]))
     while not http_server.gets().keys() >= {"train-000001.tar", "train-000002.tar"}:
         time.sleep(0.01)
     began_s = time.monotonic()
@@ -136,20 +136,20 @@ def test_a_killed_worker_is_told_in_a_sentence(
                 be_elsewhere()
             deque(batches, maxlen=0)
 
-    with pytest.raises(RunError, match=rf"^loader process \d+ was killed by a signal {said}"), telling_of_workers():
+    with pytest.raises(RunError, match=rf"^loader process \d+ was killed by a signal {said}"), worker_death_as_error():
         load_and_lose_a_worker()
     assert "shared memory" not in capfd.readouterr().err
 
 
 def test_other_errors_pass_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match=r"^a fault of ours$"), telling_of_workers():
+    with pytest.raises(RuntimeError, match=r"^a fault of ours$"), worker_death_as_error():
         raise RuntimeError("a fault of ours")
 
 
 def test_a_death_that_was_noticed_late_is_told() -> None:
     with (
         pytest.raises(RunError, match=r"^loader process 7, 8 died; most likely memory .*; or a shard "),
-        telling_of_workers(),
+        worker_death_as_error(),
     ):
         raise RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly")
 
@@ -169,12 +169,12 @@ def test_a_shard_that_changes_under_a_run_is_named(
     with open_loader(Split.open(root, "train"), workers=1) as loader:
         damage(root / "train-000002.tar")
         with pytest.raises(RunError, match=rf"{root}/train-000002\.tar: {said}.* start again"):
-            list(loader.run([Order("train", 0, np.arange(8, 14), train=True)]))
+            list(loader.run([BatchRequest("train", 0, np.arange(8, 14), train=True)]))
 
 
 def test_a_shard_cut_short_while_it_is_mapped_is_told_by_its_signal(pack_tiny: Pack) -> None:
     root = pack_tiny()
-    order = Order("train", 0, np.arange(8, 14), train=True)
+    order = BatchRequest("train", 0, np.arange(8, 14), train=True)
     with open_loader(Split.open(root, "train"), workers=1) as loader:
         batches = loader.run(repeat(order))
         next(batches)
@@ -211,12 +211,12 @@ import multiprocessing, sys
 from itertools import repeat
 from pathlib import Path
 import numpy as np
-from alexnet_dist.data.loader import Loader, Order
+from alexnet_dist.data.loader import Loader, BatchRequest
 from alexnet_dist.data.reader import Split
 
 loader = Loader({"train": Split.open(Path(sys.argv[1]), "train")},
                 seed=0, crop=14, rows=6, workers=2, max_bad_fraction=0.0)
-batches = loader.run(repeat(Order("train", 0, np.arange(6), True)))
+batches = loader.run(repeat(BatchRequest("train", 0, np.arange(6), True)))
 next(batches)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 while sys.argv[2] == "for ever":

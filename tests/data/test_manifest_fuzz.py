@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dist.data.cache import Blob, Cache
-from alexnet_dist.data.download import Patience
+from alexnet_dist.data.download import RetryPolicy
 from alexnet_dist.data.manifest import Manifest, Sidecar, parse
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.data.remote import Remote, sidecars
@@ -47,7 +47,7 @@ class Stranger(Remote):
     """A remote place that has been read: bytes of a manifest and of arrays, shards in the cache, and no network."""
 
     def __init__(self, cache: Cache, content: bytes, arrays: dict[str, bytes]) -> None:
-        super().__init__("http://stranger", cache, Patience())
+        super().__init__("http://stranger", cache, RetryPolicy())
         self.content, self.arrays = content, arrays
 
     def manifest(self, _split: str) -> Manifest:

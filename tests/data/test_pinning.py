@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.data.loader import Loader, Order
+from alexnet_dist.data.loader import Loader, BatchRequest
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError
 
@@ -52,7 +52,7 @@ def test_the_whole_ring_is_registered_once_and_taken_back_once(
         assert runtime.asked == [("register", loader.ring.data_ptr(), loader.ring.numel())]
         with pytest.raises(RuntimeError, match="called once"):
             loader.pin()
-        (batch,) = loader.run([Order("train", 0, np.arange(6), train=True)])
+        (batch,) = loader.run([BatchRequest("train", 0, np.arange(6), train=True)])
         assert batch.rows.data_ptr() >= loader.ring.data_ptr()
     loader.close()
     assert [what for what, _, _ in runtime.asked] == ["register", "unregister"]
@@ -84,6 +84,6 @@ def test_rows_of_the_pinned_ring_reach_the_device(pack_tiny: Pack) -> None:
         assert not loader.ring.is_pinned()
         loader.pin()
         assert loader.ring.is_pinned()
-        (batch,) = loader.run([Order("train", 0, np.arange(6), train=True)])
+        (batch,) = loader.run([BatchRequest("train", 0, np.arange(6), train=True)])
         assert torch.equal(batch.rows.to("cuda", non_blocking=True).cpu(), batch.rows)
     assert not loader.ring.is_pinned()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from alexnet_dist.data.plan import (
     PLAN_VERSION,
-    Plan,
+    EpochPlan,
     micro_batch,
     replica_slots,
     tower_half,
@@ -22,10 +22,10 @@ from alexnet_dist.data.plan import (
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw: st.DrawFn) -> EpochPlan:
     """Draw small plans; lanes and windows may be larger than the global batch and the set."""
     counts = tuple(draw(st.lists(st.integers(1, 40), min_size=1, max_size=12)))
-    return Plan(
+    return EpochPlan(
         counts,
         seed=draw(st.integers(0, 2**63)),
         epoch=draw(st.integers(0, 200)),
@@ -35,20 +35,20 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
-def next_epoch(plan: Plan, later: int = 1) -> Plan:
-    return Plan(plan.counts, plan.seed, plan.epoch + later, plan.global_batch, plan.lanes, plan.window)
+def next_epoch(plan: EpochPlan, later: int = 1) -> EpochPlan:
+    return EpochPlan(plan.counts, plan.seed, plan.epoch + later, plan.global_batch, plan.lanes, plan.window)
 
 
-def all_ids(plan: Plan) -> list[int]:
+def all_ids(plan: EpochPlan) -> list[int]:
     return [i for batch in range(plan.batches) for i in plan.sample_ids(batch, 0, plan.global_batch).tolist()]
 
 
-def resting(plan: Plan) -> set[int]:
+def resting(plan: EpochPlan) -> set[int]:
     return set(range(plan.samples)) - set(all_ids(plan))
 
 
 @given(plans())
-def test_each_sample_stands_at_most_once_and_fewer_than_a_batch_rest(plan: Plan) -> None:
+def test_each_sample_stands_at_most_once_and_fewer_than_a_batch_rest(plan: EpochPlan) -> None:
     ids = all_ids(plan)
     assert len(ids) == len(set(ids)) == plan.batches * plan.global_batch
     assert set(ids) <= set(range(plan.samples))
@@ -56,13 +56,13 @@ def test_each_sample_stands_at_most_once_and_fewer_than_a_batch_rest(plan: Plan)
 
 
 @given(plans())
-def test_nobody_rests_twice_running(plan: Plan) -> None:
+def test_nobody_rests_twice_running(plan: EpochPlan) -> None:
     assert not resting(plan) & resting(next_epoch(plan))
 
 
 @settings(max_examples=20)
 @given(plans(), st.integers(1, 12))
-def test_everybody_rests_equally_often(plan: Plan, epochs: int) -> None:
+def test_everybody_rests_equally_often(plan: EpochPlan, epochs: int) -> None:
     rests = Counter(dict.fromkeys(range(plan.samples), 0))
     for later in range(epochs):
         rests.update(resting(next_epoch(plan, later)))
@@ -70,7 +70,7 @@ def test_everybody_rests_equally_often(plan: Plan, epochs: int) -> None:
 
 
 @given(plans())
-def test_lanes_are_disjoint_pieces_as_long_as_their_slots(plan: Plan) -> None:
+def test_lanes_are_disjoint_pieces_as_long_as_their_slots(plan: EpochPlan) -> None:
     spans = [plan.lane_slots(lane) for lane in range(plan.used_lanes)]
     assert [slot for first, end in spans for slot in range(first, end)] == list(range(plan.global_batch))
     widths = [end - first for first, end in spans]
@@ -87,9 +87,9 @@ def test_lanes_are_disjoint_pieces_as_long_as_their_slots(plan: Plan) -> None:
 
 
 @given(plans())
-def test_a_window_never_reaches_outside_its_lane(plan: Plan) -> None:
-    whole_lane = Plan(plan.counts, plan.seed, plan.epoch, plan.global_batch, plan.lanes, window=plan.samples)
-    unshuffled = Plan(plan.counts, plan.seed, plan.epoch, plan.global_batch, plan.lanes, window=1)
+def test_a_window_never_reaches_outside_its_lane(plan: EpochPlan) -> None:
+    whole_lane = EpochPlan(plan.counts, plan.seed, plan.epoch, plan.global_batch, plan.lanes, window=plan.samples)
+    unshuffled = EpochPlan(plan.counts, plan.seed, plan.epoch, plan.global_batch, plan.lanes, window=1)
     for lane in range(plan.used_lanes):
         first, end = plan.lane_slots(lane)
         pieces = [
@@ -104,7 +104,7 @@ def test_a_window_never_reaches_outside_its_lane(plan: Plan) -> None:
 
 @given(plans(), st.integers(1, 30), st.integers(1, 9), st.data())
 def test_a_batch_is_the_same_for_any_replicas_micro_batches_and_halves(
-    plan: Plan, replicas: int, micro_batches: int, data: st.DataObject
+    plan: EpochPlan, replicas: int, micro_batches: int, data: st.DataObject
 ) -> None:
     batch = data.draw(st.integers(0, plan.batches - 1))
     got: list[int] = []
@@ -120,7 +120,7 @@ def test_a_batch_is_the_same_for_any_replicas_micro_batches_and_halves(
 
 
 @given(plans())
-def test_a_plan_is_a_pure_function_of_its_fields(plan: Plan) -> None:
+def test_a_plan_is_a_pure_function_of_its_fields(plan: EpochPlan) -> None:
     np.random.default_rng().random()
     again = next_epoch(plan, 0)
     assert again == plan
@@ -128,21 +128,21 @@ def test_a_plan_is_a_pure_function_of_its_fields(plan: Plan) -> None:
 
 
 def test_seed_and_epoch_change_the_order() -> None:
-    base = Plan((100, 100), seed=0, epoch=0, global_batch=8, lanes=4, window=50)
+    base = EpochPlan((100, 100), seed=0, epoch=0, global_batch=8, lanes=4, window=50)
     assert all_ids(base) != all_ids(next_epoch(base))
-    assert all_ids(base) != all_ids(Plan((100, 100), seed=1, epoch=0, global_batch=8, lanes=4, window=50))
+    assert all_ids(base) != all_ids(EpochPlan((100, 100), seed=1, epoch=0, global_batch=8, lanes=4, window=50))
 
 
 def test_this_version_keeps_its_order() -> None:
     """A changed order breaks resume: raise PLAN_VERSION, then this hash."""
-    plan = Plan((97, 1, 100, 55), seed=7, epoch=3, global_batch=16, lanes=6, window=20)
+    plan = EpochPlan((97, 1, 100, 55), seed=7, epoch=3, global_batch=16, lanes=6, window=20)
     text = ",".join(map(str, all_ids(plan)))
     assert (PLAN_VERSION, hashlib.sha256(text.encode()).hexdigest()[:16]) == (1, "d8671c5ba0c45c8a")
 
 
 def test_an_epoch_of_imagenet_leaves_out_fifteen_and_spreads_over_replicas() -> None:
     counts = (1000,) * 1281 + (167,)
-    plan = Plan(counts, seed=0, epoch=3, global_batch=128, lanes=48, window=2048)
+    plan = EpochPlan(counts, seed=0, epoch=3, global_batch=128, lanes=48, window=2048)
     batches = np.stack([plan.sample_ids(batch, 0, 128) for batch in range(plan.batches)])
     assert plan.samples - len(np.unique(batches)) == 15
     first, end = replica_slots(3, 8, 128)
@@ -151,7 +151,7 @@ def test_an_epoch_of_imagenet_leaves_out_fifteen_and_spreads_over_replicas() -> 
 
 def test_neighbours_in_a_shard_are_spread() -> None:
     """Neighbouring ids should hardly meet in a batch: a uniform order has 128 * 127 / N = 1.6 such pairs a batch."""
-    plan = Plan((1000,) * 10, seed=0, epoch=0, global_batch=128, lanes=32, window=2048)
+    plan = EpochPlan((1000,) * 10, seed=0, epoch=0, global_batch=128, lanes=32, window=2048)
     pairs = [
         (np.diff(np.sort(plan.sample_ids(batch, 0, plan.global_batch))) == 1).sum() for batch in range(plan.batches)
     ]
@@ -185,11 +185,11 @@ def test_validation_covers_each_image_once_in_equal_steps(images: int, replicas:
 def test_what_cannot_be_planned_is_refused(change: dict[str, int], message: str) -> None:
     fields = {"seed": 0, "epoch": 0, "global_batch": 2, "lanes": 1, "window": 4} | change
     with pytest.raises(ValueError, match=message):
-        Plan((6, 4), **fields)
+        EpochPlan((6, 4), **fields)
 
 
 @pytest.mark.parametrize("address", [(-1, 0, 2), (5, 0, 2), (0, -1, 2), (0, 1, 3), (0, 2, 1)])
 def test_a_slot_outside_the_epoch_is_an_error(address: tuple[int, int, int]) -> None:
-    plan = Plan((6, 4), seed=0, epoch=0, global_batch=2, lanes=1, window=4)
+    plan = EpochPlan((6, 4), seed=0, epoch=0, global_batch=2, lanes=1, window=4)
     with pytest.raises(IndexError):
         plan.sample_ids(*address)

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist.data import prefetcher as ahead_module
-from alexnet_dist.data.decoder import Order
+from alexnet_dist.data.decoder import BatchRequest
 from alexnet_dist.data.loader import Loader
-from alexnet_dist.data.plan import Plan, lanes_of
-from alexnet_dist.data.prefetcher import Ahead, needed_bytes
+from alexnet_dist.data.plan import EpochPlan, lanes_of
+from alexnet_dist.data.prefetcher import Prefetcher, needed_bytes
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import CachedShards
 from alexnet_dist.errors import UserError
@@ -32,9 +32,9 @@ Pack = Callable[..., Path]
 COUNTS = [4] * 10
 
 
-def orders(split: Split, epochs: int = 2) -> list[Order]:
-    plans = [Plan(split.counts, seed=5, epoch=epoch, global_batch=5, lanes=1, window=4) for epoch in range(epochs)]
-    return [Order("train", p.epoch, p.sample_ids(batch, 0, 5), train=True) for p in plans for batch in range(p.batches)]
+def orders(split: Split, epochs: int = 2) -> list[BatchRequest]:
+    plans = [EpochPlan(split.counts, seed=5, epoch=epoch, global_batch=5, lanes=1, window=4) for epoch in range(epochs)]
+    return [BatchRequest("train", p.epoch, p.sample_ids(batch, 0, 5), train=True) for p in plans for batch in range(p.batches)]
 
 
 @pytest.fixture
@@ -69,13 +69,13 @@ def eventually(holds: Callable[[], bool]) -> bool:
 def test_the_orders_are_the_same_and_asked_for_within_the_budget(split: Split) -> None:
     wanted, asked = orders(split), 0
 
-    def source() -> Iterator[Order]:
+    def source() -> Iterator[BatchRequest]:
         nonlocal asked
         for order in wanted:
             asked += 1
             yield order
 
-    ahead = Ahead({"train": split}, 3 * size_of_a_shard(split))
+    ahead = Prefetcher({"train": split}, 3 * size_of_a_shard(split))
     try:
         watched, given_out, lead = ahead.watch(source()), [], []
         for order in watched:
@@ -96,7 +96,7 @@ def test_shards_are_fetched_in_the_order_of_use_and_no_further_than_the_budget(
     by_use = list(dict.fromkeys(number for order in wanted for number in split.shards_of(order.ids)))
     # The first is slow: the others come after it all the same.
     http_server.fail({root / split.manifest.shards[by_use[0]].name: ["trickle"]})
-    ahead = Ahead({"train": split}, 4 * size_of_a_shard(split))
+    ahead = Prefetcher({"train": split}, 4 * size_of_a_shard(split))
     try:
         next(ahead.watch(iter(wanted)))
         assert eventually(lambda: len(cached(split)) >= 4)
@@ -115,7 +115,7 @@ def test_what_is_needed_stays_touched_and_what_was_used_does_not(split: Split) -
     cache, blobs = split.shards.remote.cache, split.shards.blobs
     wanted = orders(split, epochs=1)
     first, last = (split.shards_of(wanted[place].ids)[-1] for place in (0, -1))
-    ahead = Ahead({"train": split}, 10**9)
+    ahead = Prefetcher({"train": split}, 10**9)
     try:
         watched = ahead.watch(iter(wanted))
         for _ in wanted:
@@ -161,7 +161,7 @@ def test_a_shard_that_cannot_be_had_is_the_workers_to_tell(split: Split, root: P
 def test_what_cannot_be_had_is_not_asked_for_again_at_once(split: Split, root: Path, http_server: HttpServer) -> None:
     missing = split.manifest.shards[0].name
     http_server.fail({root / missing: ["404*"]})
-    ahead = Ahead({"train": split}, 10**9)
+    ahead = Prefetcher({"train": split}, 10**9)
     try:
         next(ahead.watch(iter(orders(split))))
         assert eventually(lambda: cached(split) == list(range(1, 10)))
@@ -172,8 +172,8 @@ def test_what_cannot_be_had_is_not_asked_for_again_at_once(split: Split, root: P
 
 
 def test_local_shards_have_no_process(root: Path) -> None:
-    ahead = Ahead({"train": Split.open(root, "train")}, 10**9)
-    source = iter([Order("train", 0, np.arange(5), True)])
+    ahead = Prefetcher({"train": Split.open(root, "train")}, 10**9)
+    source = iter([BatchRequest("train", 0, np.arange(5), True)])
     assert ahead.watch(source) is source
     ahead.close()
 
@@ -181,11 +181,11 @@ def test_local_shards_have_no_process(root: Path) -> None:
 # A rank that waits to be killed, having told its process that fetches ahead.
 RANK = """
 import multiprocessing, sys, time
-from alexnet_dist.data.prefetcher import Ahead
+from alexnet_dist.data.prefetcher import Prefetcher
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import locate
 
-ahead = Ahead({"train": Split.open(locate(sys.argv[1], sys.argv[2], 10**7), "train")}, 10**7)
+ahead = Prefetcher({"train": Split.open(locate(sys.argv[1], sys.argv[2], 10**7), "train")}, 10**7)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 time.sleep(60)
 """
@@ -216,7 +216,7 @@ def test_the_process_is_deaf_to_its_groups_signals_and_dies_with_its_rank(
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(1, 9))
 def test_lanes_of_slots_are_those_that_the_plan_has(global_batch: int, lanes: int, replicas: int) -> None:
-    plan = Plan((global_batch,), seed=0, epoch=0, global_batch=global_batch, lanes=lanes, window=2)
+    plan = EpochPlan((global_batch,), seed=0, epoch=0, global_batch=global_batch, lanes=lanes, window=2)
     lane_of = [lane for lane in range(plan.used_lanes) for _ in range(*plan.lane_slots(lane))]
     for first, end in itertools.combinations(range(0, global_batch + 1, max(1, global_batch // replicas)), 2):
         assert lanes_of(first, end, global_batch, lanes) == len(set(lane_of[first:end]))

@@ -28,9 +28,9 @@ import numpy as np
 import pytest
 
 from alexnet_dist.data import manifest
-from alexnet_dist.data.loader import Loader, Order
+from alexnet_dist.data.loader import Loader, BatchRequest
 from alexnet_dist.data.manifest import Class, Colour, Manifest, Options, Shard
-from alexnet_dist.data.plan import Plan
+from alexnet_dist.data.plan import EpochPlan
 from alexnet_dist.data.prefetcher import needed_bytes
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote, locate
@@ -110,13 +110,13 @@ def rank(url: str, cache: Path) -> None:
     limit = needed_bytes(split, LANES, WINDOW, None, 1)
     place = Remote(roomy.url, replace(roomy.cache, most_bytes=limit), roomy.patience)
     split = Split(place, split.manifest)
-    plan = Plan(split.counts, seed=0, epoch=0, global_batch=BATCH, lanes=LANES, window=WINDOW)
+    plan = EpochPlan(split.counts, seed=0, epoch=0, global_batch=BATCH, lanes=LANES, window=WINDOW)
     with Loader(
         {"train": split}, seed=0, crop=224, rows=BATCH, workers=WORKERS, max_bad_fraction=0.0, ahead_bytes=limit
     ) as loader:
         print(json.dumps([limit, os.getpid(), *(child.pid for child in multiprocessing.active_children())]), flush=True)
         began_s, images = time.monotonic(), 0
-        for batch in loader.run(Order("train", 0, plan.sample_ids(k, 0, BATCH), True) for k in range(plan.batches)):
+        for batch in loader.run(BatchRequest("train", 0, plan.sample_ids(k, 0, BATCH), True) for k in range(plan.batches)):
             images += len(batch.rows)
         print(json.dumps([images, time.monotonic() - began_s]), flush=True)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_dist import rng
-from alexnet_dist.data.plan import Ids, Plan
+from alexnet_dist.data.plan import Ids, EpochPlan
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Quality:
     place: float
 
 
-def order(plan: Plan) -> Ids:
+def order(plan: EpochPlan) -> Ids:
     """Return an epoch's ids, (batches, global batch)."""
     return np.stack([plan.sample_ids(batch, 0, plan.global_batch) for batch in range(plan.batches)])
 
 
-def uniform(plan: Plan) -> Ids:
+def uniform(plan: EpochPlan) -> Ids:
     """Return as many batches of a uniform order, each epoch another."""
     ids = rng.permutation(plan.samples, plan.seed, plan.epoch, "uniform")
     return ids[: plan.batches * plan.global_batch].reshape(plan.batches, plan.global_batch)
@@ -66,12 +66,12 @@ def _pairs(values: Ids) -> int:
 
 
 def measured(counts: tuple[int, ...], global_batch: int, lanes: int, window: int, classes: int) -> Quality:
-    plans = [Plan(counts, 0, epoch, global_batch, lanes, window) for epoch in (0, 1)]
+    plans = [EpochPlan(counts, 0, epoch, global_batch, lanes, window) for epoch in (0, 1)]
     return quality(order(plans[0]), order(plans[1]), sum(counts), classes)
 
 
 def measured_uniform(counts: tuple[int, ...], global_batch: int, classes: int) -> Quality:
-    plans = [Plan(counts, 0, epoch, global_batch, 1, 1) for epoch in (0, 1)]
+    plans = [EpochPlan(counts, 0, epoch, global_batch, 1, 1) for epoch in (0, 1)]
     return quality(uniform(plans[0]), uniform(plans[1]), sum(counts), classes)
 
 
@@ -113,7 +113,7 @@ def test_lanes_and_windows_are_both_needed(lanes: int, window: int) -> None:
 
 def test_a_batch_follows_the_classes_of_the_set() -> None:
     counts, global_batch = SMALL
-    plan = Plan(counts, 0, 0, global_batch, LANES, WINDOW)
+    plan = EpochPlan(counts, 0, 0, global_batch, LANES, WINDOW)
     packed = (np.arange(plan.samples) * 10 // plan.samples)[rng.permutation(plan.samples, 0, "pack", "train")]
     seen = np.stack([np.bincount(packed[ids], minlength=10) for ids in order(plan)])
     expected = global_batch / 10

@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_dist.data.loader import Loader, Order
+from alexnet_dist.data.loader import Loader, BatchRequest
 from alexnet_dist.data.plan import tower_half
 from alexnet_dist.data.reader import Split
-from alexnet_dist.training.run_plan import Programme, Task
+from alexnet_dist.training.run_plan import RunPlan, BatchSpec
 
 Pack = Callable[..., Path]
 COUNTS, CROP, SEED = (17, 5, 31), 14, 3
 STEPS = 13  # over two borders of epochs of five batches
 # Three and four replicas do not divide the global batch, and some halves are odd.
-PROGRAMME = Programme(
+PROGRAMME = RunPlan(
     counts=COUNTS, seed=SEED, global_batch=10, lanes=4, window=8, accumulate=1, steps=STEPS, validation_images=0,
     validation_rows=0, evaluate_every=0,
 )  # fmt: skip
@@ -42,11 +42,11 @@ def split(pack_tiny: Pack) -> Split:
     return Split.open(pack_tiny(counts=COUNTS), "train")
 
 
-def orders(tasks: Iterator[Task], towers: tuple[int, ...]) -> Iterator[Order]:
+def orders(tasks: Iterator[BatchSpec], towers: tuple[int, ...]) -> Iterator[BatchRequest]:
     """Yield a rank's orders: its half of its replica's slots, or all of them where it holds both towers."""
     for task in tasks:
         first, end = (0, len(task.ids)) if len(towers) == 2 else tower_half(towers[0], 0, len(task.ids))
-        yield Order("train", task.epoch, task.ids[first:end], task.train)
+        yield BatchRequest("train", task.epoch, task.ids[first:end], task.train)
 
 
 def open_rank(split: Split, workers: int) -> Loader:
@@ -54,7 +54,7 @@ def open_rank(split: Split, workers: int) -> Loader:
 
 
 def hashes(
-    split: Split, replicas: int, layout: str, workers: int, step: int = 0, programme: Programme = PROGRAMME
+    split: Split, replicas: int, layout: str, workers: int, step: int = 0, programme: RunPlan = PROGRAMME
 ) -> Iterator[str]:
     """Yield the hash of each global batch from `step` on; all ranks' loaders live in this process."""
     ranks = [(replica, towers) for replica in range(replicas) for towers in LAYOUTS[layout]]
@@ -101,7 +101,7 @@ def test_a_run_of_imagenets_size_goes_on_at_once_deep_inside_it(split: Split) ->
     began_s = time.monotonic()
     task = next(large.tasks(0, 1, step=876_543, evaluated_step=0))
     with open_rank(split, workers=2) as loader:
-        next(loader.run([Order("train", task.epoch, task.ids[:10] % split.images, train=True)]))
+        next(loader.run([BatchRequest("train", task.epoch, task.ids[:10] % split.images, train=True)]))
     # Measured: 0.2 s; decoding or skipping over what came before would take hours.
     assert time.monotonic() - began_s < 5
 

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_dist.distributed.link import Handle, P2PLink, exchange, gather
+from alexnet_dist.distributed.link import Handle, P2PLink
+from alexnet_dist.distributed.tower_parallel import exchange, gather
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.layers import Cross, Dense
 

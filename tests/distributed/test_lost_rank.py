@@ -16,10 +16,11 @@ import torch.distributed as dist
 
 from alexnet_dist import config
 from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.link import P2PLink
-from alexnet_dist.distributed.parallel import Control
+from alexnet_dist.distributed.lost_rank import AVERAGING, lost_rank_at
 from alexnet_dist.errors import RunError
-from alexnet_dist.monitoring.timeline import AVERAGING, Timeline, naming
+from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.process import launched
 from alexnet_dist.training import train
 from support.ranks import Ranks
@@ -58,14 +59,14 @@ def on_group(everyone: bool, number: signal.Signals, directory: Path) -> Told | 
     groups = topology.open_groups(place, TIMEOUT_S)
     assert groups.pair is not None
     timeline = Timeline(place.device)
-    link, control = P2PLink(groups.pair, place.rank ^ 1, timeline), Control(groups.everyone)
+    link, control = P2PLink(groups.pair, place.rank ^ 1, timeline), Control(groups.world)
 
     def wait_in_pair() -> None:
         link.wait(link.start(torch.ones(64), (64,), "conv3 forward"))
 
     def wait_in_row() -> None:
-        with naming(AVERAGING):
-            dist.all_reduce(torch.ones(64), group=groups.row)
+        with lost_rank_at(AVERAGING):
+            dist.all_reduce(torch.ones(64), group=groups.dp)
 
     def wait_in_all() -> None:
         control.sums([1.0])
@@ -78,7 +79,7 @@ def on_group(everyone: bool, number: signal.Signals, directory: Path) -> Told | 
     if not everyone and place.rank == 2:
         return None
     wait = wait_in_all if everyone else wait_in_pair if place.rank == 0 else wait_in_row
-    with pytest.raises(RunError) as told, topology.telling(place):
+    with pytest.raises(RunError) as told, topology.lost_rank_as_error(place):
         wait()
     return Told(time.monotonic(), str(told.value))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alexnet_dist.distributed import parallel, topology
 from alexnet_dist.distributed.link import PIXELS, Handle, P2PLink
-from alexnet_dist.distributed.parallel import LinkedTower
+from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.model import Tower
 from alexnet_dist.process import launched
@@ -83,7 +83,7 @@ def two_steps(accumulate: int) -> list[str]:
     timeline, case = Timeline(torch.device("cpu")), Case(global_batch=13, accumulate=accumulate)
     line = NotedLink(events, groups.pair, place.rank ^ 1, timeline)
     model = LinkedTower(Tower(place.towers[0], SMALL, SEED, torch.float64), line)
-    trainer = build(model, groups.row, case, timeline)
+    trainer = build(model, groups.dp, case, timeline)
     source = NotedSlots(line, case, place.replica, place.replicas)
     for step in (0, 1):
         train_step(trainer, source, step, 0.01)

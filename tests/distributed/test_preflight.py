@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 import alexnet_dist
 from alexnet_dist.distributed import preflight, topology
-from alexnet_dist.distributed.preflight import Hello, disagreements
+from alexnet_dist.distributed.preflight import RankInfo, disagreements
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.process import launched
 from support.ranks import Ranks
@@ -21,15 +21,15 @@ from support.ranks import Ranks
 ALIKE = {"torch": "2.13.0", "alexnet_dist": "0.1.0", "layout": "paired", "device": "cpu", "backend": "gloo"}
 
 
-def hellos(*local_ranks: int) -> list[Hello]:
+def hellos(*local_ranks: int) -> list[RankInfo]:
     """Return the hellos of nodes a, b, ... with so many ranks."""
     nodes = [node for node, count in zip("abcdef", local_ranks, strict=False) for _ in range(count)]
     return [
-        Hello(rank, f"host-{node}", node, local_ranks["abcdef".index(node)], ALIKE) for rank, node in enumerate(nodes)
+        RankInfo(rank, f"host-{node}", node, local_ranks["abcdef".index(node)], ALIKE) for rank, node in enumerate(nodes)
     ]
 
 
-def changed(ranks: list[Hello], number: int, **alike: str) -> list[Hello]:
+def changed(ranks: list[RankInfo], number: int, **alike: str) -> list[RankInfo]:
     """Return the hellos with one that says something else."""
     return [replace(one, alike={**one.alike, **alike}) if one.rank == number else one for one in ranks]
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist.distributed import topology
-from alexnet_dist.distributed.topology import Groups, Layout, Topology, backend_of, lost, place, telling
+from alexnet_dist.distributed.groups import Groups
+from alexnet_dist.distributed.lost_rank import AVERAGING, CONTROL, LostRankError, lost, lost_rank_as_error
+from alexnet_dist.distributed.topology import Layout, Topology, backend_of, place
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.monitoring.timeline import AVERAGING, CONTROL, LostRankError
 from alexnet_dist.process import Launched, launched
 from support.ranks import Ranks
 
@@ -30,7 +31,7 @@ def test_a_rank_is_twice_its_replica_plus_its_tower(replicas: int) -> None:
     places = [place("paired", "cpu", one) for one in ranks(2 * replicas)]
     assert [(p.replica, p.towers) for p in places] == [(r, (t,)) for r in range(replicas) for t in (0, 1)]
     assert {p.replicas for p in places} == {replicas}
-    assert [p.is_chief for p in places] == [True] + [False] * (2 * replicas - 1)
+    assert [p.is_rank0 for p in places] == [True] + [False] * (2 * replicas - 1)
 
 
 @given(replicas=st.integers(1, 9))
@@ -128,7 +129,7 @@ def test_on_a_cpu_nothing_is_staged() -> None:
     ],
 )
 def test_a_lost_rank_is_told_by_its_place(layout: Layout, rank: int, what: str, sentence: str) -> None:
-    with pytest.raises(RunError) as told, telling(place(layout, "cpu", ranks(6)[rank])):
+    with pytest.raises(RunError) as told, lost_rank_as_error(place(layout, "cpu", ranks(6)[rank])):
         raise LostRankError(what, "Timed out")
     assert str(told.value).startswith(f"{sentence}Timed out); see what was said there; the same command goes on")
 
@@ -171,7 +172,7 @@ def test_one_process_needs_no_groups() -> None:
 def members(layout: Layout) -> list[list[int] | None]:
     """Return the ranks of my pair, row and everyone; runs in a process of its own."""
     groups = topology.open_groups(place(layout, "cpu", launched()), 60.0)
-    each = (groups.pair, groups.row, groups.everyone)
+    each = (groups.pair, groups.dp, groups.world)
     found = [None if group is None else dist.get_process_group_ranks(group) for group in each]
     topology.close_groups()
     assert not dist.is_initialized()

@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, DATA_WAIT, LINK_WAIT, LostRankError, Timeline, naming
+from alexnet_dist.distributed.lost_rank import LostRankError, lost_rank_at
+from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, DATA_WAIT, LINK_WAIT, Timeline
 
 
 @pytest.fixture
@@ -82,24 +83,24 @@ def test_a_lost_rank_is_told_by_what_it_was_wanted_for(words: str) -> None:
 
 
 def test_a_source_line_of_the_library_is_not_told() -> None:
-    with pytest.raises(LostRankError) as told, naming("fc6 backward"):
+    with pytest.raises(LostRankError) as told, lost_rank_at("fc6 backward"):
         raise RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:4. This is often")
     assert told.value.reason == "Connection closed by peer [::1]:4"
 
 
 def test_what_nccl_says_last_is_told() -> None:
-    with pytest.raises(LostRankError) as told, naming("conv3 forward"):
+    with pytest.raises(LostRankError) as told, lost_rank_at("conv3 forward"):
         raise RuntimeError("NCCL error in: x.cpp:1, ncclRemoteError\nncclRemoteError: A call\nLast error:\n no route\n")
     assert told.value.reason == "NCCL error in: x.cpp:1, ncclRemoteError; no route"
 
 
 def test_a_misuse_of_nccl_is_no_lost_rank() -> None:
-    with pytest.raises(RuntimeError, match="invalid usage") as told, naming("conv3 forward"):
+    with pytest.raises(RuntimeError, match="invalid usage") as told, lost_rank_at("conv3 forward"):
         raise RuntimeError("NCCL error in: x.cpp:1, invalid usage (run with NCCL_DEBUG=WARN for details)")
     assert type(told.value) is RuntimeError
 
 
 def test_another_fault_stays_what_it_is() -> None:
-    with pytest.raises(RuntimeError, match="shape") as told, naming("conv3 forward"):
+    with pytest.raises(RuntimeError, match="shape") as told, lost_rank_at("conv3 forward"):
         raise RuntimeError("shape mismatch")
     assert type(told.value) is RuntimeError

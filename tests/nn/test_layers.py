@@ -15,7 +15,7 @@ from alexnet_dist import rng
 from alexnet_dist.nn import layers
 from alexnet_dist.nn.geometry import Norm
 from alexnet_dist.nn.layers import (
-    Address,
+    DropoutKey,
     Convolution,
     Cross,
     Dense,
@@ -190,13 +190,13 @@ def test_a_dense_layer_reads_maps_by_channel_row_and_column() -> None:
     np.testing.assert_allclose(layer(maps).detach().numpy(), wanted, rtol=1e-12, atol=1e-12)
 
 
-def masks(address: Address, layer: str = "fc6", units: int = 64, first: int = 0, rate: float = 0.5) -> Tensor:
+def masks(address: DropoutKey, layer: str = "fc6", units: int = 64, first: int = 0, rate: float = 0.5) -> Tensor:
     return dropout(torch.ones(len(address.slots), units), rate, layer, first, address)
 
 
 def test_dropout_does_not_rescale() -> None:
     units = noise(6, 50)
-    kept = dropout(units, 0.5, "fc6", 0, Address(1, 2, torch.arange(6)))
+    kept = dropout(units, 0.5, "fc6", 0, DropoutKey(1, 2, torch.arange(6)))
     assert ((kept == units) | (kept == 0)).all()
     assert 0 < int((kept == 0).sum()) < kept.numel()
 
@@ -204,28 +204,28 @@ def test_dropout_does_not_rescale() -> None:
 def test_the_mask_is_the_table_of_the_address() -> None:
     slots = torch.tensor([3, 9, 127])
     wanted = rng.keep(rng.key(5, "dropout", 40, "fc7"), slots, torch.arange(16, 48), 0.3)
-    assert masks(Address(5, 40, slots), "fc7", 32, 16, 0.3).equal(wanted.float())
+    assert masks(DropoutKey(5, 40, slots), "fc7", 32, 16, 0.3).equal(wanted.float())
 
 
 def test_masks_do_not_depend_on_micro_batches_towers_or_order() -> None:
-    whole = masks(Address(1, 2, torch.arange(10)))
-    assert torch.cat([masks(Address(1, 2, torch.arange(*span))) for span in ((0, 3), (3, 4), (4, 10))]).equal(whole)
-    assert torch.cat([masks(Address(1, 2, torch.arange(10)), units=32, first=first) for first in (0, 32)], 1).equal(
+    whole = masks(DropoutKey(1, 2, torch.arange(10)))
+    assert torch.cat([masks(DropoutKey(1, 2, torch.arange(*span))) for span in ((0, 3), (3, 4), (4, 10))]).equal(whole)
+    assert torch.cat([masks(DropoutKey(1, 2, torch.arange(10)), units=32, first=first) for first in (0, 32)], 1).equal(
         whole
     )
     order = torch.tensor([7, 0, 3])
-    assert masks(Address(1, 2, order)).equal(whole[order])
+    assert masks(DropoutKey(1, 2, order)).equal(whole[order])
 
 
 def test_masks_differ_by_seed_step_layer_and_slot() -> None:
     slots = torch.arange(4)
     tables = [
-        masks(Address(1, 2, slots)),
-        masks(Address(2, 2, slots)),
-        masks(Address(1, 3, slots)),
-        masks(Address(1, 2, slots), "fc7"),
-        masks(Address(1, 2, slots + 4)),
-        masks(Address(1, 2, slots), first=64),
+        masks(DropoutKey(1, 2, slots)),
+        masks(DropoutKey(2, 2, slots)),
+        masks(DropoutKey(1, 3, slots)),
+        masks(DropoutKey(1, 2, slots), "fc7"),
+        masks(DropoutKey(1, 2, slots + 4)),
+        masks(DropoutKey(1, 2, slots), first=64),
     ]
     assert len({tuple(table.flatten().tolist()) for table in tables}) == len(tables)
     assert len({tuple(row.tolist()) for row in tables[0]}) == len(slots)
@@ -233,7 +233,7 @@ def test_masks_differ_by_seed_step_layer_and_slot() -> None:
 
 def test_the_gradient_of_a_dropped_unit_is_zero() -> None:
     units = noise(3, 20).requires_grad_()
-    kept = dropout(units, 0.5, "fc6", 0, Address(0, 0, torch.arange(3)))
+    kept = dropout(units, 0.5, "fc6", 0, DropoutKey(0, 0, torch.arange(3)))
     kept.sum().backward()  # type: ignore[no-untyped-call]
     assert units.grad is not None
     assert units.grad.equal((kept != 0).double())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Layer
-from alexnet_dist.nn.model import AlexNet, Tower, joined, parted
+from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights, split_cross_weights
 from support.nets import SMALL
 
 
@@ -157,7 +157,7 @@ def test_joined_is_one_layer_over_both_towers_inputs() -> None:
     assert features.shape == (2, 160)
     logits = []
     for index, tower in enumerate(model.towers):
-        whole = joined(index, dict(tower.named_parameters()))
+        whole = merge_cross_weights(index, dict(tower.named_parameters()))
         assert set(whole) == {f"{name}.{kind}" for name in SMALL.layers for kind in ("weight", "bias")}
         assert whole["conv3.weight"].shape == (8, 12, 3, 3)
         assert whole["fc8.weight"].shape == ((5, 160), (6, 160))[index]
@@ -168,6 +168,6 @@ def test_joined_is_one_layer_over_both_towers_inputs() -> None:
 @pytest.mark.parametrize("index", [0, 1])
 def test_parted_undoes_joined(index: int) -> None:
     tensors = dict(Tower(index, SMALL, seed=9).named_parameters())
-    back = parted(index, SMALL, joined(index, tensors))
+    back = split_cross_weights(index, SMALL, merge_cross_weights(index, tensors))
     assert set(back) == set(tensors)
     assert all(back[name].equal(tensor) for name, tensor in tensors.items())

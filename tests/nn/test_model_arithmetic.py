@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alexnet_dist import rng
 from alexnet_dist.nn.geometry import Geometry, Layer, Norm
-from alexnet_dist.nn.layers import Address
+from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import AlexNet
 from support import literal
 from support.literal import Row
@@ -66,7 +66,7 @@ def test_the_net_is_the_papers_index_by_index(activation: Literal["relu", "tanh"
 
 def test_gradients_are_difference_quotients() -> None:
     model = AlexNet(TINY, 2, torch.float64).train()
-    batch, address = images(TINY, 3) / 50, Address(1, 2, torch.arange(3))
+    batch, address = images(TINY, 3) / 50, DropoutKey(1, 2, torch.arange(3))
     weights = list[Tensor](model.parameters())
     pull = images(TINY, 4).flatten()[: 3 * 5].reshape(3, 5)
 
@@ -104,7 +104,7 @@ def test_dropout_masks_count_units_over_both_towers_and_test_time_halves() -> No
     for name in ("0.fc7.own", "1.fc7.own", "0.fc7.other", "1.fc7.other"):
         seen = inputs.setdefault(name, [])
         model.get_submodule(f"towers.{name}").register_forward_pre_hook(lambda _, read, seen=seen: seen.extend(read))
-    model.train()(batch, Address(8, 3, torch.arange(10, 14)))
+    model.train()(batch, DropoutKey(8, 3, torch.arange(10, 14)))
     model.eval()(batch)
     keep = rng.keep(rng.key(8, "dropout", 3, "fc6"), torch.arange(10, 14), torch.arange(32), 0.5)
     for tower in (0, 1):
@@ -116,10 +116,10 @@ def test_dropout_masks_count_units_over_both_towers_and_test_time_halves() -> No
 
 def test_a_forward_in_micro_batches_is_the_whole_one() -> None:
     model, batch = AlexNet(SMALL, 1, torch.float64), images(SMALL, 5)
-    whole = model(batch, Address(8, 3, torch.arange(5)))
-    parts = [model(batch[a:b], Address(8, 3, torch.arange(a, b))) for a, b in pairwise((0, 2, 5))]
+    whole = model(batch, DropoutKey(8, 3, torch.arange(5)))
+    parts = [model(batch[a:b], DropoutKey(8, 3, torch.arange(a, b))) for a, b in pairwise((0, 2, 5))]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(model(batch, Address(8, 4, torch.arange(5))), whole)
+    assert not torch.allclose(model(batch, DropoutKey(8, 4, torch.arange(5))), whole)
 
 
 def test_the_input_scale_multiplies_the_image() -> None:
@@ -131,7 +131,7 @@ def test_the_input_scale_multiplies_the_image() -> None:
 def test_the_boundary_is_told_once_for_each_tower() -> None:
     model, told = AlexNet(SMALL, 1, torch.float64), []
     model.on_boundary = lambda gradient: told.append(gradient.shape)
-    model(images(SMALL, 2), Address(0, 0, torch.arange(2))).sum().backward()
+    model(images(SMALL, 2), DropoutKey(0, 0, torch.arange(2))).sum().backward()
     assert told == [(2, 6, 3, 3)] * 2
     with torch.no_grad():
         model.eval()(images(SMALL, 2))

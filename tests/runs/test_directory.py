@@ -144,7 +144,7 @@ def test_cut_back_drops_later_steps_and_half_written_lines(tmp_path: Path) -> No
     for name in ("metrics.jsonl", "evaluations.jsonl", "samples-rank-0.jsonl", "samples-rank-11.jsonl"):
         (tmp_path / name).write_text(f'{kept}{line % 11}\n7\n[]\n{{"loss": 2}}\n{{"step": null}}\n{{"step": 5, "lo')
     (tmp_path / "other.jsonl").write_text(line % 11)
-    run_directory.cut_back(tmp_path, 10, 10)
+    run_directory.truncate_records(tmp_path, 10, 10)
     found = {name: content.decode() for name, content in files(tmp_path).items()}
     assert found.pop("other.jsonl") == line % 11
     assert list(found.values()) == [kept] * 4
@@ -152,15 +152,15 @@ def test_cut_back_drops_later_steps_and_half_written_lines(tmp_path: Path) -> No
 
 def test_cut_back_ends_the_last_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}')
-    run_directory.cut_back(tmp_path, 1, 1)
+    run_directory.truncate_records(tmp_path, 1, 1)
     run_directory.append(tmp_path / "metrics.jsonl", {"step": 2})
     assert run_directory.read_lines(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
-    run_directory.cut_back(tmp_path, 0, 0)
+    run_directory.truncate_records(tmp_path, 0, 0)
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 def test_nothing_is_cut_where_nothing_is(tmp_path: Path) -> None:
-    run_directory.cut_back(tmp_path, 0, 0)
+    run_directory.truncate_records(tmp_path, 0, 0)
     assert files(tmp_path) == {}
     assert run_directory.read_lines(tmp_path / "metrics.jsonl") == []
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from alexnet_dist.training.run_plan import Programme
+from alexnet_dist.training.run_plan import RunPlan
 
-PLAIN = Programme(
+PLAIN = RunPlan(
     counts=(7, 1, 12),
     seed=3,
     global_batch=6,

@@ -9,11 +9,11 @@ import json
 import os
 from pathlib import Path
 
-from alexnet_dist.data.download import Patience
+from alexnet_dist.data.download import RetryPolicy
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote, in_child, locate
 
-HASTE = Patience(waits_s=(0.01, 0.01), stall_s=2.0)
+HASTE = RetryPolicy(waits_s=(0.01, 0.01), stall_s=2.0)
 
 
 def place(url: str, tmp_path: Path, cache_bytes: int = 10_000_000) -> Remote:

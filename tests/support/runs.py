@@ -9,7 +9,7 @@ import numpy as np
 from alexnet_dist import config
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class, Colour, Manifest, Options, Shard, Sidecar
-from alexnet_dist.nn.model import AlexNet, Tower, joined
+from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 
@@ -60,7 +60,7 @@ def write_run(home: Path, steps: tuple[int, ...] = (3,), *words: str) -> tuple[P
         nets[step] = AlexNet(config.geometry(chosen), seed=step).eval()
         for tower in nets[step].towers:
             assert isinstance(tower, Tower)
-            weights = joined(tower.index, {name: value.detach() for name, value in tower.named_parameters()})
+            weights = merge_cross_weights(tower.index, {name: value.detach() for name, value in tower.named_parameters()})
             velocities = {f"velocity.{name}": value + 1 for name, value in weights.items()}
             checkpoint.write_tower(directory / run_directory.CHECKPOINTS, step, tower.index, weights | velocities)
         state = {"geometry": run_directory.geometry_state(config.geometry(chosen)), "position": {}}

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_dist.distributed.parallel import Reducer
+from alexnet_dist.distributed.data_parallel import Reducer
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rule
-from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import Engine, engine
 from support.nets import SMALL
 
@@ -30,7 +30,7 @@ def batch(first: int, end: int, dtype: torch.dtype = torch.float64, train: bool 
         labels.append(slot % SMALL.classes)
     truth = torch.tensor(labels)
     truth[len(truth) - empty :] = -1
-    return Batch(Task(train, 0, 0, np.arange(first, end), first), torch.stack(images), truth, torch.arange(first, end))
+    return Batch(BatchSpec(train, 0, 0, np.arange(first, end), first), torch.stack(images), truth, torch.arange(first, end))
 
 
 class Source:

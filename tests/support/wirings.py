@@ -15,16 +15,17 @@ from torch import Tensor
 from alexnet_dist import process, rng
 from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.distributed import link, parallel, topology
+from alexnet_dist.distributed.data_parallel import Reducer
 from alexnet_dist.distributed.link import DelayedLink, P2PLink, StagedLink
-from alexnet_dist.distributed.parallel import LinkedTower, Reducer
+from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn import model
-from alexnet_dist.nn.layers import Address, local_response_norm
-from alexnet_dist.nn.model import AlexNet, Tower, joined
+from alexnet_dist.nn.layers import DropoutKey, local_response_norm
+from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
 from alexnet_dist.process import launched
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rule
-from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import Engine, engine, train_step
 from support.nets import SMALL
 
@@ -83,7 +84,7 @@ class Slots:
             span = replica_slots(replica, replicas, case.global_batch)
             for index in range(case.accumulate):
                 first, end = micro_batch(index, case.accumulate, *span)
-                task = Task(True, 0, step, np.arange(first, end), first)
+                task = BatchSpec(True, 0, step, np.arange(first, end), first)
                 yield Batch(task, *rows(step, first, end, case.device))
 
     def take(self) -> Batch:
@@ -97,17 +98,17 @@ def outcome(trainer: Engine, case: Case, replica: int, replicas: int) -> Outcome
     slots = replica_slots(replica, replicas, case.global_batch)
     trainer.model.train()
     images, _, numbers = rows(0, *slots, case.device)
-    logits = trainer.model(images, Address(SEED, 0, numbers)).detach().cpu()
+    logits = trainer.model(images, DropoutKey(SEED, 0, numbers)).detach().cpu()
     source = Slots(case, replica, replicas)
     gradients: dict[int, dict[str, Tensor]] = {}
     for step, rate in enumerate(RATES):
         train_step(trainer, source, step, rate)
         if step == 0:
             gradients = {
-                tower: {name: value.clone().cpu() for name, value in joined(tower, trainer.gradients(tower)).items()}
+                tower: {name: value.clone().cpu() for name, value in merge_cross_weights(tower, trainer.gradients(tower)).items()}
                 for tower in trainer.weights
             }
-    weights = {tower: joined(tower, named) for tower, named in trainer.weights.items()}
+    weights = {tower: merge_cross_weights(tower, named) for tower, named in trainer.weights.items()}
     return Outcome(
         slots, logits, gradients, {t: {n: w.detach().cpu() for n, w in named.items()} for t, named in weights.items()}
     )
@@ -147,9 +148,9 @@ def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
     elif case.mutant == "dropout mask depends on the rank":
         honest = vars(model)["dropout"]
 
-        def ranked(units: Tensor, rate: float, layer: str, first: int, address: Address) -> Tensor:
+        def ranked(units: Tensor, rate: float, layer: str, first: int, address: DropoutKey) -> Tensor:
             masked: Tensor = honest(
-                units, rate, layer, first, Address(address.seed + rank, address.step, address.slots)
+                units, rate, layer, first, DropoutKey(address.seed + rank, address.step, address.slots)
             )
             return masked
 
@@ -177,7 +178,7 @@ def on_rank(cases: list[Case], environment: Mapping[str, str] | None = None, bac
             options = {} if line is LINKS["blocking"] else {"memory_format": case.memory_format}
             wired = LinkedTower(tower, line(groups.pair, place.rank ^ 1, timeline, **options))
         mutate(case, wired, place.rank)
-        outcomes.append(outcome(build(wired, groups.row, case, timeline), case, place.replica, place.replicas))
+        outcomes.append(outcome(build(wired, groups.dp, case, timeline), case, place.replica, place.replicas))
     topology.close_groups()
     return outcomes
 

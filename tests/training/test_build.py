@@ -7,7 +7,7 @@ import torch
 
 from alexnet_dist import config
 from alexnet_dist.distributed import topology
-from alexnet_dist.distributed.topology import Groups
+from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.process import launched
 from alexnet_dist.training import build

@@ -19,14 +19,14 @@ from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.process import launched
 from alexnet_dist.training import build
 from alexnet_dist.training.feed import Batch, Feed
-from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.run_plan import BatchSpec
 from support.runs import SIZE, settings
 
 Pack = Callable[..., Path]
 CROP, SEED, NOISE = 14, 5, 0.2
 
 
-def fed(split: Split, tasks: Sequence[Task], *words: str) -> tuple[list[Batch], list[list[BadSample]]]:
+def fed(split: Split, tasks: Sequence[BatchSpec], *words: str) -> tuple[list[Batch], list[list[BadSample]]]:
     """Return the batches that a config makes of tasks, and the bad samples asked for after each."""
     chosen = settings(f"run.seed={SEED}", f"data.colour_noise={NOISE}", *words)
     how = build.preparation(chosen, split, topology.place("fused", "cpu", launched({})))
@@ -38,8 +38,8 @@ def fed(split: Split, tasks: Sequence[Task], *words: str) -> tuple[list[Batch], 
     return [batch for batch, _ in taken], [bad for _, bad in taken]
 
 
-def task(train: bool, epoch: int, *ids: int) -> Task:
-    return Task(train, epoch, 9, np.array(ids), 4)
+def task(train: bool, epoch: int, *ids: int) -> BatchSpec:
+    return BatchSpec(train, epoch, 9, np.array(ids), 4)
 
 
 def centred(split: Split, sample: int, top: int = 1, left: int = 1, step: int = 1) -> npt.NDArray[np.float32]:

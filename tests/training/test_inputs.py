@@ -15,7 +15,7 @@ from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
 from alexnet_dist.distributed import topology
-from alexnet_dist.distributed.parallel import Control
+from alexnet_dist.distributed.control import Control
 from alexnet_dist.errors import UserError
 from alexnet_dist.process import launched
 from alexnet_dist.runs import checkpoint
@@ -41,13 +41,13 @@ def pass_on(source: Path, target: Path, words: list[str]) -> resume.Start:
     place = topology.place(chosen.topology.layout, "cpu", launched())
     groups = topology.open_groups(place, 60)
     trainer = build.build_engine(chosen, place, groups)
-    net_state, control = run_directory.geometry_state(config.geometry(chosen)), Control(groups.everyone)
+    net_state, control = run_directory.geometry_state(config.geometry(chosen)), Control(groups.world)
     start = resume.resume(source, trainer, net_state, {}, control, place)
     if place.replica == 0:
         for tower in place.towers:
             checkpoint.write_tower(target / run_directory.CHECKPOINTS, start.step, tower, trainer.state(tower))
     control.sums([0.0])
-    if place.is_chief:
+    if place.is_rank0:
         state = {**start.state(), "geometry": net_state, "position": {}}
         checkpoint.commit(target / run_directory.CHECKPOINTS, start.step, state, 1)
     topology.close_groups()
@@ -119,7 +119,7 @@ def begin_unless_refused(refuse: bool) -> tuple[str, str]:
         return 7
 
     try:
-        return str(resume.by_chief(chief, control, place)), ""
+        return str(resume.run_on_rank0(chief, control, place)), ""
     except UserError as error:
         return "", str(error)
     finally:

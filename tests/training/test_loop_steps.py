@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist.distributed.parallel import Control, Word
+from alexnet_dist.distributed.control import Control, PendingSum
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.monitoring.metrics import Metrics
@@ -25,8 +25,8 @@ from alexnet_dist.training import step
 from alexnet_dist.training.loop import Loop
 from alexnet_dist.training.optim import Progress
 from alexnet_dist.training.resume import Start
-from alexnet_dist.training.run_logger import Journal
-from alexnet_dist.training.run_plan import Programme
+from alexnet_dist.training.run_logger import RunLogger
+from alexnet_dist.training.run_plan import RunPlan
 from alexnet_dist.training.step import Report
 from alexnet_dist.training.train import open_metrics
 from support.nets import SMALL
@@ -54,7 +54,7 @@ class Others(Control):
         super().__init__(None)
         self._numbers = numbers
 
-    def wait(self, word: Word) -> list[float]:
+    def wait(self, word: PendingSum) -> list[float]:
         own = super().wait(word)
         return [a + b for a, b in zip(own, self._numbers, strict=True)] if len(own) == len(self._numbers) else own
 
@@ -67,7 +67,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     """Return a function that goes through a programme from a start, with steps that compute nothing."""
 
     def go(
-        programme: Programme,
+        programme: RunPlan,
         *words: str,
         at: Start | None = None,
         loss: float = 1.0,
@@ -99,7 +99,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         start, trainer, feed = at or Start(), SimpleNamespace(state=lambda _: {}), SimpleNamespace(take_bad=list)
         chosen = settings(f"run.directory={tmp_path}", *words)
         metrics = Metrics("mine", 0, 0, "0+1", 1)
-        with Journal(tmp_path, place, programme, SMALL, metrics, 1, False, start.step, start.time_s) as journal:
+        with RunLogger(tmp_path, place, programme, SMALL, metrics, 1, False, start.step, start.time_s) as journal:
             parts: Any = (trainer, feed, control or Control(None), journal, False)
             Loop(chosen, place, programme, programme.position(0, "abc"), *parts).go(start, lambda: None)
         return seen

@@ -17,8 +17,8 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.training.run_logger import Evaluation, Journal, Told
-from alexnet_dist.training.run_plan import Task
+from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord
+from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import Report
 from support.nets import SMALL
 from support.plans import PLAIN
@@ -30,7 +30,7 @@ Value = Callable[..., float | None]
 
 
 @contextmanager
-def journal(directory: Path, log_every: int = 1, place: Topology = CHIEF) -> Iterator[tuple[Journal, Value]]:
+def journal(directory: Path, log_every: int = 1, place: Topology = CHIEF) -> Iterator[tuple[RunLogger, Value]]:
     """Give a rank's journal of an eight-step run, begun after 100 s, and what its metrics show."""
     metrics = Metrics("mine", place.rank, place.replica, place.rank % 2, place.world_size)
     names = {"run": "mine", "rank": f"{place.rank}", "replica": "0", "tower": f"{place.rank % 2}"}
@@ -38,12 +38,12 @@ def journal(directory: Path, log_every: int = 1, place: Topology = CHIEF) -> Ite
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(f"alexnet_train_{name}", names | labels)
 
-    with Journal(directory, place, PLAIN, SMALL, metrics, log_every, True, 0, 100.0) as opened:
+    with RunLogger(directory, place, PLAIN, SMALL, metrics, log_every, True, 0, 100.0) as opened:
         yield opened, value
 
 
-def told(step: int, time_s: float = 101.0) -> Told:
-    return Told(step, 0.01 * step, REPORT, time_s)
+def told(step: int, time_s: float = 101.0) -> StepRecord:
+    return StepRecord(step, 0.01 * step, REPORT, time_s)
 
 
 def test_every_log_step_and_the_last_are_told(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_only_the_chief_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_rank_counts_its_half_of_the_images_and_its_bad_samples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tasks = tuple(Task(True, 0, 0, np.array(ids), 0) for ids in ([4, 9, 2], [7, 1]))
+    tasks = tuple(BatchSpec(True, 0, 0, np.array(ids), 0) for ids in ([4, 9, 2], [7, 1]))
     bad = BadSample(9, "train-000001.tar", 512, "a damaged JPEG", "damaged")
     with journal(tmp_path) as (telling, value):
         telling.stepped(1, replace(REPORT, tasks=tasks))

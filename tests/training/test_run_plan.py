@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist.data.plan import PLAN_VERSION
-from alexnet_dist.training.run_plan import Programme, Task
+from alexnet_dist.training.run_plan import RunPlan, BatchSpec
 from support.plans import PLAIN
 
 
@@ -25,17 +25,17 @@ class Line:
     first_slot: int
 
 
-def lines(programme: Programme, replica: int, replicas: int, step: int, evaluated_step: int) -> list[Line]:
-    def line(task: Task) -> Line:
+def lines(programme: RunPlan, replica: int, replicas: int, step: int, evaluated_step: int) -> list[Line]:
+    def line(task: BatchSpec) -> Line:
         return Line(task.train, task.epoch, task.step, tuple(task.ids.tolist()), task.first_slot)
 
     return [line(task) for task in programme.tasks(replica, replicas, step, evaluated_step)]
 
 
 @st.composite
-def programmes(draw: st.DrawFn) -> Programme:
+def programmes(draw: st.DrawFn) -> RunPlan:
     counts = tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=4)))
-    return Programme(
+    return RunPlan(
         counts=counts,
         seed=draw(st.integers(0, 3)),
         global_batch=draw(st.integers(1, sum(counts))),
@@ -51,7 +51,7 @@ def programmes(draw: st.DrawFn) -> Programme:
 
 @given(programme=programmes(), replicas=st.integers(1, 3), data=st.data())
 def test_the_batches_from_any_step_are_the_tail_of_all(
-    programme: Programme, replicas: int, data: st.DataObject
+    programme: RunPlan, replicas: int, data: st.DataObject
 ) -> None:
     step = data.draw(st.integers(0, programme.steps))
     replica = data.draw(st.integers(0, replicas - 1))
@@ -64,7 +64,7 @@ def test_the_batches_from_any_step_are_the_tail_of_all(
 
 
 @given(programme=programmes(), data=st.data())
-def test_a_checkpoint_before_its_evaluation_evaluates_first(programme: Programme, data: st.DataObject) -> None:
+def test_a_checkpoint_before_its_evaluation_evaluates_first(programme: RunPlan, data: st.DataObject) -> None:
     step = data.draw(st.integers(0, programme.steps))
     resumed = lines(programme, 0, 1, step, step)
     before = data.draw(st.integers(0, max(0, step - 1)))
@@ -77,7 +77,7 @@ def test_a_checkpoint_before_its_evaluation_evaluates_first(programme: Programme
 
 
 @given(programme=programmes(), replicas=st.integers(1, 5))
-def test_any_replicas_train_on_the_same_global_batches(programme: Programme, replicas: int) -> None:
+def test_any_replicas_train_on_the_same_global_batches(programme: RunPlan, replicas: int) -> None:
     def batches(count: int) -> list[list[tuple[int, int]]]:
         """The (slot, sample) pairs of each step over all replicas, in order."""
         steps: list[list[tuple[int, int]]] = [[] for _ in range(programme.steps)]
@@ -94,7 +94,7 @@ def test_any_replicas_train_on_the_same_global_batches(programme: Programme, rep
 
 
 @given(programme=programmes(), replicas=st.integers(1, 4))
-def test_each_evaluation_sees_each_image_once_in_as_many_steps_everywhere(programme: Programme, replicas: int) -> None:
+def test_each_evaluation_sees_each_image_once_in_as_many_steps_everywhere(programme: RunPlan, replicas: int) -> None:
     every = [lines(programme, replica, replicas, 0, 0) for replica in range(replicas)]
     made = sum(programme.is_evaluated_after(step) for step in range(1, programme.steps + 1))
     counts = {len([line for line in each if not line.train]) for each in every}
@@ -105,7 +105,7 @@ def test_each_evaluation_sees_each_image_once_in_as_many_steps_everywhere(progra
 
 
 @given(programme=programmes())
-def test_an_epoch_uses_each_sample_once_but_for_the_rest(programme: Programme) -> None:
+def test_an_epoch_uses_each_sample_once_but_for_the_rest(programme: RunPlan) -> None:
     epochs: dict[int, list[int]] = {}
     for line in lines(programme, 0, 1, 0, 0):
         if line.train:
@@ -119,7 +119,7 @@ def test_an_epoch_uses_each_sample_once_but_for_the_rest(programme: Programme) -
 
 
 @given(programme=programmes())
-def test_evaluations_happen_after_whole_epochs(programme: Programme) -> None:
+def test_evaluations_happen_after_whole_epochs(programme: RunPlan) -> None:
     where = []
     for left, right in pairwise([*lines(programme, 0, 1, 0, 0), None]):
         assert left is not None

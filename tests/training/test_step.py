@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet_dist.monitoring.timeline import PHASES
-from alexnet_dist.nn.layers import Address
+from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import AlexNet
-from alexnet_dist.training.step import score, train_step, validate
+from alexnet_dist.nn.scoring import score
+from alexnet_dist.training.step import train_step, validate
 from support.nets import SMALL
 from support.steps import SEED, Source, batch, fresh, gradients
 
@@ -29,7 +30,7 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 def test_a_step_is_the_mean_loss_its_gradient_and_the_rule() -> None:
     trainer, whole = fresh(), batch(0, 8)
     oracle = AlexNet(SMALL, SEED, torch.float64).train()
-    logits = oracle(whole.images, Address(SEED, 6, whole.slots))
+    logits = oracle(whole.images, DropoutKey(SEED, 6, whole.slots))
     wanted = -sum(logits.log_softmax(1)[row, label] for row, label in enumerate(whole.labels.tolist())) / 8
     wanted.backward()
     report = train_step(trainer, Source([whole]), 6, 0.01).read()

@@ -1,0 +1,1 @@
+"""The benchmarks: which contenders each one runs, and the ratios it reports."""
