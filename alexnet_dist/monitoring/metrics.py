@@ -24,7 +24,6 @@ from alexnet_dist.monitoring.timeline import PHASES, Times
 
 PREFIX = "alexnet_train_"
 LABELS = ("run", "rank", "replica", "tower")
-BAD_KINDS = ("checksum", "damaged", "size")
 STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
 CHECKPOINT_BUCKETS_S = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -71,8 +70,13 @@ class Metrics:
     process, which `rate()` knows; `step` and `progress_images` go on where the checkpoint left them.
     """
 
-    def __init__(self, run: str, rank: int, replica: int, tower: str | int, world_size: int) -> None:
-        """Name the rank: its labels are on every series but the process's. tower: "0+1" on a rank that holds both."""
+    def __init__(
+        self, run: str, rank: int, replica: int, tower: str | int, world_size: int, bad_sample_reasons: Iterable[str]
+    ) -> None:
+        """Register the series; the rank's labels are on all except those of the process collector.
+
+        tower: "0+1" on a rank that holds both. bad_sample_reasons: what add_bad_sample may be called with.
+        """
         self.registry = _Registry()
         self._names = {"run": run, "rank": str(rank), "replica": str(replica), "tower": str(tower)}
         self._counters = {name: self._counter(name, text).labels(**self._names) for name, text in COUNTERS.items()}
@@ -101,7 +105,7 @@ class Metrics:
             " damaged JPEG, or a picture of another size.",
             "reason",
         )
-        self._bad_samples = {kind: bad_samples.labels(**self._names, reason=kind) for kind in BAD_KINDS}
+        self._bad_samples = {reason: bad_samples.labels(**self._names, reason=reason) for reason in bad_sample_reasons}
         self._checkpoint_s = self._histogram(
             "checkpoint_duration_seconds", "Seconds that training waited for a checkpoint.", CHECKPOINT_BUCKETS_S, "op"
         )
@@ -185,9 +189,9 @@ class Metrics:
         """Count a checkpoint; op: what was done with it, such as "save"."""
         self._checkpoint_s.labels(**self._names, op=op).observe(seconds)
 
-    def add_bad_sample(self, kind: str) -> None:
-        """Count a sample that was replaced by another; kind: one of BAD_KINDS."""
-        self._bad_samples[kind].inc()
+    def add_bad_sample(self, reason: str) -> None:
+        """Count a sample for which another one was substituted; reason: one of bad_sample_reasons."""
+        self._bad_samples[reason].inc()
 
     def add_nonfinite(self, count: int) -> None:
         """Count steps whose loss was not finite."""

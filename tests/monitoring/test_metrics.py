@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from alexnet_dist.data import reader
+from alexnet_dist.data.reader import BAD_KINDS
 from alexnet_dist.monitoring import metrics
-from alexnet_dist.monitoring.metrics import BAD_KINDS, Metrics, remove_targets, write_targets
+from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.monitoring.timeline import PHASES, Times
 
 NAMES = {"run": "demo", "rank": "3", "replica": "1", "tower": "1"}
@@ -30,7 +30,7 @@ JOIN_WAIT_S = {"conv3 forward": 0.015, "fc6 backward": 0.005}
 
 
 def rank_3() -> Metrics:
-    return Metrics(run="demo", rank=3, replica=1, tower=1, world_size=4)
+    return Metrics(run="demo", rank=3, replica=1, tower=1, world_size=4, bad_sample_reasons=BAD_KINDS)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -83,7 +83,7 @@ def test_a_step_is_counted() -> None:
 
 
 def test_bad_samples_are_counted_by_what_the_reader_calls_them() -> None:
-    assert reader.BAD_KINDS == BAD_KINDS
+    assert BAD_KINDS == ("checksum", "damaged", "size")
     metrics = rank_3()
     assert [value(metrics, "bad_samples_total", reason=kind) for kind in BAD_KINDS] == [0, 0, 0]
     for kind in ("size", "checksum", "size"):
@@ -136,7 +136,9 @@ def test_what_a_run_tells_is_shown() -> None:
 def test_progress_sums_to_the_runs_images_over_all_restarts(world_size: int, done: int, batch: int, steps: int) -> None:
     total = 0.0
     for rank in range(world_size):
-        metrics = Metrics(run="demo", rank=rank, replica=rank, tower="0+1", world_size=world_size)
+        metrics = Metrics(
+            run="demo", rank=rank, replica=rank, tower="0+1", world_size=world_size, bad_sample_reasons=()
+        )
         metrics.restore(progress_images=done * batch, step=done)
         # A global batch that the world size need not divide.
         share = (rank + 1) * batch // world_size - rank * batch // world_size
@@ -235,7 +237,8 @@ def test_an_open_address_is_told_once_a_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(rank: int, address: str = "localhost") -> int:
-        with served(Metrics(run="demo", rank=rank, replica=0, tower=rank, world_size=2), address):
+        rank_metrics = Metrics(run="demo", rank=rank, replica=0, tower=rank, world_size=2, bad_sample_reasons=())
+        with served(rank_metrics, address):
             return capsys.readouterr().err.count("whoever can reach it")
 
     assert told(0) == 0

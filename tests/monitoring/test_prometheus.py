@@ -21,6 +21,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from alexnet_dist.data.reader import BAD_KINDS
 from alexnet_dist.monitoring.metrics import LABELS, PREFIX, Metrics
 from alexnet_dist.monitoring.timeline import Times
 from alexnet_dist.runs import directory as run_directory
@@ -34,7 +35,7 @@ KNOWN_LABELS = {*LABELS, "phase", "join"}
 
 def exposed() -> set[str]:
     """Return the names of all samples that a rank shows once everything has happened."""
-    metrics = Metrics(run="mine", rank=0, replica=0, tower="0", world_size=1)
+    metrics = Metrics(run="mine", rank=0, replica=0, tower="0", world_size=1, bad_sample_reasons=BAD_KINDS)
     metrics.restore(progress_images=0, step=0)
     metrics.observe_step(
         step=1,

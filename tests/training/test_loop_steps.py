@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from alexnet_dist.data.reader import BAD_KINDS
 from alexnet_dist.distributed.control import Control, PendingSum
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import UserError
@@ -98,7 +99,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         monkeypatch.setattr(checkpoint, "commit", commit)
         start, trainer, feed = at or Start(), SimpleNamespace(state=lambda _: {}), SimpleNamespace(take_bad=list)
         chosen = settings(f"run.directory={tmp_path}", *words)
-        metrics = Metrics("mine", 0, 0, "0+1", 1)
+        metrics = Metrics("mine", 0, 0, "0+1", 1, BAD_KINDS)
         with RunLogger(tmp_path, place, programme, SMALL, metrics, 1, False, start.step, start.time_s) as journal:
             parts: Any = (trainer, feed, control or Control(None), journal, False)
             Loop(chosen, place, programme, programme.position(0, "abc"), *parts).go(start, lambda: None)

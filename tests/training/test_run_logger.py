@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.data.reader import BadSample
+from alexnet_dist.data.reader import BAD_KINDS, BadSample
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
@@ -32,7 +32,7 @@ Value = Callable[..., float | None]
 @contextmanager
 def journal(directory: Path, log_every: int = 1, place: Topology = CHIEF) -> Iterator[tuple[RunLogger, Value]]:
     """Give a rank's journal of an eight-step run, begun after 100 s, and what its metrics show."""
-    metrics = Metrics("mine", place.rank, place.replica, place.rank % 2, place.world_size)
+    metrics = Metrics("mine", place.rank, place.replica, place.rank % 2, place.world_size, BAD_KINDS)
     names = {"run": "mine", "rank": f"{place.rank}", "replica": "0", "tower": f"{place.rank % 2}"}
 
     def value(name: str, **labels: str) -> float | None:
