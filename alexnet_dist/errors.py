@@ -1,4 +1,4 @@
-"""How a command ends: 0 done, 2 the user's mistake (one message, no traceback), 1 anything else."""
+"""Exit codes of the commands: 0 success, 2 a user's mistake, 1 any other error, 130 Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """A mistake of the user's; its text names the file, line or key, what was found, what was expected, and the fix."""
+    """A user's mistake; the text names the file, line or key, what was found, what was expected, and the fix."""
 
 
 class RunError(Exception):
-    """What ended a run without being anybody's mistake, such as a lost rank or a full disk; its text says it whole."""
+    """A failure that is no user's mistake, such as a lost rank or a full disk; the text is the complete message."""
 
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str] | None = None) -> int:
-    """Run a command on its arguments (default: the process's own) and return its exit code.
+    """Run a command with its arguments (default: sys.argv[1:]) and return its exit code.
 
-    Anything but the errors above and Ctrl-C is a fault of ours and leaves with its traceback, which Python ends
-    with 1.
+    UserError and RunError print one message without a traceback. Any other exception is a bug and propagates; Python
+    then prints the traceback and exits with 1.
     """
     try:
         command(sys.argv[1:] if arguments is None else arguments)

@@ -1,4 +1,4 @@
-"""How a command ends."""
+"""Exit codes and messages of commands that return, fail or are interrupted."""
 
 from __future__ import annotations
 
