@@ -1,6 +1,6 @@
-"""What a process asks of its surroundings: who torchrun says it is, memory, a death with its parent, signals.
+"""What a process needs of the operating system: its torchrun environment, memory settings, parent death, signals.
 
-The only reader of the environment.
+This is the only module that reads environment variables.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from types import FrameType
 from alexnet_dist.errors import UserError
 
 PR_SET_PDEATHSIG = 1
-# torchrun sends these to a rank's whole process group, just when the rank wants its last batch to save and stop.
+# torchrun sends these to a rank's whole process group; the loaders must survive them until the rank has saved.
 GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 @dataclass(frozen=True)
-class Launched:
-    """What torchrun has told this process; without torchrun, the only one of its run.
+class LaunchInfo:
+    """The rank and world size of this process, from torchrun's environment; rank 0 of 1 without torchrun.
 
-    node_rank: the number of this process's node. nccl_multi_rank: whether NCCL was told to take ranks that share a GPU.
+    node_rank: index of this process's node. nccl_multi_rank: whether NCCL is set to accept ranks that share a GPU.
     """
 
     rank: int
@@ -41,35 +41,35 @@ class Launched:
     nccl_multi_rank: bool = False
 
 
-def launched(environment: Mapping[str, str] | None = None) -> Launched:
-    """Read what torchrun has set; UserError where it is not what torchrun sets."""
-    values = os.environ if environment is None else environment
+def launch_info(environment: Mapping[str, str] | None = None) -> LaunchInfo:
+    """Read torchrun's variables from the environment (default: os.environ). Raises UserError if one is not a number."""
+    variables = os.environ if environment is None else environment
 
     def number(name: str, default: int) -> int:
-        found = values.get(name, str(default))
-        if not (found.isascii() and found.isdigit()):
-            raise UserError(f"environment: {name}={found!r}; expected a whole number, as torchrun sets it")
-        return int(found)
+        value = variables.get(name, str(default))
+        if not (value.isascii() and value.isdigit()):
+            raise UserError(f"environment: {name}={value!r}; expected a whole number, as torchrun sets it")
+        return int(value)
 
     world_size = number("WORLD_SIZE", 1)
-    return Launched(
+    return LaunchInfo(
         rank=number("RANK", 0),
         world_size=world_size,
         local_rank=number("LOCAL_RANK", 0),
         local_world_size=number("LOCAL_WORLD_SIZE", world_size),
-        under_torchrun="RANK" in values and "WORLD_SIZE" in values,
+        under_torchrun="RANK" in variables and "WORLD_SIZE" in variables,
         node_rank=number("GROUP_RANK", 0),
-        nccl_multi_rank=values.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1",
+        nccl_multi_rank=variables.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1",
     )
 
 
 def host_name() -> str:
-    """Return what this machine calls itself."""
+    """Return the host name of this machine."""
     return socket.gethostname()
 
 
 def boot_id() -> str:
-    """Return what tells this machine, since it was started, from others of the same name; empty where unknown."""
+    """Return the kernel's boot id, which distinguishes machines with the same host name; empty if it is unreadable."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -77,10 +77,11 @@ def boot_id() -> str:
 
 
 def prepare_cuda() -> None:
-    """Set what CUDA's libraries read of the environment when they start, unless the user has set it.
+    """Set the environment variables that CUDA's libraries read at start, unless the user has set them.
 
-    NCCL: kernels of several communicators in the host's order on every device (2.26 and newer), which makes it safe to
-    use the pair's and the replicas' in turn. cuBLAS: the workspace that its reproducible algorithms need.
+    NCCL (2.26 and newer) then launches kernels of several communicators in the host's order on every device, so the
+    tower pair's and the data-parallel group's can be used in turn. cuBLAS gets the workspace that its reproducible
+    algorithms need.
     """
     os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -89,8 +90,8 @@ def prepare_cuda() -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of returning them to the kernel after each use.
 
-    Training on a CPU frees and allocates the same large blocks every step; with the stock thresholds each is mapped
-    and faulted in anew, which costs up to half of a step. Elsewhere than on glibc this does nothing.
+    Training on a CPU frees and allocates the same large blocks every step. With the default thresholds each block is
+    mapped and page-faulted again, which costs up to half of a step. Without glibc this does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -102,47 +103,46 @@ def keep_freed_memory() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent, whose process id is given, ends.
+    """Have the kernel kill this process when its parent ends; parent is the parent's process id.
 
-    SIGKILL and not SIGTERM: a stopped process does not act on SIGTERM. A parent that died before the call is seen by
-    its process id, and ends this process at once.
+    The signal is SIGKILL because a stopped process does not react to SIGTERM. If the parent died before the call, this
+    process exits at once with 1.
     """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def ignore(signals: Iterable[signal.Signals]) -> None:
-    """Ignore signals in this process: torchrun sends them to a rank's whole process group, its loaders included."""
+def ignore_signals(signals: Iterable[signal.Signals]) -> None:
+    """Ignore signals in this process: torchrun sends them to a rank's whole process group, including its loaders."""
     for number in signals:
         signal.signal(number, signal.SIG_IGN)
 
 
-def serve(rank: int) -> None:
-    """Make this process, forked by a rank, outlive the signals to its process group, and never the rank itself.
+def init_worker(rank_pid: int) -> None:
+    """Make a worker process forked by a rank ignore signals to the process group, and die with the rank.
 
-    rank: its process id. The rank forks with GROUP_SIGNALS blocked, so that none comes in between.
+    rank_pid: process id of the rank, which must fork with GROUP_SIGNALS blocked, so that none arrives before this call.
     """
-    die_with_parent(rank)
-    ignore(GROUP_SIGNALS)
+    die_with_parent(rank_pid)
+    ignore_signals(GROUP_SIGNALS)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
 
 
-def _arrived(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the byte that the C-level handler writes into the socket is what counts."""
+def _no_op_handler(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: the C-level handler has already written the signal's number into the wakeup socket."""
 
 
 class StopRequest:
-    """Whether somebody has asked this process to stop, watched by a thread and never by a Python signal handler.
+    """A flag that a signal sets, read by a watcher thread instead of a Python signal handler.
 
-    Python runs its handlers between bytecodes of the main thread, so one that waits inside a collective would not act
-    for as long as the collective lasts. Until `arm` and after `disarm` there is nothing to save, and the thread ends
-    the process at once with `128 + signal`; in between only when it has not ended by itself within `grace_s`, before
-    torchrun kills it after 30 s.
+    Python runs its handlers between bytecodes of the main thread, so none would run while a collective blocks it.
+    Before `arm` and after `disarm` there is nothing to save, and the thread exits the process at once with
+    `128 + signal`. In between it waits `grace_s` first, less than the 30 s after which torchrun kills the process.
     """
 
     def __init__(self, signals: Iterable[signal.Signals], grace_s: float = 25.0) -> None:
-        """Install the watch; call from the main thread, once in a process."""
+        """Install the handlers and start the thread; call once per process, from its main thread."""
         self._event = threading.Event()
         self._armed = threading.Event()
         self._grace_s = grace_s
@@ -150,28 +150,28 @@ class StopRequest:
         self._write.setblocking(False)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         for number in signals:
-            signal.signal(number, _arrived)
+            signal.signal(number, _no_op_handler)
         self._watched = frozenset(int(number) for number in signals)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def _watch(self) -> None:
         while True:
-            arrived = [number for number in self._read.recv(64) if number in self._watched]
-            if arrived:
+            received = [number for number in self._read.recv(64) if number in self._watched]
+            if received:
                 self._event.set()
                 if self._armed.is_set():
                     time.sleep(self._grace_s)
-                    print(f"not stopped {self._grace_s:.0f} s after signal {arrived[0]}: leaving", file=sys.stderr)
-                os._exit(128 + arrived[0])
+                    print(f"not stopped {self._grace_s:.0f} s after signal {received[0]}: exiting", file=sys.stderr)
+                os._exit(128 + received[0])
 
     def arm(self) -> None:
-        """Announce that from now on the process looks at this flag and ends by itself."""
+        """Let the process check this flag and stop by itself: a signal no longer ends it at once."""
         self._armed.set()
 
     def disarm(self) -> None:
-        """Announce that there is nothing to save any more: a signal that comes now ends the process at once."""
+        """End the process at once on later signals: there is nothing left to save."""
         self._armed.clear()
 
     def __bool__(self) -> bool:
-        """Return whether a signal has arrived."""
+        """Return whether a signal has been received."""
         return self._event.is_set()

@@ -16,7 +16,7 @@ from io import StringIO
 
 from alexnet_dist import config
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.process import die_with_parent, launched
+from alexnet_dist.process import die_with_parent, launch_info
 
 RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
 
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
         if word.startswith("--") and "." in word.partition("=")[0]:
             raise UserError(f"command line: {word}: a key has no dashes before it: {word.lstrip('-')}")
     with ExitStack() as quiet:
-        if launched().rank:  # --help and a misspelt option are told by rank 0
+        if launch_info().rank:  # --help and a misspelt option are told by rank 0
             quiet.enter_context(redirect_stdout(StringIO()))
             quiet.enter_context(redirect_stderr(StringIO()))
         parsed = parser.parse_intermixed_args(arguments)
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--profile: {parsed.profile}; expected the number of steps to profile, 1 or more")
     resolved = config.from_arguments(parsed)
     if parsed.print_config:
-        if launched().rank == 0:
+        if launch_info().rank == 0:
             print(config.print_config(resolved), end="")
         return
     from alexnet_dist.training.train import train  # torch is imported from here on: --help answers at once
@@ -63,7 +63,7 @@ def one_voice(arguments: list[str]) -> None:
     """
     rank = 0
     try:
-        here = launched()
+        here = launch_info()
         rank = here.rank
         if here.under_torchrun:
             die_with_parent(os.getppid())  # before torch is imported, which takes seconds

@@ -1,4 +1,4 @@
-"""What a process asks of the kernel, each tried in processes of their own."""
+"""Process set-up: launch information, signals, parent death and memory, tested in subprocesses."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import pytest
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import Launched, launched, prepare_cuda
+from alexnet_dist.process import LaunchInfo, launch_info, prepare_cuda
 
-# Waits in C for ever and through every signal, as a collective does: the main thread never runs Python again.
+# Blocks in C for ever, whatever signals arrive, as a collective does: the main thread never runs Python again.
 WAIT_IN_C = """
 import ctypes
 libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
@@ -29,13 +29,13 @@ from alexnet_dist.process import StopRequest
 stop = StopRequest((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), grace_s=float(sys.argv[1]))
 assert not stop
 """
-TELL_AND_LEAVE = """
-def tell():
+REPORT_AND_EXIT = """
+def report():
     while not stop:
         time.sleep(0.01)
     print("asked to stop", flush=True)
     os._exit(7)
-threading.Thread(target=tell, daemon=True).start()
+threading.Thread(target=report, daemon=True).start()
 """
 
 
@@ -55,7 +55,7 @@ def read_line(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_signal_sets_the_flag_while_the_main_thread_waits_in_c() -> None:
-    with running(f"{WATCH}{TELL_AND_LEAVE}stop.arm()\n{WAIT_IN_C}", "60") as process:
+    with running(f"{WATCH}{REPORT_AND_EXIT}stop.arm()\n{WAIT_IN_C}", "60") as process:
         assert read_line(process) == "waiting"
         process.send_signal(signal.SIGTERM)
         assert read_line(process) == "asked to stop"
@@ -76,7 +76,7 @@ def test_a_process_that_does_not_stop_in_its_grace_is_ended() -> None:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=10)
         assert process.returncode == 143
-        assert errors == "not stopped 0 s after signal 15: leaving\n"
+        assert errors == "not stopped 0 s after signal 15: exiting\n"
 
 
 def test_a_process_that_stops_in_its_grace_ends_as_it_likes() -> None:
@@ -96,15 +96,15 @@ def test_other_signals_are_left_alone() -> None:
 def test_a_child_dies_with_its_parent() -> None:
     child = f"""
 import os, signal
-from alexnet_dist.process import die_with_parent, ignore
-ignore((signal.SIGTERM, signal.SIGINT))
+from alexnet_dist.process import die_with_parent, ignore_signals
+ignore_signals((signal.SIGTERM, signal.SIGINT))
 die_with_parent(os.getppid())
 {WAIT_IN_C}"""
     parent = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
     with running(parent, child) as process:
-        assert read_line(process) == "waiting"  # from the child, which writes into the same pipe
+        assert read_line(process) == "waiting"  # from the child, which writes to the same pipe
         process.send_signal(signal.SIGKILL)
-        # The pipe ends when the child, its last writer, is gone.
+        # The pipe reaches its end when its last writer, the child, has died.
         assert process.communicate(timeout=10) == ("", "")
 
 
@@ -129,8 +129,8 @@ def test_a_process_goes_on_while_its_parent_lives() -> None:
 def test_ignored_signals_do_nothing() -> None:
     program = """
 import os, signal
-from alexnet_dist.process import ignore
-ignore((signal.SIGTERM, signal.SIGUSR1))
+from alexnet_dist.process import ignore_signals
+ignore_signals((signal.SIGTERM, signal.SIGUSR1))
 os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGUSR1)
 print("alive")"""
     with running(program) as process:
@@ -150,35 +150,37 @@ for _ in range(3):
     bytes(range(256)) * (64 << 12)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)"""
     faults = {}
-    for word in ("keep", "stock"):
-        with running(program, word) as process:
-            faults[word] = int(process.communicate(timeout=20)[0])
-    assert faults["keep"] < 100  # pages; 64 MiB are 16,384 of them, or 32 huge ones
-    assert faults["stock"] >= 3 * 32
+    for setting in ("keep", "default"):
+        with running(program, setting) as process:
+            faults[setting] = int(process.communicate(timeout=20)[0])
+    assert faults["keep"] < 100  # 64 MiB are 16,384 pages, or 32 huge ones
+    assert faults["default"] >= 3 * 32
 
 
 def test_without_torchrun_a_process_is_the_only_one() -> None:
-    assert launched({}) == Launched(0, 1, 0, 1, under_torchrun=False)
-    assert launched({"WORLD_SIZE": "2"}).under_torchrun is False
+    assert launch_info({}) == LaunchInfo(0, 1, 0, 1, under_torchrun=False)
+    assert launch_info({"WORLD_SIZE": "2"}).under_torchrun is False
 
 
 def test_torchrun_says_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
-    assert launched(said) == Launched(5, 8, 1, 4, under_torchrun=True)
-    more = {"GROUP_RANK": "3", "NCCL_MULTI_RANK_GPU_ENABLE": "1"}
-    assert launched(said | more) == Launched(5, 8, 1, 4, under_torchrun=True, node_rank=3, nccl_multi_rank=True)
-    assert not launched(said | {"NCCL_MULTI_RANK_GPU_ENABLE": "0"}).nccl_multi_rank
-    for name, value in said.items():
+    torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    assert launch_info(torchrun) == LaunchInfo(5, 8, 1, 4, under_torchrun=True)
+    optional = {"GROUP_RANK": "3", "NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+    assert launch_info(torchrun | optional) == LaunchInfo(
+        5, 8, 1, 4, under_torchrun=True, node_rank=3, nccl_multi_rank=True
+    )
+    assert not launch_info(torchrun | {"NCCL_MULTI_RANK_GPU_ENABLE": "0"}).nccl_multi_rank
+    for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
-    assert launched() == launched(said)
-    assert launched(dict(os.environ)) == launched(said)
-    assert launched({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}).local_world_size == 2
+    assert launch_info() == launch_info(torchrun)
+    assert launch_info(dict(os.environ)) == launch_info(torchrun)
+    assert launch_info({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}).local_world_size == 2
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", ""), ("LOCAL_RANK", "-1"), ("RANK", "²")])
 def test_an_environment_that_is_not_torchruns_is_refused(name: str, value: str) -> None:
     with pytest.raises(UserError, match=rf"environment: {name}='{value}'; expected a whole number, as"):
-        launched({"RANK": "0", "WORLD_SIZE": "1", name: value})
+        launch_info({"RANK": "0", "WORLD_SIZE": "1", name: value})
 
 
 def test_after_disarm_a_signal_ends_the_process_at_once() -> None:

@@ -93,7 +93,7 @@ def _measure(
     process.keep_freed_memory()
     process.prepare_cuda()
     torch.set_num_threads(threads)
-    place = topology.place("paired", device, process.launched())
+    place = topology.place("paired", device, process.launch_info())
     groups = topology.open_groups(place, GROUPS_TIMEOUT_S)
     try:
         listed = joins(nets.geometry(narrower), batch, place.towers[0], torch.float32)

@@ -154,7 +154,7 @@ def measure_rank(**settings: object) -> dict[str, float]:
     """
     job = Job(**settings)  # type: ignore[arg-type]
     begin(job)
-    place = topology.place("paired", job.device, process.launched())
+    place = topology.place("paired", job.device, process.launch_info())
     groups = topology.open_groups(place, GROUPS_TIMEOUT_S)
     try:
         assert groups.pair is not None

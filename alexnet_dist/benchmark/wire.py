@@ -32,7 +32,7 @@ def measure_allreduce(size_bytes: int, repeats: int, threads: int) -> dict[str, 
     """
     process.keep_freed_memory()
     torch.set_num_threads(threads)
-    place = topology.place("paired", "cpu", process.launched())
+    place = topology.place("paired", "cpu", process.launch_info())
     groups = topology.open_groups(place, GROUPS_TIMEOUT_S)
     try:
         gradients, found_s = torch.zeros(size_bytes // 4), []

@@ -259,7 +259,7 @@ class _Feed(Sampler[SlotRequest]):
 
 
 def _settle(rank: int, _worker: int) -> None:
-    process.serve(rank)
+    process.init_worker(rank)
     # Torch's handler says that shared memory may be too small; here, it is a mapped shard that cannot be read.
     signal.signal(signal.SIGBUS, signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""A packed set under a URL: its manifest read anew at each opening, everything else by way of the node's cache."""
+"""A packed set under a URL: the manifest is downloaded each time the set is opened, all other files are cached."""
 
 from __future__ import annotations
 
@@ -15,156 +15,156 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from alexnet_dist import process
-from alexnet_dist.data.cache import Blob, Cache
+from alexnet_dist.data.cache import Cache, RemoteFile
 from alexnet_dist.data.download import RetryPolicy, download, load_library
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar, parse
 from alexnet_dist.errors import RunError, UserError
 
 SCHEMES = ("http", "https", "s3")
-# ImageNet's manifest has 0.4 MB, and 15 million images would have 6; one that lists what was rejected may have more.
-MOST_MANIFEST_BYTES = 256 << 20
-# Index and mean are held in memory: enough for 50 million images.
-MOST_SIDECAR_BYTES = 1 << 30
-HEADER_BYTES = 4096  # more than the header of a .npy file has
-# Between a reader's touches of a shard, well within cache.IN_USE_S.
+# ImageNet's manifest has 0.4 MB, one of 15 million images 6 MB; a list of rejected images can make it larger.
+MAX_MANIFEST_BYTES = 256 << 20
+# Index and mean are held in memory; this is enough for 50 million images.
+MAX_SIDECAR_BYTES = 1 << 30
+HEADER_BYTES = 4096  # more than the header of a .npy file needs
+# Between two touches of a shard by its reader, well within cache.IN_USE_S.
 TOUCH_S = 1.0
-# Fetches of one file in a row, each removed again before it could be opened.
-TRIES = 10
+# Consecutive fetches of a file that is evicted each time before it can be opened.
+MAX_FETCHES = 10
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-def locate(root: str, cache: str, cache_bytes: int, patience: RetryPolicy | None = None) -> Path | Remote:
-    """Return the folder or the remote place that data.root names; cache and cache_bytes are data.cache's.
+def locate(root: str, cache: str, cache_bytes: int, retry_policy: RetryPolicy | None = None) -> Path | Remote:
+    """Return the folder or the remote set that data.root names; cache and cache_bytes are data.cache and its limit.
 
-    Raises UserError for a scheme that is not read, `pipe:` for one, and where the library for it is not installed.
+    Raises UserError for an unsupported scheme, such as `pipe:`, and if the library for the scheme is not installed.
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", root)
     if scheme is None:
         return _folder("data.root", root)
-    # A password would stand in config.yaml, in messages and in logs.
-    told = re.sub("//.*@", "//...@", root)
+    # A URL with a password would put it into config.yaml, messages and logs.
+    redacted = re.sub("//.*@", "//...@", root)
     if scheme[1].lower() not in SCHEMES:
         raise UserError(
-            f"data.root: {told}: scheme {scheme[1]!r} is not read; expected a folder, or a URL that begins with"
-            f" {', '.join(f'{known}://' for known in SCHEMES)} (a folder with a colon in its name: ./{told})"
+            f"data.root: {redacted}: scheme {scheme[1]!r} is not supported; expected a folder, or a URL that begins"
+            f" with {', '.join(f'{known}://' for known in SCHEMES)} (a folder with a colon in its name: ./{redacted})"
         )
     try:
         parts = urlsplit(root)
-        named = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # whose text may hold a part of the password
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # not quoted: its text may contain a part of the password
         raise UserError(
-            f"data.root: {told}: no URL; expected SCHEME://HOST:PORT/FOLDER, the port a number from 1 to 65535 or left"
-            " out with its colon, and an IPv6 address in [brackets]"
+            f"data.root: {redacted}: not a valid URL; expected SCHEME://HOST:PORT/FOLDER, with a port from 1 to 65535"
+            " or without :PORT, and an IPv6 address in [brackets]"
         ) from None
-    if not named or parts.query or parts.fragment:
-        raise UserError(f"data.root: {told}: expected SCHEME://HOST/FOLDER, without query or fragment")
+    if not has_host or parts.query or parts.fragment:
+        raise UserError(f"data.root: {redacted}: expected SCHEME://HOST/FOLDER, without query or fragment")
     if "@" in parts.netloc:
         raise UserError(
-            f"data.root: {parts.scheme}://...@{parts.hostname}: holds a user's name or password; leave it out, and give"
-            " it in fsspec's configuration or the AWS libraries' own files"
+            f"data.root: {parts.scheme}://...@{parts.hostname}: contains a user name or password; remove it and"
+            " put it into fsspec's configuration or the AWS libraries' own files"
         )
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     load_library(url)
-    return Remote(url, Cache(_folder("data.cache", cache), cache_bytes), patience or RetryPolicy())
+    return Remote(url, Cache(_folder("data.cache", cache), cache_bytes), retry_policy or RetryPolicy())
 
 
 def _folder(key: str, name: str) -> Path:
-    """Return a folder, ~ and ~USER written out; UserError, naming the key, where there is no such user."""
+    """Return a folder with ~ and ~USER expanded; UserError naming the key if there is no such user."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
         raise UserError(
-            f"{key}: {name}: no user of that name with a home directory; expected ~, ~USER, or (a folder of that name)"
-            f" ./{name}"
+            f"{key}: {name}: no user of that name with a home directory; expected ~ or ~USER, or, for a folder of"
+            f" that name, ./{name}"
         ) from None
 
 
 class Remote:
     """A packed set under a URL; see shards.Files."""
 
-    def __init__(self, url: str, cache: Cache, patience: RetryPolicy) -> None:
-        self.url, self.cache, self.patience = url, cache, patience
-        self._sidecars: dict[str, Blob] = {}  # of the manifests read, by sha256
+    def __init__(self, url: str, cache: Cache, retry_policy: RetryPolicy) -> None:
+        self.url, self.cache, self.retry_policy = url, cache, retry_policy
+        self._sidecars: dict[str, RemoteFile] = {}  # by sha256, of all manifests read
 
     def __str__(self) -> str:
         return self.url
 
     def manifest(self, split: str) -> Manifest:
-        """Read the manifest, and bring what it names beside the shards into the cache.
+        """Download the manifest, and fetch its index and mean into the cache.
 
-        A forked child does it, for the sake of this process's own forks; see download.
+        Runs in a forked child, because this process forks later; see download.
         """
         name = f"{split}.manifest.json"
-        manifest = parse(in_child(lambda: self._bring(name)), f"{self.url}/{name}")
-        self._sidecars |= {blob.sha256: blob for blob in sidecars(manifest, f"{self.url}/{name}")}
+        manifest = parse(in_child(lambda: self._download_manifest(name)), f"{self.url}/{name}")
+        self._sidecars |= {file.sha256: file for file in sidecars(manifest, f"{self.url}/{name}")}
         return manifest
 
     def sidecar(self, sidecar: Sidecar) -> bytes:
-        """Read an index or a mean of a manifest read before; in a small cache it may have made room for the other."""
-        blob = self._sidecars[sidecar.sha256]
+        """Return the bytes of an index or mean of a manifest read before; fetches it again if it was evicted."""
+        file = self._sidecars[sidecar.sha256]
         try:
-            return self.cache.path(blob).read_bytes()
+            return self.cache.path(file).read_bytes()
         except FileNotFoundError:
-            return in_child(lambda: self._fetched(blob))
+            return in_child(lambda: self._fetch_and_read(file))
 
     def shards(self, manifest: Manifest) -> CachedShards:
-        """Check that each shard fits the cache; it is fetched when it is read."""
+        """Check that each shard fits into the cache; shards are fetched when they are read."""
         name = f"{self.url}/{manifest.split}.manifest.json"
         for shard in manifest.shards:
-            if shard.size_bytes > self.cache.most_bytes:
+            if shard.size_bytes > self.cache.max_bytes:
                 raise UserError(
                     f"{name}: shard {shard.name} has {shard.size_bytes:,} bytes, more than data.cache_bytes ="
-                    f" {self.cache.most_bytes:,}; raise that, or pack with fewer --samples-per-shard"
+                    f" {self.cache.max_bytes:,}; raise it, or pack with fewer --samples-per-shard"
                 )
-        return CachedShards(self, [Blob(shard.name, shard.sha256, shard.size_bytes) for shard in manifest.shards])
+        return CachedShards(self, [RemoteFile(shard.name, shard.sha256, shard.size_bytes) for shard in manifest.shards])
 
-    def fetch(self, blob: Blob, spare: bool = False) -> bool:
-        """Make sure that a blob is in the cache; see Cache.fetch."""
-        return self.cache.fetch(blob, f"{self.url}/{blob.name}", self.patience, spare)
+    def fetch(self, file: RemoteFile, prefetch: bool = False) -> bool:
+        """Fetch a file into the cache unless it is there; see Cache.fetch."""
+        return self.cache.fetch(file, f"{self.url}/{file.name}", self.retry_policy, prefetch)
 
-    def _fetched(self, blob: Blob) -> bytes:
-        for _ in range(TRIES):
-            self.fetch(blob)
+    def _fetch_and_read(self, file: RemoteFile) -> bytes:
+        for _ in range(MAX_FETCHES):
+            self.fetch(file)
             with contextlib.suppress(FileNotFoundError):
-                return self.cache.path(blob).read_bytes()
-        raise removed(self.cache.path(blob))
+                return self.cache.path(file).read_bytes()
+        raise eviction_error(self.cache.path(file))
 
-    def _bring(self, name: str) -> bytes:
-        text = _Text(f"{self.url}/{name}")
-        download(f"{self.url}/{name}", MOST_MANIFEST_BYTES, text, self.patience)
-        manifest = parse(bytes(text.content), f"{self.url}/{name}", fix_of(text.content))
-        for blob in sidecars(manifest, f"{self.url}/{name}"):
-            self.fetch(blob)
-            if self.cache.drop_if_damaged(blob):
-                self.fetch(blob)
-        return bytes(text.content)
+    def _download_manifest(self, name: str) -> bytes:
+        sink = _ManifestSink(f"{self.url}/{name}")
+        download(f"{self.url}/{name}", MAX_MANIFEST_BYTES, sink, self.retry_policy)
+        manifest = parse(bytes(sink.content), f"{self.url}/{name}", manifest_fix(sink.content))
+        for file in sidecars(manifest, f"{self.url}/{name}"):
+            self.fetch(file)
+            if self.cache.drop_if_damaged(file):
+                self.fetch(file)
+        return bytes(sink.content)
 
 
 class CachedShards:
-    """Shards read from the cache, each fetched by whoever misses it first.
+    """Shards read from the cache; the first process that misses one fetches it.
 
-    A file is opened for each read, 5 us for an ImageNet sample: nothing of it is mapped, and what the cache removes
-    is gone from the disk at once.
+    Each read opens the file, which costs 5 us for an ImageNet sample. Nothing stays mapped, so an evicted file frees
+    its disk space at once.
     """
 
-    def __init__(self, remote: Remote, blobs: list[Blob]) -> None:
-        self.remote, self.blobs = remote, blobs
-        self._paths = [str(remote.cache.path(blob)) for blob in blobs]
-        self._touched_s = [0.0] * len(blobs)
+    def __init__(self, remote: Remote, files: list[RemoteFile]) -> None:
+        self.remote, self.files = remote, files
+        self._paths = [str(remote.cache.path(file)) for file in files]
+        self._touched_s = [0.0] * len(files)
         self._checked: set[int] = set()
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """Read from the cached file, fetching it first where it is missing.
+        """Return a shard's bytes [offset, offset + size) from the cache, fetching the file first if it is missing.
 
-        Raises as Cache.fetch does, and RunError where the file cannot be read.
+        Raises the errors of Cache.fetch, and RunError if the file cannot be read.
         """
         try:
             return self._read(shard, offset, size)
         except OSError as error:
             raise RunError(
-                f"{self._paths[shard]}: {error.strerror or error}; look at the disk and who may read it, or name"
-                " another data.cache"
+                f"{self._paths[shard]}: {error.strerror or error}; check the disk and the file's permissions, or"
+                " name another data.cache"
             ) from None
 
     def _read(self, shard: int, offset: int, size: int) -> bytes:
@@ -173,102 +173,105 @@ class CachedShards:
             now_s = time.monotonic()
             if now_s > self._touched_s[shard] + TOUCH_S:
                 self._touched_s[shard] = now_s
-                self.remote.cache.touch(self.blobs[shard])
+                self.remote.cache.touch(self.files[shard])
             return os.pread(descriptor, size, offset)
         finally:
             os.close(descriptor)
 
-    def mend(self, shard: int) -> bool:
-        """Fetch a shard anew where the cached file does not have its hash; checked once in a process."""
+    def refetch(self, shard: int) -> bool:
+        """Drop a shard whose cached file has a wrong hash, so that the next read fetches it; return whether it did.
+
+        Each process checks a shard only once.
+        """
         if shard in self._checked:
             return False
         self._checked.add(shard)
-        return self.remote.cache.drop_if_damaged(self.blobs[shard])
+        return self.remote.cache.drop_if_damaged(self.files[shard])
 
     def _open(self, shard: int) -> int:
-        for _ in range(TRIES):
+        for _ in range(MAX_FETCHES):
             try:
                 return os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                self.remote.fetch(self.blobs[shard])
-        raise removed(self._paths[shard])
+                self.remote.fetch(self.files[shard])
+        raise eviction_error(self._paths[shard])
 
 
-def removed(path: Path | str) -> RunError:
-    """Return what to raise for a file of the cache that others have taken the room of, again and again."""
-    return RunError(f"{path}: removed {TRIES} times before it was read; give the run a data.cache of its own")
+def eviction_error(path: Path | str) -> RunError:
+    """Return the error for a cached file that other processes evict again and again before it is read."""
+    return RunError(f"{path}: evicted {MAX_FETCHES} times before it was read; give the run its own data.cache")
 
 
-class _Text:
-    """The sink of a manifest's download: memory. What is wrong with it, its parser says."""
+class _ManifestSink:
+    """The sink of a manifest's download, in memory; the content is checked when it is parsed."""
 
     def __init__(self, url: str) -> None:
         self.content, self._url = bytearray(), url
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         self.content.clear()
 
     def write(self, chunk: bytes) -> None:
         self.content += chunk
-        if len(self.content) > MOST_MANIFEST_BYTES:  # and will be at the next try
+        if len(self.content) > MAX_MANIFEST_BYTES:  # no use retrying
             raise UserError(
-                f"{self._url}: more than {MOST_MANIFEST_BYTES:,} bytes, the most that is read of a remote manifest;"
-                " check that data.root names a packed set, or copy it into a folder of this machine"
+                f"{self._url}: more than {MAX_MANIFEST_BYTES:,} bytes, the limit for a remote manifest; check that"
+                " data.root names a packed set, or copy it into a folder on this machine"
             )
 
     def problem(self) -> str | None:
         return None
 
 
-def fix_of(content: bytes | bytearray) -> str:
-    """Return what to do about bytes that a server gave for a manifest and that are none."""
+def manifest_fix(content: bytes | bytearray) -> str:
+    """Return the fix to name in the error if a server's bytes do not parse as a manifest."""
     if not content.lstrip().startswith(b"{"):
-        return f"check data.root: what the server sends there begins with {bytes(content[:40])!r}"
+        return f"check data.root: the response begins with {bytes(content[:40])!r}"
     return "check that the server sends the whole file, and copy the packed set there again, or pack it again"
 
 
-def sidecars(manifest: Manifest, name: str) -> list[Blob]:
-    """Return the files beside a manifest's shards; UserError, naming it as `name`, where they could not be held."""
+def sidecars(manifest: Manifest, name: str) -> list[RemoteFile]:
+    """Return a manifest's index and mean; UserError beginning with `name` if one is too large for memory."""
     index_bytes = manifest.images * INDEX_DTYPE.itemsize + HEADER_BYTES
-    blobs = [Blob(manifest.index.name, manifest.index.sha256, index_bytes)]
+    files = [RemoteFile(manifest.index.name, manifest.index.sha256, index_bytes)]
     if manifest.mean:
         mean_bytes = 3 * manifest.size**2 * 4 + HEADER_BYTES
-        blobs.append(Blob(manifest.mean.name, manifest.mean.sha256, mean_bytes))
-    for blob in blobs:
-        if blob.most_bytes > MOST_SIDECAR_BYTES:
+        files.append(RemoteFile(manifest.mean.name, manifest.mean.sha256, mean_bytes))
+    for file in files:
+        if file.max_bytes > MAX_SIDECAR_BYTES:
             raise UserError(
-                f"{name}: {manifest.images} images of {manifest.size} pixels a side make {blob.name} larger than"
-                f" {MOST_SIDECAR_BYTES:,} bytes; expected the manifest of a packed set"
+                f"{name}: {manifest.images} images of {manifest.size} pixels a side make {file.name} larger than"
+                f" {MAX_SIDECAR_BYTES:,} bytes; expected the manifest of a packed set"
             )
-    return blobs
+    return files
 
 
-def in_child(work: Callable[[], Answer]) -> Answer:
-    """Do work in a forked process and return its answer, or raise its error; both must be picklable."""
+def in_child(function: Callable[[], Result]) -> Result:
+    """Call a function in a forked process and return its result or raise its error; both must be picklable."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_work, args=(os.getpid(), work, sender), daemon=True)
+    child = context.Process(target=_call_and_send, args=(os.getpid(), function, sender), daemon=True)
     child.start()
     sender.close()
     try:
-        is_answer, value = receiver.recv()
+        is_result, value = receiver.recv()
     except EOFError:
-        raise RunError("a process that was to read the remote manifest has died; is there memory enough?") from None
+        raise RunError("the process that reads the remote manifest died; check that there is enough memory") from None
     finally:
         receiver.close()
         child.kill()
         child.join()
         child.close()
-    if is_answer:
-        answer: Answer = value
-        return answer
+    if is_result:
+        result: Result = value
+        return result
     raise value
 
 
-def _work(parent: int, work: Callable[[], Answer], sender: Connection) -> None:
-    process.die_with_parent(parent)
-    process.ignore([signal.SIGINT])  # Ctrl-C is for the parent to act on, and ends this process with it
+def _call_and_send(parent_pid: int, function: Callable[[], Result], sender: Connection) -> None:
+    process.die_with_parent(parent_pid)
+    process.ignore_signals([signal.SIGINT])  # the parent handles Ctrl-C, and this process ends with it
     try:
-        sender.send((True, work()))
+        sender.send((True, function()))
     except Exception as error:
         sender.send((False, error))

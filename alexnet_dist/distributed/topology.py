@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import Launched
+from alexnet_dist.process import LaunchInfo
 
 Layout = Literal["auto", "paired", "fused"]
 Backend = Literal["gloo", "nccl"]
@@ -66,7 +66,7 @@ class Topology:
         return self.device.type == "cuda" and self.backend == "gloo"
 
 
-def resolve_topology(layout: Layout, device: str, launched: Launched, share_device: bool = False) -> Topology:
+def resolve_topology(layout: Layout, device: str, launched: LaunchInfo, share_device: bool = False) -> Topology:
     """Return the topology of a rank, from the environment that torchrun has set.
 
     layout: "auto" is paired under torchrun and fused without. device: "auto", "cpu" or "cuda".

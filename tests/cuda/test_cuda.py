@@ -22,7 +22,7 @@ from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Norm
 from alexnet_dist.nn.layers import DropoutKey, dropout
 from alexnet_dist.nn.model import AlexNet
-from alexnet_dist.process import Launched
+from alexnet_dist.process import LaunchInfo
 from alexnet_dist.training import build, resume
 from alexnet_dist.training.feed import Batch, Feed
 from alexnet_dist.training.optim import Rule
@@ -52,7 +52,7 @@ def opened(shards: Path, home: Path, device: str, *words: str) -> Iterator[tuple
     """Open what `train` opens before the first step of the tiny run, in its order: the ring is pinned on CUDA."""
     options = settings(shards, home, f"train.device={device}", *words)
     chosen = config.load([Path(options[1])], options[2:]).config
-    place = topology.place("fused", device, Launched(0, 1, 0, 1, under_torchrun=False))
+    place = topology.place("fused", device, LaunchInfo(0, 1, 0, 1, under_torchrun=False))
     splits = resume.open_splits(chosen)
     programme = resume.programme_of(chosen, splits, place)
     with resume.open_loader(chosen, splits, programme, place, 1) as loader:

@@ -11,7 +11,7 @@ import torch
 
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.topology import NCCL_MULTI_RANK
-from alexnet_dist.process import Launched
+from alexnet_dist.process import LaunchInfo
 from alexnet_dist.training.optim import Rule
 from support.wirings import LARS, Case, Outcome, errors, on_rank, oracles
 
@@ -43,7 +43,7 @@ def assert_oracle(outcomes: list[list[Outcome]], cases: list[Case], oracle: dict
 
 def place_of_a_single_rank() -> tuple[str, bool]:
     """Return where a run of one process would be, and whether finding that out has brought CUDA up."""
-    alone = Launched(rank=0, world_size=1, local_rank=0, local_world_size=1, under_torchrun=False)
+    alone = LaunchInfo(rank=0, world_size=1, local_rank=0, local_world_size=1, under_torchrun=False)
     place = topology.place("fused", DEVICE, alone)
     return str(place.device), torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 

@@ -21,7 +21,7 @@ from alexnet_dist.distributed.link import P2PLink
 from alexnet_dist.distributed.lost_rank import AVERAGING, lost_rank_at
 from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import Timeline
-from alexnet_dist.process import launched
+from alexnet_dist.process import launch_info
 from alexnet_dist.training import train
 from support.ranks import Ranks
 from support.training import settings
@@ -55,7 +55,7 @@ def on_group(everyone: bool, number: signal.Signals, directory: Path) -> Told | 
 
     everyone: all wait in the group of all ranks; otherwise rank 0 in the pair's, rank 3 in the row's.
     """
-    place = topology.place("paired", "cpu", launched())
+    place = topology.place("paired", "cpu", launch_info())
     groups = topology.open_groups(place, TIMEOUT_S)
     assert groups.pair is not None
     timeline = Timeline(place.device)
@@ -116,7 +116,7 @@ def in_training(loser: int, number: signal.Signals, at_once: bool, directory: Pa
         lose(directory, number)
         raise AssertionError("alive")
 
-    if launched().rank == loser:
+    if launch_info().rank == loser:
         if at_once:
             vars(train)["build_engine"] = lose_at_once
         else:

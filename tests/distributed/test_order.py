@@ -15,7 +15,7 @@ from alexnet_dist.distributed.link import PIXELS, Handle, P2PLink
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.model import Tower
-from alexnet_dist.process import launched
+from alexnet_dist.process import launch_info
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.step import train_step
 from support.nets import SMALL
@@ -68,7 +68,7 @@ class NotedSlots(Slots):
 
 def two_steps(accumulate: int) -> list[str]:
     """Return what this rank posted and waited for, in two steps."""
-    place = topology.place("paired", "cpu", launched())
+    place = topology.place("paired", "cpu", launch_info())
     groups = topology.open_groups(place, 60)
     assert groups.pair is not None
     events: list[str] = []

@@ -15,7 +15,7 @@ import alexnet_dist
 from alexnet_dist.distributed import preflight, topology
 from alexnet_dist.distributed.preflight import RankInfo, disagreements
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.process import launched
+from alexnet_dist.process import launch_info
 from support.ranks import Ranks
 
 ALIKE = {"torch": "2.13.0", "alexnet_dist": "0.1.0", "layout": "paired", "device": "cpu", "backend": "gloo"}
@@ -80,12 +80,12 @@ def test_a_pair_across_nodes_is_found() -> None:
 
 
 def test_a_rank_says_its_versions_and_how_its_towers_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = preflight.mine(launched({}), "paired", "cpu", "gloo", {})
+    said = preflight.mine(launch_info({}), "paired", "cpu", "gloo", {})
     assert said.alike == ALIKE | {"torch": str(torch.__version__), "alexnet_dist": alexnet_dist.__version__}
-    assert said.node == preflight.mine(launched({"RANK": "1", "WORLD_SIZE": "2"}), "paired", "cpu", "gloo", {}).node
-    assert said.node != preflight.mine(launched({"GROUP_RANK": "1"}), "paired", "cpu", "gloo", {}).node
+    assert said.node == preflight.mine(launch_info({"RANK": "1", "WORLD_SIZE": "2"}), "paired", "cpu", "gloo", {}).node
+    assert said.node != preflight.mine(launch_info({"GROUP_RANK": "1"}), "paired", "cpu", "gloo", {}).node
     monkeypatch.setattr(preflight, "boot_id", lambda: "another machine of the same name")
-    assert said.node != preflight.mine(launched({}), "paired", "cpu", "gloo", {}).node
+    assert said.node != preflight.mine(launch_info({}), "paired", "cpu", "gloo", {}).node
 
 
 def test_a_fused_replica_needs_no_pair() -> None:
@@ -95,16 +95,16 @@ def test_a_fused_replica_needs_no_pair() -> None:
 
 def met(timeout_s: float, torch_version: str, nodes: dict[int, str], absent: tuple[int, ...]) -> tuple[str, str, float]:
     """Meet the others; return how it ended, what was said and after how long; runs in a process of its own."""
-    rank = launched().rank
+    rank = launch_info().rank
     os.environ["GROUP_RANK"] = nodes.get(rank, "0")
     if rank == 3:
         torch.__version__ = torch_version  # type: ignore[assignment]
     if rank in absent:
         return "absent", "", 0.0
-    place = topology.place("paired", "cpu", launched())
+    place = topology.place("paired", "cpu", launch_info())
     began_s = time.monotonic()
     try:
-        store = preflight.meet(preflight.mine(launched(), "paired", "cpu", "gloo", {}), place.world_size, timeout_s)
+        store = preflight.meet(preflight.mine(launch_info(), "paired", "cpu", "gloo", {}), place.world_size, timeout_s)
         topology.open_groups(place, timeout_s, store)
     except (UserError, RunError) as error:
         assert not dist.is_initialized()
@@ -146,7 +146,7 @@ def met_nowhere() -> str:
     """Return what is said where nothing tells the ranks where they meet."""
     del os.environ["MASTER_ADDR"]
     try:
-        preflight.meet(preflight.mine(launched(), "paired", "cpu", "gloo", {}), 2, 1.0)
+        preflight.meet(preflight.mine(launch_info(), "paired", "cpu", "gloo", {}), 2, 1.0)
     except UserError as error:
         return str(error)
     return ""

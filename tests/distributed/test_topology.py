@@ -15,15 +15,15 @@ from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.distributed.lost_rank import AVERAGING, CONTROL, LostRankError, lost, lost_rank_as_error
 from alexnet_dist.distributed.topology import Layout, Topology, backend_of, place
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.process import Launched, launched
+from alexnet_dist.process import LaunchInfo, launch_info
 from support.ranks import Ranks
 
-ALONE = Launched(0, 1, 0, 1, under_torchrun=False)
+ALONE = LaunchInfo(0, 1, 0, 1, under_torchrun=False)
 
 
-def ranks(world_size: int, nodes: int = 1) -> list[Launched]:
+def ranks(world_size: int, nodes: int = 1) -> list[LaunchInfo]:
     local = world_size // nodes
-    return [Launched(rank, world_size, rank % local, local, under_torchrun=True) for rank in range(world_size)]
+    return [LaunchInfo(rank, world_size, rank % local, local, under_torchrun=True) for rank in range(world_size)]
 
 
 @given(replicas=st.integers(1, 9))
@@ -64,7 +64,7 @@ def test_pairs_do_not_span_nodes() -> None:
         ),
     ],
 )
-def test_what_cannot_be_paired_is_refused(layout: Layout, one: Launched, message: str) -> None:
+def test_what_cannot_be_paired_is_refused(layout: Layout, one: LaunchInfo, message: str) -> None:
     with pytest.raises(UserError, match=message):
         place(layout, "cpu", one)
 
@@ -157,7 +157,7 @@ def test_auto_without_devices_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
         ),
     ],
 )
-def test_missing_devices_are_refused(count: int, one: Launched, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_devices_are_refused(count: int, one: LaunchInfo, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     devices(monkeypatch, count)
     with pytest.raises(UserError, match=message):
         place("auto", "cuda", one)
@@ -171,7 +171,7 @@ def test_one_process_needs_no_groups() -> None:
 
 def members(layout: Layout) -> list[list[int] | None]:
     """Return the ranks of my pair, row and everyone; runs in a process of its own."""
-    groups = topology.open_groups(place(layout, "cpu", launched()), 60.0)
+    groups = topology.open_groups(place(layout, "cpu", launch_info()), 60.0)
     each = (groups.pair, groups.dp, groups.world)
     found = [None if group is None else dist.get_process_group_ranks(group) for group in each]
     topology.close_groups()

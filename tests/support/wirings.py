@@ -22,7 +22,7 @@ from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn import model
 from alexnet_dist.nn.layers import DropoutKey, local_response_norm
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
-from alexnet_dist.process import launched
+from alexnet_dist.process import launch_info
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rule
 from alexnet_dist.training.run_plan import BatchSpec
@@ -163,7 +163,7 @@ def on_rank(cases: list[Case], environment: Mapping[str, str] | None = None, bac
     """Join the other ranks and go through the cases, of one device; runs in a process of its own."""
     os.environ.update(environment or {})
     process.prepare_cuda()
-    place = topology.place(cases[0].layout, cases[0].device, launched(), share_device=True)
+    place = topology.place(cases[0].layout, cases[0].device, launch_info(), share_device=True)
     assert (place.device.type, place.backend) == (cases[0].device, backend)
     groups = topology.open_groups(place, 60)
     outcomes = []

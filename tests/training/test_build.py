@@ -9,7 +9,7 @@ from alexnet_dist import config
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.nn.model import AlexNet
-from alexnet_dist.process import launched
+from alexnet_dist.process import launch_info
 from alexnet_dist.training import build
 from alexnet_dist.training.build import slowness
 from alexnet_dist.training.step import Engine, train_step
@@ -52,7 +52,7 @@ def test_exactness_is_told_to_torch(wanted: bool, monkeypatch: pytest.MonkeyPatc
 def test_every_setting_reaches_the_engine() -> None:
     words = ("run.seed=7", "data.global_batch=9", "train.accumulate=3", "train.dtype=bfloat16", "optim.momentum=0.5")
     chosen = settings(*words, "train.channels_last=true")
-    trainer = build.build_engine(chosen, topology.place("fused", "cpu", launched({})), Groups())
+    trainer = build.build_engine(chosen, topology.place("fused", "cpu", launch_info({})), Groups())
     assert (trainer.seed, trainer.global_batch, trainer.accumulate, trainer.rule.momentum) == (7, 9, 3, 0.5)
     assert trainer.compute == torch.bfloat16
     wanted = AlexNet(config.geometry(chosen), 7)
@@ -67,6 +67,6 @@ def test_every_setting_reaches_the_engine() -> None:
 @pytest.mark.parametrize("native", [True, False])
 def test_a_cpu_without_bfloat16_is_told(dtype: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "has_bfloat16", lambda: native)
-    said = slowness(settings(f"train.dtype={dtype}"), topology.place("fused", "cpu", launched({})))
+    said = slowness(settings(f"train.dtype={dtype}"), topology.place("fused", "cpu", launch_info({})))
     assert (said is not None) == (dtype == "bfloat16" and not native)
     assert said is None or "train.dtype=float32" in said

@@ -16,7 +16,7 @@ from alexnet_dist.data.loader import Loader
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.distributed import topology
 from alexnet_dist.monitoring.timeline import Timeline
-from alexnet_dist.process import launched
+from alexnet_dist.process import launch_info
 from alexnet_dist.training import build
 from alexnet_dist.training.feed import Batch, Feed
 from alexnet_dist.training.run_plan import BatchSpec
@@ -29,7 +29,7 @@ CROP, SEED, NOISE = 14, 5, 0.2
 def fed(split: Split, tasks: Sequence[BatchSpec], *words: str) -> tuple[list[Batch], list[list[BadSample]]]:
     """Return the batches that a config makes of tasks, and the bad samples asked for after each."""
     chosen = settings(f"run.seed={SEED}", f"data.colour_noise={NOISE}", *words)
-    how = build.preparation(chosen, split, topology.place("fused", "cpu", launched({})))
+    how = build.preparation(chosen, split, topology.place("fused", "cpu", launch_info({})))
     with Loader(
         {"train": split, "val": split}, seed=SEED, crop=CROP, rows=4, workers=0, max_bad_fraction=0.0
     ) as loader:

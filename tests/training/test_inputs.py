@@ -17,7 +17,7 @@ from alexnet_dist.data.reader import Split
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import launched
+from alexnet_dist.process import launch_info
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training import build, resume
@@ -38,7 +38,7 @@ START = resume.Start(3, 2, Progress(drops=1, best_error=0.5, evaluations_since_b
 def pass_on(source: Path, target: Path, words: list[str]) -> resume.Start:
     """Read the newest checkpoint of one directory into this rank's engine, and write it anew into another."""
     chosen = settings(*words)
-    place = topology.place(chosen.topology.layout, "cpu", launched())
+    place = topology.place(chosen.topology.layout, "cpu", launch_info())
     groups = topology.open_groups(place, 60)
     trainer = build.build_engine(chosen, place, groups)
     net_state, control = run_directory.geometry_state(config.geometry(chosen)), Control(groups.world)
@@ -110,7 +110,7 @@ def test_what_has_changed_since_the_last_start_is_named(tmp_path: Path) -> None:
 
 def begin_unless_refused(refuse: bool) -> tuple[str, str]:
     """Let the chief answer 7 or refuse; return this rank's answer and what it was refused with."""
-    place = topology.place("fused", "cpu", launched())
+    place = topology.place("fused", "cpu", launch_info())
     control = Control(topology.open_groups(place, 60).everyone)
 
     def chief() -> int:
@@ -135,7 +135,7 @@ def test_the_chief_answers_for_all(run_ranks: Any) -> None:
 def weights_after_sharing() -> float:
     """Build an engine whose weights depend on the rank, share them, and return their sum."""
     chosen = settings("topology.layout=fused")
-    place = topology.place("fused", "cpu", launched())
+    place = topology.place("fused", "cpu", launch_info())
     groups = topology.open_groups(place, 60)
     trainer = build.build_engine(chosen, place, groups)
     weights = [weight for named in trainer.weights.values() for weight in named.values()]
@@ -155,7 +155,7 @@ def test_replicas_begin_with_the_first_ones_weights(run_ranks: Any) -> None:
 def test_a_run_of_epochs_has_whole_ones(pack_tiny: Pack) -> None:
     root = pack_tiny()
     splits = {"train": Split.open(root, "train"), "val": Split.open(pack_tiny(counts=(4,), split="val"), "val")}
-    place = topology.place("fused", "cpu", launched({}))
+    place = topology.place("fused", "cpu", launch_info({}))
     programme = resume.programme_of(settings("run.epochs=3"), splits, place)
     assert (programme.steps, programme.steps_per_epoch) == (9, 3)  # of 20 images, six a step
     assert (programme.counts, programme.validation_images) == ((7, 1, 12), 4)
