@@ -1,1 +1,1 @@
-"""The demo: draw images, pack them, train two replicas of two linked towers, evaluate, and say what happened."""
+"""Demo: draw images, pack them, train two replicas of two linked towers, evaluate, and print a report."""

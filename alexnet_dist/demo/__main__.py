@@ -1,8 +1,8 @@
-"""The command behind ``make demo``: the main job from images to pictures of a trained net, on any machine's CPU.
+"""The command behind ``make demo``: the whole workflow, from images to pictures of a trained net, on a CPU.
 
 python -m alexnet_dist.demo [--data FOLDER] [--run runs/demo]
 
-Every step but the drawing is the command that a user would type, run as a process of its own.
+Every step except drawing runs the command that a user would type, in its own process.
 """
 
 from __future__ import annotations
@@ -21,109 +21,123 @@ import numpy as np
 from alexnet_dist import config
 from alexnet_dist.data.reader import Split
 from alexnet_dist.demo import images
-from alexnet_dist.demo.places import Places, example, has_held_out, mark, prepare
-from alexnet_dist.demo.report import Outcome, report, scarce_classes
+from alexnet_dist.demo.paths import DemoPaths, example_image, has_held_out, mark_as_demo, prepare
+from alexnet_dist.demo.report import DemoResult, few_image_notes, report
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.runs.directory import METRICS
 
 REPOSITORY = Path(__file__).parents[2]
-CONFIG, ENTRY = REPOSITORY / "configs" / "demo.yaml", REPOSITORY / "launch" / "train.py"
+CONFIG, TRAIN_SCRIPT = REPOSITORY / "configs" / "demo.yaml", REPOSITORY / "launch" / "train.py"
 RANKS = 4
 SEED = 0
 TRAIN_IMAGES, VAL_IMAGES = 4000, 600
-SIZE = 64  # pixels a side, packed
+SIZE = 64  # pixels per side of a packed image
 HOLDOUT = 0.1
 
 
 def main(arguments: list[str]) -> None:
-    """Draw or take images, pack, train, evaluate, draw figures, and tell what came of it."""
+    """Parse the arguments, run the demo and print its report."""
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_dist.demo",
-        description="Draw images (or take yours), pack them, train 2 replicas of 2 linked towers, evaluate, show.",
+        description="Draw images (or use yours), pack them, train 2 replicas of 2 linked towers, evaluate, draw"
+        " figures.",
     )
     parser.add_argument(
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="your images: train/ and val/ with a folder a class in each, or one folder with a folder a class, of"
-        " which a tenth is held out; nothing in it is written",
+        help="your images: train/ and val/ with one folder per class in each, or one folder per class without a split,"
+        " of which a tenth is held out; nothing is written to it",
     )
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run directory (default: runs/demo)")
-    parsed = parser.parse_args(arguments)
-    began_s = time.monotonic()
-    for file in (CONFIG, ENTRY):
+    options = parser.parse_args(arguments)
+    for file in (CONFIG, TRAIN_SCRIPT):
         if not file.exists():
-            raise UserError(f"{file}: not found; the demo runs in a checkout: git clone, then make demo in it")
-    places = prepare(parsed.run, parsed.data)
-    drawn = parsed.data is None
+            raise UserError(f"{file}: not found; the demo needs a checkout: git clone, then run make demo in it")
+    print(report(run_demo(options.run, options.data)), end="")
+
+
+def run_demo(run: Path, data: Path | None) -> DemoResult:
+    """Draw images if `data` is None, pack, train, evaluate and draw figures."""
+    started_s = time.monotonic()
+    paths = prepare(run, data)
+    drawn = data is None
     if drawn:
-        draw(places)
+        draw(paths)
     else:
-        say(1, f"take the images in {places.images}; nothing is written there")
-    train, val = pack(places, None if drawn or has_held_out(places.images) else HOLDOUT)
-    recipe = [] if drawn else fitted(config.load([CONFIG], []).config, len(train.manifest.classes), train.images)
-    places.run.mkdir(parents=True, exist_ok=True)
-    mark(places.run)  # before training: a demo that is killed leaves nothing that the next one would not replace
-    train_net(places, train, recipe)
-    top1_error = evaluate(places, val)
-    draw_figures(places)
-    last = json.loads((places.run / METRICS).read_text().splitlines()[-1])
-    outcome = Outcome(
-        places=places,
+        print_step(1, f"use the images in {paths.images}; nothing is written there")
+    train, val = pack(paths, None if drawn or has_held_out(paths.images) else HOLDOUT)
+    overrides: list[str] = []
+    if not drawn:
+        overrides = recipe_overrides(config.load([CONFIG], []).config, len(train.manifest.classes), train.images)
+    paths.run.mkdir(parents=True, exist_ok=True)
+    mark_as_demo(paths.run)  # before training, so that the next demo can delete what a killed one leaves
+    train_net(paths, train, overrides)
+    top1_error = evaluate(paths, val)
+    draw_figures(paths)
+    last = json.loads((paths.run / METRICS).read_text().splitlines()[-1])
+    return DemoResult(
+        paths=paths,
         drawn=drawn,
-        recipe=recipe,
-        example=example(places.images),
+        overrides=overrides,
+        example=example_image(paths.images),
         classes=len(train.manifest.classes),
         train_images=train.images,
         val_images=val.images,
         top1_error=top1_error,
-        chance_error=1 - max(counts(val)) / val.images,
+        chance_error=1 - max(class_counts(val)) / val.images,
         steps=last["step"],
         images_seen=last["images"],
         training_s=last["time_s"],
-        whole_s=time.monotonic() - began_s,
+        total_s=time.monotonic() - started_s,
     )
-    print(report(outcome), end="")
 
 
-def draw(places: Places) -> None:
+def draw(paths: DemoPaths) -> None:
     """Draw the demo's images."""
-    say(1, f"draw {TRAIN_IMAGES:,} images to train on and {VAL_IMAGES:,} to hold out, {len(images.CLASSES)} classes")
+    classes = len(images.CLASSES)
+    print_step(1, f"draw {TRAIN_IMAGES:,} images to train on and {VAL_IMAGES:,} held-out images, {classes} classes")
     processes = len(os.sched_getaffinity(0))
-    images.write(places.images, SEED, "train", TRAIN_IMAGES, processes)
-    images.write(places.images, SEED, "val", VAL_IMAGES, processes)
+    images.write(paths.images, SEED, "train", TRAIN_IMAGES, processes)
+    images.write(paths.images, SEED, "val", VAL_IMAGES, processes)
 
 
-def pack(places: Places, holdout: float | None) -> tuple[Split, Split]:
-    """Pack both splits, warn where images are few, and return them opened."""
-    say(2, f"pack {places.images} into shards of {SIZE} x {SIZE} JPEGs")
+def pack(paths: DemoPaths, holdout: float | None) -> tuple[Split, Split]:
+    """Pack both splits, print a note for classes with few images, and return the train and val splits.
+
+    Raises UserError for fewer than two classes, or fewer training images than ranks.
+    """
+    print_step(2, f"pack {paths.images} into shards of {SIZE} x {SIZE} JPEGs")
     options = [] if holdout is None else ["--holdout", str(holdout)]
     for name in ("train", "val"):
-        words = [str(places.images), str(places.shards), "--split", name, "--size", str(SIZE), *options]
-        execute("pack", ["-m", "alexnet_dist.pack", *words], capture=True)
-    train, val = Split.open(places.shards, "train"), Split.open(places.shards, "val")
-    names = [described.words or described.name for described in train.manifest.classes]
+        arguments = [str(paths.images), str(paths.shards), "--split", name, "--size", str(SIZE), *options]
+        run_step("pack", ["-m", "alexnet_dist.pack", *arguments], capture=True)
+    train, val = Split.open(paths.shards, "train"), Split.open(paths.shards, "val")
+    names = [class_.words or class_.name for class_ in train.manifest.classes]
     if len(names) < 2:
-        raise UserError(f"{places.images}: one class, {names[0]}; expected a folder for each of two classes or more")
+        raise UserError(f"{paths.images}: one class, {names[0]}; expected two or more folders, one per class")
     if train.images < RANKS:
-        raise UserError(f"{places.images}: {train.images} images to train on; expected {RANKS}, or better hundreds")
-    for line in scarce_classes(names, counts(train), counts(val)):
-        print(line, flush=True)
+        raise UserError(
+            f"{paths.images}: {train.images} training images; expected at least {RANKS}, preferably hundreds"
+        )
+    for note in few_image_notes(names, class_counts(train), class_counts(val)):
+        print(note, flush=True)
     return train, val
 
 
-def train_net(places: Places, train: Split, recipe: list[str]) -> None:
-    """Train under torchrun, by the demo's config and the recipe's words: two replicas of two towers, a thread each."""
-    say(3, f"train 2 replicas x 2 linked towers = {RANKS} processes over gloo, on {train.images:,} images")
-    words = [f"data.root={places.shards}", f"run.directory={places.run}", *recipe]
+def train_net(paths: DemoPaths, train: Split, overrides: list[str]) -> None:
+    """Train under torchrun with the demo's config and the overrides: two replicas of two towers, a thread each."""
+    print_step(3, f"train 2 replicas x 2 linked towers = {RANKS} processes over gloo, on {train.images:,} images")
+    arguments = [f"data.root={paths.shards}", f"run.directory={paths.run}", *overrides]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
-    execute("train", [*torchrun, str(ENTRY), "--config", str(CONFIG), *words])
+    run_step("train", [*torchrun, str(TRAIN_SCRIPT), "--config", str(CONFIG), *arguments])
 
 
-def fitted(settings: config.Config, classes: int, train_images: int) -> list[str]:
-    """Return the words that fit the demo's recipe, made for its own images, to others.
+def recipe_overrides(settings: config.Config, classes: int, train_images: int) -> list[str]:
+    """Return the config overrides that adapt the demo's recipe to another data set.
 
-    About as many steps and evaluations, with the rate's drops at the same parts of the run.
+    They keep about the same number of steps and evaluations, and the same relative positions of the learning rate
+    drops.
     """
     batch = min(settings.data.global_batch, train_images)
     steps = settings.run.epochs * (TRAIN_IMAGES // settings.data.global_batch)
@@ -138,48 +152,51 @@ def fitted(settings: config.Config, classes: int, train_images: int) -> list[str
     ]
 
 
-def evaluate(places: Places, val: Split) -> float:
+def evaluate(paths: DemoPaths, val: Split) -> float:
     """Return the top-1 error on the held-out images, as a fraction."""
-    say(4, f"evaluate on the {val.images:,} held-out images")
-    found = json.loads(execute("evaluate", ["-m", "alexnet_dist.evaluate", str(places.run), "--json"], capture=True))
-    return float(found["top1_error"])
+    print_step(4, f"evaluate on the {val.images:,} held-out images")
+    output = run_step("evaluate", ["-m", "alexnet_dist.evaluate", str(paths.run), "--json"], capture=True)
+    return float(json.loads(output)["top1_error"])
 
 
-def draw_figures(places: Places) -> None:
+def draw_figures(paths: DemoPaths) -> None:
     """Draw the pictures of the run."""
-    say(5, f"draw pictures into {places.figures}")
-    execute("figures", ["-m", "alexnet_dist.figures", str(places.run), str(places.figures)], capture=True)
+    print_step(5, f"draw figures into {paths.figures}")
+    run_step("figures", ["-m", "alexnet_dist.figures", str(paths.run), str(paths.figures)], capture=True)
 
 
-def counts(split: Split) -> list[int]:
+def class_counts(split: Split) -> list[int]:
     """Return the number of images of each class."""
     return [int(count) for count in np.bincount(split.labels, minlength=len(split.manifest.classes))]
 
 
-def say(step: int, text: str) -> None:
+def print_step(number: int, text: str) -> None:
     """Print a step's headline."""
-    print(f"[{step}/5] {text}", flush=True)
+    print(f"[{number}/5] {text}", flush=True)
 
 
-def execute(step: str, words: list[str], capture: bool = False) -> str:
-    """Run Python on these words, one thread a process, and return what it printed if that is captured.
+def run_step(step: str, arguments: list[str], capture: bool = False) -> str:
+    """Run Python with these arguments, one thread per process, and return its standard output if captured.
 
-    Where it fails, say which step of the demo that was, and end with its exit code.
+    On failure, print the step, its exit code and its command, and exit with that code.
     """
-    done = subprocess.run(
-        [sys.executable, *words],
+    process = subprocess.run(
+        [sys.executable, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE if capture else None,
         text=True,
         check=False,
     )
-    if done.returncode:
-        code = done.returncode if done.returncode > 0 else 128 - done.returncode
-        print(done.stdout or "", end="", file=sys.stderr)
-        print(f"the demo ends: step {step} failed with exit code {code}; its output is above, of this command:\n"
-              f"  {shlex.join([sys.executable, *words])}", file=sys.stderr)  # fmt: skip
+    if process.returncode:
+        code = process.returncode if process.returncode > 0 else 128 - process.returncode
+        print(process.stdout or "", end="", file=sys.stderr)
+        print(
+            f"demo stopped: step {step} failed with exit code {code}; its output is above. The command was:\n"
+            f"  {shlex.join([sys.executable, *arguments])}",
+            file=sys.stderr,
+        )
         sys.exit(code)
-    return done.stdout or ""
+    return process.stdout or ""
 
 
 if __name__ == "__main__":

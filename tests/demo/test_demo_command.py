@@ -1,4 +1,4 @@
-"""The demo command: its recipe fitted to other images, its words, and how it ends when a step fails."""
+"""The demo command: its recipe adapted to other images, its report, and its exit code when a step fails."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from alexnet_dist import config
 from alexnet_dist.demo import __main__ as demo
 from alexnet_dist.demo.images import CLASSES
-from alexnet_dist.demo.places import Places
-from alexnet_dist.demo.report import Outcome, report, scarce_classes
+from alexnet_dist.demo.paths import DemoPaths
+from alexnet_dist.demo.report import DemoResult, few_image_notes, report
 from alexnet_dist.errors import UserError
 
-OUTCOME = Outcome(
-    places=Places(Path("runs/demo"), Path("runs/demo-data"), Path("my images")),
+RESULT = DemoResult(
+    paths=DemoPaths(Path("runs/demo"), Path("runs/demo-data"), Path("my images")),
     drawn=False,
-    recipe=["model.classes=2", "optim.drop_epochs=[1.5, 2.0]"],
+    overrides=["model.classes=2", "optim.drop_epochs=[1.5, 2.0]"],
     example=Path("my images/val/a cat.jpg"),
     classes=2,
     train_images=4000,
@@ -31,7 +31,7 @@ OUTCOME = Outcome(
     steps=744,
     images_seen=47616,
     training_s=48.0,
-    whole_s=75.4,
+    total_s=75.4,
 )
 
 
@@ -39,36 +39,36 @@ OUTCOME = Outcome(
 @given(st.integers(demo.RANKS, 2_000_000))
 def test_the_recipe_fits_any_number_of_images(images: int) -> None:
     drawn = config.load([demo.CONFIG], []).config
-    fitted = config.load([demo.CONFIG], demo.fitted(drawn, 3, images)).config
-    batch, epochs = fitted.data.global_batch, fitted.run.epochs
+    adapted = config.load([demo.CONFIG], demo.recipe_overrides(drawn, 3, images)).config
+    batch, epochs = adapted.data.global_batch, adapted.run.epochs
     assert demo.RANKS <= batch <= min(images, drawn.data.global_batch)
-    steps, wanted = epochs * (images // batch), drawn.run.epochs * (demo.TRAIN_IMAGES // drawn.data.global_batch)
-    assert epochs == 1 or 0.6 * wanted <= steps <= 1.5 * wanted
-    assert 1 <= epochs // fitted.run.evaluate_every <= 2 * drawn.run.epochs
-    assert fitted.optim.drop_epochs[-1] / epochs == pytest.approx(drawn.optim.drop_epochs[-1] / drawn.run.epochs)
+    steps, expected = epochs * (images // batch), drawn.run.epochs * (demo.TRAIN_IMAGES // drawn.data.global_batch)
+    assert epochs == 1 or 0.6 * expected <= steps <= 1.5 * expected
+    assert 1 <= epochs // adapted.run.evaluate_every <= 2 * drawn.run.epochs
+    assert adapted.optim.drop_epochs[-1] / epochs == pytest.approx(drawn.optim.drop_epochs[-1] / drawn.run.epochs)
 
 
 def test_the_drawn_images_get_the_recipe_as_it_is() -> None:
     drawn = config.load([demo.CONFIG], []).config
-    assert config.load([demo.CONFIG], demo.fitted(drawn, len(CLASSES), demo.TRAIN_IMAGES)).config == drawn
+    assert config.load([demo.CONFIG], demo.recipe_overrides(drawn, len(CLASSES), demo.TRAIN_IMAGES)).config == drawn
     assert drawn.model.classes == len(CLASSES)
     assert drawn.data.crop * 8 == demo.SIZE * 7
 
 
 def test_classes_with_few_images_are_named() -> None:
-    assert list(scarce_classes(["cat", "dog"], [50, 400], [5, 40])) == []
+    assert list(few_image_notes(["cat", "dog"], [50, 400], [5, 40])) == []
     names = [f"c{number}" for number in range(9)]
-    few, fewer = scarce_classes(names, [49, 3, *[60] * 7], [9, 9, *[1] * 7])
-    assert "2 of 9 classes have fewer than 50 images to train on: c1 (3), c0 (49);" in few
-    assert "7 of 9 classes have fewer than 5 images held out: c2 (1), " in fewer
-    assert " and 2 more;" in fewer
+    training, held_out = few_image_notes(names, [49, 3, *[60] * 7], [9, 9, *[1] * 7])
+    assert "2 of 9 classes have fewer than 50 images to train on: c1 (3), c0 (49);" in training
+    assert "7 of 9 classes have fewer than 5 images held out: c2 (1), " in held_out
+    assert " and 2 more;" in held_out
 
 
 def test_the_summary_says_what_ran_how_well_and_what_to_type() -> None:
-    text = report(OUTCOME)
-    for words in (
+    text = report(RESULT)
+    for expected in (
         "744 steps, 47,616 images in 48 s, 992 images/s",
-        "top-1 error on the held-out images: 2.3% (always naming the commonest class: 90.0%)",
+        "top-1 error on the held-out images: 2.3% (always predicting the most common class: 90.0%)",
         "predict runs/demo 'my images/val/a cat.jpg'",
         "runs/demo/figures/curves.png",
         "runs/demo/metrics.jsonl",
@@ -76,29 +76,31 @@ def test_the_summary_says_what_ran_how_well_and_what_to_type() -> None:
         "(yours)",
         "data.root=runs/demo-data/shards run.directory=runs/mine model.classes=2 'optim.drop_epochs=[1.5, 2.0]'",
     ):
-        assert words in text
-    assert "predict runs/demo IMAGE.jpg" in report(replace(OUTCOME, example=None))
-    assert "(drawn)" in report(replace(OUTCOME, drawn=True))
+        assert expected in text
+    assert "predict runs/demo IMAGE.jpg" in report(replace(RESULT, example=None))
+    assert "(drawn)" in report(replace(RESULT, drawn=True))
     assert max(len(line) for line in text.splitlines()) <= 130
     options = re.findall(r"([a-z]+\.[a-z]+)=", text)
     assert config.load([demo.CONFIG], []).origins.keys() >= set(options)
 
 
-@pytest.mark.parametrize(("code", "ended"), [("raise SystemExit(2)", 2), ("import os; os.kill(os.getpid(), 9)", 137)])
+@pytest.mark.parametrize(
+    ("code", "exit_code"), [("raise SystemExit(2)", 2), ("import os; os.kill(os.getpid(), 9)", 137)]
+)
 def test_a_failed_step_ends_the_demo_with_its_exit_code(
-    code: str, ended: int, capfd: pytest.CaptureFixture[str]
+    code: str, exit_code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        demo.execute("pack", ["-c", f"print('its words', flush=True); {code}"], capture=True)
-    assert end.value.code == ended
+    with pytest.raises(SystemExit) as raised:
+        demo.run_step("pack", ["-c", f"print('its output', flush=True); {code}"], capture=True)
+    assert raised.value.code == exit_code
     error = capfd.readouterr().err
-    assert "its words" in error
-    assert f"step pack failed with exit code {ended}; its output is above" in error
+    assert "its output" in error
+    assert f"step pack failed with exit code {exit_code}; its output is above" in error
     assert f"  {sys.executable} -c " in error
 
 
 def test_outside_a_checkout_the_demo_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo, "CONFIG", tmp_path / "configs" / "demo.yaml")
-    with pytest.raises(UserError, match=r"demo\.yaml: not found; the demo runs in a checkout: git clone"):
+    with pytest.raises(UserError, match=r"demo\.yaml: not found; the demo needs a checkout: git clone"):
         demo.main(["--run", str(tmp_path / "run")])
     assert list(tmp_path.iterdir()) == []
