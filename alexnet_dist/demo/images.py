@@ -1,7 +1,7 @@
-"""The demo's images: one object of ten classes on a cluttered background, drawn from a seed.
+"""The demo's images: one object of ten classes on a cluttered background, generated from a seed.
 
-Place, size, turn, colour, texture, shade and light are drawn at random and apart from the class, so that only the
-shape of the object tells it. The files are as mixed as found ones: many sizes, JPEG and PNG, colour, grey and CMYK.
+Position, size, rotation, colour, texture, shadow and light are random and independent of the class, so that only the
+object's shape identifies it. The files vary as in real collections: many sizes, JPEG and PNG, RGB, grey and CMYK.
 """
 
 from __future__ import annotations
@@ -23,52 +23,52 @@ Pixels = npt.NDArray[np.float32]
 
 CLASSES = tuple(sorted(OUTLINES))
 SHORT_SIDE = (60, 120)
-FINE = 3  # masks are drawn this many times larger and then reduced, for smooth edges
-LARGEST_TURN = 0.8  # radians, to either side
-LEAST_CONTRAST = 60.0  # of the object's mean brightness to the background's, on the 0-255 scale
+MASK_SCALE = 3  # masks are drawn this many times larger and then reduced, for smooth edges
+MAX_ROTATION = 0.8  # radians, in either direction
+MIN_CONTRAST = 60.0  # between the mean brightness of object and background, on the 0-255 scale
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """One drawn image, the class of its object, and how it is stored: "jpg" or "png"."""
+class DrawnImage:
+    """A drawn image, the class name of its object, and its file suffix, "jpg" or "png"."""
 
     name: str
     image: Image.Image
     suffix: str
 
 
-def draw(seed: int, split: str, number: int) -> Drawing:
+def draw(seed: int, split: str, number: int) -> DrawnImage:
     """Return image `number` of a split: mode RGB, L or CMYK, the shorter side 60 to 120 pixels.
 
-    A pure function of its arguments; the classes take turns, so that any first N images are balanced.
+    A pure function of its arguments; image n is of class n modulo 10, so that the first N images are balanced.
     """
     random = np.random.Generator(np.random.Philox(key=seed64(seed, "demo image", split, number)))
     name = CLASSES[number % len(CLASSES)]
-    width, height = _sides(random)
-    background = _clutter(random, width, height)
+    width, height = _size(random)
+    background = _cluttered_background(random, width, height)
     mask = _object_mask(random, name, width, height)
-    pixels = _paint(random, background, mask)
-    pixels = _light(random, pixels)
+    pixels = _composite(random, background, mask)
+    pixels = _illuminate(random, pixels)
     image = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
-    return Drawing(name, *_stored(random, image))
+    return DrawnImage(name, *_file_format(random, image))
 
 
-def _sides(random: np.random.Generator) -> tuple[int, int]:
+def _size(random: np.random.Generator) -> tuple[int, int]:
     short = int(random.integers(*SHORT_SIDE, endpoint=True))
     long = int(short * random.uniform(1.0, 1.6))
     return (long, short) if random.random() < 0.6 else (short, long)
 
 
-def _field(random: np.random.Generator, width: int, height: int, cells: int, low: float, high: float) -> Pixels:
+def _colour_field(random: np.random.Generator, width: int, height: int, cells: int, low: float, high: float) -> Pixels:
     """Return a smooth random colour field: float32 (height, width, 3)."""
     grid = random.uniform(low, high, (cells, cells, 3)).astype(np.uint8)
     return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
-def _clutter(random: np.random.Generator, width: int, height: int) -> Pixels:
-    """Return a background of smooth colour under lines, boxes and blobs: float32 (height, width, 3)."""
+def _cluttered_background(random: np.random.Generator, width: int, height: int) -> Pixels:
+    """Return a smooth colour field covered with lines, boxes and blobs: float32 (height, width, 3)."""
     middle = random.uniform(50, 205)
-    field = _field(random, width, height, int(random.integers(2, 6)), middle - 50, middle + 50)
+    field = _colour_field(random, width, height, int(random.integers(2, 6)), middle - 50, middle + 50)
     image = Image.fromarray(field.astype(np.uint8))
     pen, side = ImageDraw.Draw(image), min(width, height)
     for _ in range(int(random.integers(4, 12))):
@@ -89,49 +89,49 @@ def _clutter(random: np.random.Generator, width: int, height: int) -> Pixels:
 
 
 def _object_mask(random: np.random.Generator, name: str, width: int, height: int) -> Image.Image:
-    """Return where the object is: mode L, 0 to 255, turned, sheared and placed within the middle square."""
+    """Return the object's mask, mode L, 0 to 255: rotated, sheared and shifted within the central square."""
     outline = OUTLINES[name](random)
     side = min(width, height)
-    turn, shear = random.uniform(-LARGEST_TURN, LARGEST_TURN), random.uniform(-0.15, 0.15)
-    rotate = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    angle, shear = random.uniform(-MAX_ROTATION, MAX_ROTATION), random.uniform(-0.15, 0.15)
+    rotate = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     stretch = np.array([[random.uniform(0.85, 1.15), shear], [0.0, random.uniform(0.85, 1.15)]])
     radius = side * random.uniform(0.32, 0.44)
     room = max(0.0, side * 0.48 - radius)
     centre = np.array([width, height]) / 2 + random.uniform(-room, room, 2)
 
-    def placed(points: Points) -> list[tuple[float, float]]:
-        return [(float(x), float(y)) for x, y in np.rint(((points @ rotate @ stretch) * radius + centre) * FINE)]
+    def to_pixels(points: Points) -> list[tuple[float, float]]:
+        return [(float(x), float(y)) for x, y in np.rint(((points @ rotate @ stretch) * radius + centre) * MASK_SCALE)]
 
-    mask = Image.new("L", (width * FINE, height * FINE))
+    mask = Image.new("L", (width * MASK_SCALE, height * MASK_SCALE))
     pen = ImageDraw.Draw(mask)
-    pen.polygon(placed(outline.body), fill=255)
+    pen.polygon(to_pixels(outline.body), fill=255)
     if outline.hole is not None:
-        pen.polygon(placed(outline.hole), fill=0)
-    return mask.reduce(FINE)
+        pen.polygon(to_pixels(outline.hole), fill=0)
+    return mask.reduce(MASK_SCALE)
 
 
-def _paint(random: np.random.Generator, background: Pixels, mask: Image.Image) -> Pixels:
-    """Return the object over the background, with a texture of its own and a soft shadow: float32 (H, W, 3)."""
+def _composite(random: np.random.Generator, background: Pixels, mask: Image.Image) -> Pixels:
+    """Return the textured object and its soft shadow drawn over the background: float32 (H, W, 3)."""
     height, width, _ = background.shape
     alpha = np.asarray(mask, dtype=np.float32)[..., None] / 255
-    under = float((background * alpha).sum() / (3 * alpha.sum()))
-    sides = [sign for sign in (-1, 1) if 15 <= under + sign * (LEAST_CONTRAST + 10) <= 240]
+    brightness = float((background * alpha).sum() / (3 * alpha.sum()))
+    sides = [sign for sign in (-1, 1) if 15 <= brightness + sign * (MIN_CONTRAST + 10) <= 240]
     sign = sides[int(random.integers(len(sides)))]
-    room = (240 - under if sign > 0 else under - 15) - LEAST_CONTRAST
-    colour = under + sign * (LEAST_CONTRAST + random.uniform(0, 1) * room) + _tint(random)
-    texture = _field(random, width, height, int(random.integers(2, 9)), 0, 50) - 25
+    room = (240 - brightness if sign > 0 else brightness - 15) - MIN_CONTRAST
+    colour = brightness + sign * (MIN_CONTRAST + random.uniform(0, 1) * room) + _tint(random)
+    texture = _colour_field(random, width, height, int(random.integers(2, 9)), 0, 50) - 25
     if random.random() < 0.4:
         texture += _stripes(random, width, height)
     shadow = mask.filter(ImageFilter.GaussianBlur(random.uniform(1.0, 3.0)))
     shift = tuple(int(step) for step in random.integers(-4, 5, 2))
-    dark = np.roll(np.asarray(shadow, dtype=np.float32), shift, (0, 1))[..., None] / 255
-    below = background * (1 - random.uniform(0, 0.45) * dark)
-    scene: Pixels = (below * (1 - alpha) + (colour + texture) * alpha).astype(np.float32)
+    shadow_alpha = np.roll(np.asarray(shadow, dtype=np.float32), shift, (0, 1))[..., None] / 255
+    shaded = background * (1 - random.uniform(0, 0.45) * shadow_alpha)
+    scene: Pixels = (shaded * (1 - alpha) + (colour + texture) * alpha).astype(np.float32)
     return scene
 
 
 def _tint(random: np.random.Generator) -> Pixels:
-    """Return a colour shift that leaves the brightness as it is: float32 (3,)."""
+    """Return a colour shift with zero mean, which keeps the brightness: float32 (3,)."""
     tint: Pixels = random.uniform(-60, 60, 3).astype(np.float32)
     tint -= tint.mean()
     return tint
@@ -145,8 +145,8 @@ def _stripes(random: np.random.Generator, width: int, height: int) -> Pixels:
     return stripes
 
 
-def _light(random: np.random.Generator, pixels: Pixels) -> Pixels:
-    """Return the scene under a light that falls off across it, with grain: float32 (H, W, 3)."""
+def _illuminate(random: np.random.Generator, pixels: Pixels) -> Pixels:
+    """Return the scene with a linear brightness gradient and Gaussian noise: float32 (H, W, 3)."""
     height, width, _ = pixels.shape
     angle = random.uniform(0, 2 * np.pi)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -156,8 +156,8 @@ def _light(random: np.random.Generator, pixels: Pixels) -> Pixels:
     return lit
 
 
-def _stored(random: np.random.Generator, image: Image.Image) -> tuple[Image.Image, str]:
-    """Return the image in the mode, and the suffix, that a mixed collection might hold it in."""
+def _file_format(random: np.random.Generator, image: Image.Image) -> tuple[Image.Image, str]:
+    """Return the image in a random mode, and a file suffix: 10% grey, 5% CMYK, 10% PNG, the rest RGB JPEG."""
     chance = random.random()
     if chance < 0.10:
         return image.convert("L"), "jpg"
@@ -167,7 +167,7 @@ def _stored(random: np.random.Generator, image: Image.Image) -> tuple[Image.Imag
 
 
 def write(folder: Path, seed: int, split: str, images: int, processes: int) -> None:
-    """Draw the first `images` images of a split into folder/split/class/; any number of processes, the same files."""
+    """Draw the first `images` images of a split into folder/split/class/; the files do not depend on `processes`."""
     for name in CLASSES:
         (folder / split / name).mkdir(parents=True, exist_ok=True)
     write_part = functools.partial(_write_part, folder, seed, split)

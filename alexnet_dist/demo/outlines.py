@@ -1,7 +1,7 @@
-"""The outlines of the demo's ten classes: what makes a star a star, whatever its colour, place and size.
+"""Outlines of the demo's ten classes.
 
-An outline varies from image to image (points, widths, angles), never so far that a person would doubt it, and stays
-of its class when it is turned, mirrored, sheared or stretched a little.
+An outline varies from image to image (points, widths, angles) but remains recognisable, also after a small rotation,
+shear or stretch, or a reflection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Points = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Outline:
-    """A filled polygon and what is cut out of it; points are (n, 2), within about the unit circle."""
+    """A filled polygon and an optional hole in it; points are (n, 2), approximately within the unit circle."""
 
     body: Points
     hole: Points | None = None
@@ -28,13 +28,13 @@ def _polar(angles: Points, radii: Points) -> Points:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def _turn(corners: int) -> Points:
-    angles: Points = np.arange(corners) * (2 * np.pi / corners)
+def _equal_angles(count: int) -> Points:
+    angles: Points = np.arange(count) * (2 * np.pi / count)
     return angles
 
 
 def _circle(radius: float = 1.0, x: float = 0.0) -> Points:
-    points: Points = _polar(_turn(48), np.full(48, radius)) + np.array([x, 0.0])
+    points: Points = _polar(_equal_angles(48), np.full(48, radius)) + np.array([x, 0.0])
     return points
 
 
@@ -62,18 +62,18 @@ def _cross(random: np.random.Generator) -> Outline:
 
 
 def _drop(random: np.random.Generator) -> Outline:
-    angles, width = _turn(64), random.uniform(0.75, 0.95)
+    angles, width = _equal_angles(64), random.uniform(0.75, 0.95)
     return Outline(np.stack([np.cos(angles), width * np.sin(angles) * np.sin(angles / 2) ** 1.6], axis=1))
 
 
 def _flower(random: np.random.Generator) -> Outline:
-    petals, angles = int(random.integers(5, 8)), _turn(120)
+    petals, angles = int(random.integers(5, 8)), _equal_angles(120)
     radii = random.uniform(0.42, 0.5) + 0.5 * np.abs(np.cos(petals * angles / 2)) ** 0.8
     return Outline(_polar(angles, radii), _circle(random.uniform(0.16, 0.22)))
 
 
 def _heart(random: np.random.Generator) -> Outline:
-    angles = _turn(64)
+    angles = _equal_angles(64)
     y = 13 * np.cos(angles) - 5 * np.cos(2 * angles) - 2 * np.cos(3 * angles) - np.cos(4 * angles)
     return Outline(np.stack([np.sin(angles) ** 3, random.uniform(0.85, 1.05) * (y + 2.5) / 15], axis=1))
 
@@ -85,11 +85,11 @@ def _ring(random: np.random.Generator) -> Outline:
 def _star(random: np.random.Generator) -> Outline:
     points = int(random.integers(4, 7))
     radii = np.where(np.arange(2 * points) % 2, random.uniform(0.34, 0.44), 1.0)
-    return Outline(_polar(_turn(2 * points), radii))
+    return Outline(_polar(_equal_angles(2 * points), radii))
 
 
 def _triangle(random: np.random.Generator) -> Outline:
-    return Outline(_polar(_turn(3) + random.uniform(-0.2, 0.2, 3), np.ones(3)))
+    return Outline(_polar(_equal_angles(3) + random.uniform(-0.2, 0.2, 3), np.ones(3)))
 
 
 OUTLINES: Mapping[str, Callable[[np.random.Generator], Outline]] = MappingProxyType(

@@ -1,4 +1,4 @@
-"""The demo's images: the same everywhere, of mixed kinds, and not to be told apart by a linear classifier."""
+"""The demo's images: reproducible, of mixed formats, and not separable by a linear classifier."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_an_image_is_a_function_of_seed_split_and_number() -> None:
 def test_any_number_of_processes_writes_the_same_files(tmp_path: Path) -> None:
     for processes in (1, 2):
         images.write(tmp_path / str(processes), 0, "val", 23, processes)
-    one, two = (
+    serial, parallel = (
         {path.relative_to(root): path.read_bytes() for path in root.rglob("*.*")}
         for root in (tmp_path / "1", tmp_path / "2")
     )
-    assert one == two
-    assert len(one) == 23
-    assert {path.parts[1] for path in one} == set(images.CLASSES)
+    assert serial == parallel
+    assert len(serial) == 23
+    assert {path.parts[1] for path in serial} == set(images.CLASSES)
 
 
 def test_files_are_as_mixed_as_found_ones(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_classes_take_turns() -> None:
     assert [images.draw(0, "train", number).name for number in range(20)] == [*images.CLASSES] * 2
 
 
-def _set(split: str, count: int) -> tuple[Tensor, Tensor]:
-    """Return centre squares as float (count, 3 * SIDE * SIDE) pixels, and the labels."""
+def _pixels_and_labels(split: str, count: int) -> tuple[Tensor, Tensor]:
+    """Return centre squares as float32 (count, 3 * SIDE * SIDE) pixels, and labels (count,)."""
     rows = []
     for number in range(count):
         image = images.draw(0, split, number).image.convert("RGB")
@@ -75,7 +75,7 @@ def _set(split: str, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _linear_error(train: Tensor, labels: Tensor, val: Tensor, truth: Tensor, decay: float) -> float:
-    """Train a multinomial logistic regression on standardised pixels to convergence; return its held-out error."""
+    """Train a multinomial logistic regression on standardised pixels to convergence; return the held-out error."""
     mean, spread = train.mean(0), train.std(0)
     train, val = (train - mean) / spread, (val - mean) / spread
     weights = torch.zeros(train.shape[1], len(images.CLASSES), requires_grad=True)
@@ -97,7 +97,7 @@ def _linear_error(train: Tensor, labels: Tensor, val: Tensor, truth: Tensor, dec
 @pytest.fixture(scope="module")
 def sets() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return training pixels and labels, held-out pixels and labels."""
-    return *_set("train", TRAIN), *_set("val", VAL)
+    return *_pixels_and_labels("train", TRAIN), *_pixels_and_labels("val", VAL)
 
 
 def test_a_linear_classifier_on_the_pixels_stays_above_half(sets: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
