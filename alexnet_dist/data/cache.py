@@ -1,8 +1,8 @@
-"""A folder of files named by their sha256, bounded in size, that several processes of a node fill and read at once.
+"""A bounded folder of files named by their sha256, which several processes of a node fill and read concurrently.
 
-A file is downloaded by one process, under a lock, into `<sha256>.<suffix>.part`, and renamed when its hash is right:
-what has its final name is whole. Room is made by removing the least recently touched files. A reader opens a file
-anew for each read and fetches it again where it has gone, so removing one that is in use costs time and nothing else.
+One process downloads a file, under a lock, into `<sha256>.<suffix>.part` and renames it once its hash matches, so a
+file under its final name is complete. The least recently touched files are evicted to make room. Readers open a file
+for each read and fetch it again if it is gone, so evicting a file in use costs only time.
 """
 
 from __future__ import annotations
@@ -21,100 +21,100 @@ from pathlib import Path
 from alexnet_dist.data.download import RetryPolicy, download
 from alexnet_dist.errors import RunError, UserError
 
-# Touched within this time, a file is in use: only a process that waits for room of its own takes it away.
+# A file touched within this time is in use: prefetching never evicts it, only a process that needs room at once does.
 IN_USE_S = 10.0
 ROOM_POLL_S = 0.05
-OURS = re.compile(r"[0-9a-f]{64}\.(tar|npy)(\.part)?")
+CACHE_FILE = re.compile(r"[0-9a-f]{64}\.(tar|npy)(\.part)?")
 
 
 @dataclass(frozen=True)
-class Blob:
-    """A file that a manifest promises. name: at the remote root. most_bytes: that it can have."""
+class RemoteFile:
+    """A file listed in a manifest. name: relative to the remote root. max_bytes: upper bound on its size."""
 
     name: str
     sha256: str
-    most_bytes: int
+    max_bytes: int
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The folder and its limit; the files' sizes, those under way in full, never add up to more than most_bytes."""
+    """The folder and its limit: the files, with running downloads at full size, never exceed max_bytes in total."""
 
     folder: Path
-    most_bytes: int
+    max_bytes: int
 
-    def path(self, blob: Blob) -> Path:
-        """Return where a blob lies, or would."""
-        return self.folder / f"{blob.sha256}{Path(blob.name).suffix}"
+    def path(self, file: RemoteFile) -> Path:
+        """Return the path of a file in the cache, whether or not it is there."""
+        return self.folder / f"{file.sha256}{Path(file.name).suffix}"
 
-    def touch(self, blob: Blob) -> bool:
-        """Mark a blob as in use; return whether it is here."""
+    def touch(self, file: RemoteFile) -> bool:
+        """Mark a file as in use; return whether it is in the cache."""
         try:
-            os.utime(self.path(blob))
+            os.utime(self.path(file))
         except FileNotFoundError:
             return False
         except PermissionError:
-            return True  # another user's file, which may be read all the same
+            return True  # another user's file, which is still readable
         return True
 
-    def fetch(self, blob: Blob, url: str, patience: RetryPolicy, spare: bool = False) -> bool:
-        """Make sure that a blob is here, downloading it if no process has; return whether it is.
+    def fetch(self, file: RemoteFile, url: str, retry_policy: RetryPolicy, prefetch: bool = False) -> bool:
+        """Download a file unless it is in the cache; return whether it is there afterwards.
 
-        spare: ahead of need. It then takes no room that is in use, waits for no other process, and may return False.
-        Raises UserError where the blob is larger than the whole cache, and what download raises.
+        prefetch: do not evict files in use and do not wait for other processes, but return False instead.
+        Raises UserError if the file is larger than the whole cache, and the errors of download.
         """
-        if blob.most_bytes > self.most_bytes:
+        if file.max_bytes > self.max_bytes:
             raise UserError(
-                f"data.cache_bytes: {self.most_bytes:,} is less than the {blob.most_bytes:,} bytes of {url} alone;"
+                f"data.cache_bytes: {self.max_bytes:,} is less than the {file.max_bytes:,} bytes of {url} alone;"
                 " raise it"
             )
-        with self._unfinished(blob, wait=not spare) as part:
+        with self._locked_part(file, wait=not prefetch) as part:
             if part is None:
                 return False
-            if self.touch(blob):
+            if self.touch(file):
                 return True
-            while not self._reserve(part, blob.most_bytes, spare):
-                if spare:
+            while not self._reserve(part, file.max_bytes, prefetch):
+                if prefetch:
                     return False
                 time.sleep(ROOM_POLL_S)
-            sink = _Part(part, blob)
-            download(url, blob.most_bytes, sink, patience)
+            sink = _PartFileSink(part, file)
+            download(url, file.max_bytes, sink, retry_policy)
             os.ftruncate(part, sink.received)
-            # A rename in the middle of another process's count would be in it under neither name.
-            with self._alone():
-                self._part_path(blob).rename(self.path(blob))
+            # Without the lock, a process that is listing the folder could miss the file under both names.
+            with self._folder_locked():
+                self._part_path(file).rename(self.path(file))
         return True
 
-    def drop_if_damaged(self, blob: Blob) -> bool:
-        """Remove a blob whose bytes are not those of its hash, as a power cut may leave it; return whether it was."""
+    def drop_if_damaged(self, file: RemoteFile) -> bool:
+        """Remove a cached file whose hash does not match, as after a power failure; return whether it is gone."""
         try:
-            with self.path(blob).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            with self.path(file).open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         except FileNotFoundError:
             return True
-        if found == blob.sha256:
+        if sha256 == file.sha256:
             return False
-        self.path(blob).unlink(missing_ok=True)
+        self.path(file).unlink(missing_ok=True)
         return True
 
     @contextlib.contextmanager
-    def _unfinished(self, blob: Blob, wait: bool) -> Iterator[int | None]:
-        """Hold a blob's `.part` file, alone among all processes; yield its descriptor, or None where it is held.
+    def _locked_part(self, file: RemoteFile, wait: bool) -> Iterator[int | None]:
+        """Lock a file's `.part` file; yield its descriptor, or None if another process holds it and wait is false.
 
-        The lock is flock's: it belongs to the open file, and the kernel drops it with a killed process.
+        flock ties the lock to the open file, so the kernel releases it when the process is killed.
         """
-        path = self._part_path(blob)
+        path = self._part_path(file)
         part = self._lock(path, wait)
         try:
             yield part
         finally:
             if part is not None:
-                if _is_at(part, path):
+                if _is_same_file(part, path):
                     path.unlink(missing_ok=True)
                 os.close(part)
 
-    def _part_path(self, blob: Blob) -> Path:
-        path = self.path(blob)
+    def _part_path(self, file: RemoteFile) -> Path:
+        path = self.path(file)
         return path.with_name(path.name + ".part")
 
     def _lock(self, path: Path, wait: bool = True) -> int | None:
@@ -125,8 +125,8 @@ class Cache:
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            # Whoever held it may have renamed or removed the file that we then have locked.
-            if _is_at(descriptor, path):
+            # The previous holder may have renamed or removed the file before we got the lock.
+            if _is_same_file(descriptor, path):
                 return descriptor
             os.close(descriptor)
 
@@ -139,25 +139,25 @@ class Cache:
                 f"data.cache: {self.folder} cannot be written: {error.strerror}; name another directory"
             ) from None
 
-    def _reserve(self, part: int, size_bytes: int, spare: bool) -> bool:
-        """Give the part file its full size, in holes, having made room for it; return False where there is none."""
-        with self._alone():
+    def _reserve(self, part: int, size_bytes: int, prefetch: bool) -> bool:
+        """Evict files and extend the part file, sparsely, to its full size; return False if there is no room."""
+        with self._folder_locked():
             files = self._files()
-            missing = sum(size for _, size, _ in files) + size_bytes - self.most_bytes
-            newest = time.time() - IN_USE_S if spare else float("inf")
+            missing_bytes = sum(size for _, size, _ in files) + size_bytes - self.max_bytes
+            newest_s = time.time() - IN_USE_S if prefetch else float("inf")
             for touched_s, size, path in sorted(files):
-                if missing <= 0 or touched_s > newest:
+                if missing_bytes <= 0 or touched_s > newest_s:
                     break
                 if path.suffix != ".part":
                     path.unlink(missing_ok=True)
-                    missing -= size
-            if missing <= 0:
+                    missing_bytes -= size
+            if missing_bytes <= 0:
                 os.ftruncate(part, size_bytes)
-            return missing <= 0
+            return missing_bytes <= 0
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the lock under which the files of the cache are counted, made room among, and renamed."""
+    def _folder_locked(self) -> Iterator[None]:
+        """Hold the folder's lock, under which files are counted, evicted and renamed."""
         descriptor = self._lock(self.folder / ".lock")
         assert descriptor is not None
         try:
@@ -166,65 +166,66 @@ class Cache:
             os.close(descriptor)
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """Return time of last touch, size and path of each file of the cache, having removed those of dead writers."""
+        """Return (last touch in seconds, size in bytes, path) of each cache file; remove abandoned part files."""
         files = []
         for entry in os.scandir(self.folder):
-            if not OURS.fullmatch(entry.name):
+            if not CACHE_FILE.fullmatch(entry.name):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 path = Path(entry.path)
                 if not (entry.name.endswith(".part") and _remove_if_abandoned(path)):
-                    found = path.stat()
-                    files.append((found.st_mtime, found.st_size, path))
+                    status = path.stat()
+                    files.append((status.st_mtime, status.st_size, path))
         return files
 
 
-class _Part:
-    """The sink of a download: a part file of reserved size, hashed as it is written."""
+class _PartFileSink:
+    """The sink of a download into a part file of reserved size; hashes the bytes as it writes them."""
 
-    def __init__(self, descriptor: int, blob: Blob) -> None:
-        self._descriptor, self._blob = descriptor, blob
+    def __init__(self, descriptor: int, file: RemoteFile) -> None:
+        self._descriptor, self._file = descriptor, file
         self.received = 0
 
-    def begin(self) -> None:
-        """Start over."""
+    def reset(self) -> None:
+        """Discard the bytes of an earlier attempt."""
         self._hash, self.received = hashlib.sha256(), 0
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes; not one goes beyond what is reserved, for there the download stops."""
-        if self.received + len(chunk) <= self._blob.most_bytes:
+        """Write a chunk unless it exceeds the reserved size; such a download is stopped by its caller."""
+        if self.received + len(chunk) <= self._file.max_bytes:
             try:
                 if os.pwrite(self._descriptor, chunk, self.received) < len(chunk):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
                 raise RunError(
-                    f"data.cache: {self._blob.name} not written: {error.strerror}; make room there"
+                    f"data.cache: {self._file.name} not written: {error.strerror}; free space on that disk"
                 ) from None
             self._hash.update(chunk)
         self.received += len(chunk)
 
     def problem(self) -> str | None:
-        """Compare what has come with what the manifest says."""
-        found = self._hash.hexdigest()
-        if found == self._blob.sha256:
+        """Compare the hash of the received bytes with the manifest's."""
+        sha256 = self._hash.hexdigest()
+        if sha256 == self._file.sha256:
             return None
         return (
-            f"{self.received:,} bytes with sha256 {found[:12]}..., expected {self._blob.sha256[:12]}... by its manifest"
-            f" (at most {self._blob.most_bytes:,} bytes)"
+            f"{self.received:,} bytes with sha256 {sha256[:12]}..., expected {self._file.sha256[:12]}... by its"
+            f" manifest (at most {self._file.max_bytes:,} bytes)"
         )
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    """Return whether the path still names the open file."""
     try:
-        there = path.stat()
+        named = path.stat()
     except FileNotFoundError:
         return False
-    here = os.fstat(descriptor)
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+    opened = os.fstat(descriptor)
+    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
 def _remove_if_abandoned(part: Path) -> bool:
-    """Remove a part file that nobody holds, as a killed process leaves it; return whether it was one."""
+    """Remove a part file that no process has locked, as a killed process leaves it; return whether it did."""
     descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

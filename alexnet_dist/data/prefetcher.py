@@ -1,9 +1,9 @@
 """Fetch remote shards before they are used: one process per rank, driven by a table in shared memory.
 
 The rank looks some way down the stream of batch requests that it passes to its loader. For each shard, it writes into
-the table the number of the first request that needs it. The process fetches in that order, and keeps touching the shards
-in the table so that no process of the node evicts them from the cache. It is an optimisation only: a worker that misses
-a shard fetches it itself, and reports any error. A table rather than a pipe, so that the rank never waits for a download.
+the table the number of the first request that needs it. The process fetches in that order, and keeps touching the
+shards in the table so that no process of the node evicts them from the cache. It is an optimisation only: a worker that
+misses a shard fetches it itself and reports any error. A table, unlike a pipe, never makes the rank wait.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Prefetcher:
     """The process and its table; without remote splits there is no process."""
 
     def __init__(self, splits: Mapping[str, Split], budget_bytes: int) -> None:
-        """Fork the process. budget_bytes: most bytes of distinct shards to fetch early, this rank's part of the cache."""
+        """Fork the process. budget_bytes: most bytes of shards to prefetch, this rank's part of the cache."""
         self._budget_bytes = budget_bytes
         self._splits = {name: split for name, split in splits.items() if isinstance(split.shards, CachedShards)}
         self._first_index: dict[str, int] = {}  # of each split's shards in the table

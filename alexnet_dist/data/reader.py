@@ -112,7 +112,7 @@ class Split:
         shard = bisect_right(self._ends, sample)
         data = self.shards.read(shard, self._offsets[sample], self._sizes[sample])
         if isal_zlib.crc32(data) != self._crcs[sample]:
-            if self.shards.mend(shard):
+            if self.shards.refetch(shard):
                 data = self.shards.read(shard, self._offsets[sample], self._sizes[sample])
             if isal_zlib.crc32(data) != self._crcs[sample]:
                 raise self.bad_sample(sample, "its bytes are not those that were packed (crc32)")

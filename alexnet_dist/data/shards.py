@@ -26,7 +26,7 @@ class Shards(Protocol):
         """Return a shard's bytes [offset, offset + size); fewer where the shard is shorter than its manifest says."""
         ...
 
-    def mend(self, shard: int) -> bool:
+    def refetch(self, shard: int) -> bool:
         """Return whether a shard that gave wrong bytes has been replaced, so that reading it again may help."""
         ...
 
@@ -96,7 +96,7 @@ class MappedShards:
             raise RunError(f"{self._files[shard]}: cut short to {len(content):,} bytes {SINCE_OPENED}")
         return found
 
-    def mend(self, _shard: int) -> bool:
+    def refetch(self, _shard: int) -> bool:
         """Return False: there is no other copy."""
         return False
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet_dist.data.cache import Blob, Cache
+from alexnet_dist.data.cache import Cache, RemoteFile
 from alexnet_dist.data.download import RetryPolicy
 from alexnet_dist.data.manifest import Manifest, Sidecar, parse
 from alexnet_dist.data.reader import BadSample, Split
@@ -159,8 +159,8 @@ def test_fuzz_a_stranger_cannot_crash_the_parser(fuzz_seeds: Iterator[int], pack
     cache = Cache(tmp_path / "cache", 10_000_000)
     cache.folder.mkdir()
     for shard in tree["shards"]:
-        blob = Blob(shard["name"], shard["sha256"], shard["size_bytes"])
-        cache.path(blob).write_bytes((root / shard["name"]).read_bytes())
+        file = RemoteFile(shard["name"], shard["sha256"], shard["size_bytes"])
+        cache.path(file).write_bytes((root / shard["name"]).read_bytes())
     before = sorted(tmp_path.rglob("*"))
     assert try_out(Stranger(cache, json.dumps(tree).encode(), arrays))
 
