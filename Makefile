@@ -1,4 +1,4 @@
-# make demo | test | check | setup. Each sets up .venv by itself; set-up is skipped while .venv is up to date.
+# make demo | test | check | setup. Every target installs .venv first, unless it is up to date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# make demo DATA=/path/to/folder runs it on your own images: train/ and val/, or one folder a class.
+# make demo DATA=/path/to/folder uses your own images: train/ and val/, or one folder per class.
 demo: $(READY)
 	@$(BIN)/python -m alexnet_dist.demo $(if $(DATA),--data '$(DATA)')
 
