@@ -1,4 +1,4 @@
-"""The augmentation of §4.1 against a literal version of it: loops over samples, pixels and colours."""
+"""The augmentation of §4.1 compared with a literal version of it: loops over samples, pixels and colours."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from alexnet_dist import rng
 from alexnet_dist.data.augment import (
     TrainDraws,
+    centre_crop,
     centre_offset,
     colour_components,
     crop_offsets,
@@ -45,7 +46,7 @@ def drawn(ids: npt.NDArray[np.int64], epoch: int = 4, noise: float = 0.1) -> Tra
 
 
 def literal_shift(seed: int, epoch: int, sample: int, noise: float) -> list[float]:
-    """Add [p1, p2, p3][a1 l1, a2 l2, a3 l3]^T as §4.1 writes it, l being standard deviations as in the source."""
+    """Return [p1, p2, p3][a1 l1, a2 l2, a3 l3]^T of §4.1, where l are standard deviations as in the 2012 source."""
     u = rng.uniform(rng.key(seed, "augment", epoch), np.array([sample]), 7)[0]
     alphas = [
         noise * math.sqrt(-2 * math.log(u[3])) * math.cos(2 * math.pi * u[4]),
@@ -88,19 +89,19 @@ def test_training_images_equal_the_literal_version(images: Images) -> None:
             for x in range(CROP):
                 column = left + (CROP - 1 - x if u[2] < 0.5 else x)
                 for colour in range(3):
-                    # The mean is subtracted where the pixel comes to lie: it is not mirrored with the image.
+                    # The mean is subtracted after the flip: it is not mirrored with the image.
                     expected = float(images[n, top + y, column, colour]) - float(mean[colour, y, x]) + shift[colour]
                     assert float(ours[n, colour, y, x]) == pytest.approx(expected, abs=1e-5)
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40), st.data())
 def test_draws_belong_to_the_sample_and_not_to_the_batch(ids: list[int], data: st.DataObject) -> None:
-    cut = data.draw(st.integers(0, len(ids)))
+    first_size = data.draw(st.integers(0, len(ids)))
     whole = drawn(np.array(ids, dtype=np.int64))
-    parts = [drawn(np.array(part, dtype=np.int64)) for part in (ids[:cut], ids[cut:])]
+    parts = [drawn(np.array(part, dtype=np.int64)) for part in (ids[:first_size], ids[first_size:])]
     for name in ("top", "left", "flip", "shift"):
-        joined = np.concatenate([getattr(part, name) for part in parts])
-        assert joined.tobytes() == getattr(whole, name).tobytes(), name
+        concatenated = np.concatenate([getattr(part, name) for part in parts])
+        assert concatenated.tobytes() == getattr(whole, name).tobytes(), name
 
 
 def test_epochs_and_samples_draw_differently() -> None:
@@ -110,15 +111,15 @@ def test_epochs_and_samples_draw_differently() -> None:
 
 
 def test_draws_are_as_the_paper_describes() -> None:
-    """Crops uniform with both ends, flips half the time, and the shift's covariance noise² times the pixels'."""
+    """Crops are uniform with both ends, half are flipped, and shifts have noise² times the pixels' covariance."""
     count = 40_000
     draw = drawn(np.arange(count))
-    dtypes = [str(each.dtype) for each in (draw.top, draw.left, draw.flip, draw.shift)]
+    dtypes = [str(values.dtype) for values in (draw.top, draw.left, draw.flip, draw.shift)]
     assert dtypes == ["int64", "int64", "bool", "float32"]
     positions = np.bincount(draw.top * 4 + draw.left, minlength=16)
     assert len(positions) == 16
     chi_square = ((positions - count / 16) ** 2 / (count / 16)).sum()
-    assert chi_square < 40  # 15 degrees of freedom: beyond this by chance 5 times in 10,000
+    assert chi_square < 40  # 15 degrees of freedom: larger by chance 5 times in 10,000
     assert draw.flip.mean() == pytest.approx(0.5, abs=0.01)
     for name in ("top", "left"):
         assert abs(np.corrcoef(draw.flip, getattr(draw, name))[0, 1]) < 0.02
@@ -179,14 +180,26 @@ def test_centre_offset(size: int, crop: int, offset: int) -> None:
     assert centre_offset(size, crop) == offset
 
 
+def test_centre_crop_of_planes_and_of_images_with_channels_last(images: Images) -> None:
+    """It is a view of the pixels 1 to 6 of 9, of arrays and of tensors."""
+    mean = np.moveaxis(images[0], 2, 0)
+    for found in (centre_crop(mean, CROP), centre_crop(torch.from_numpy(mean), CROP).numpy()):
+        assert np.array_equal(found, mean[:, 1:7, 1:7])
+        assert np.shares_memory(found, images)
+    for found in (centre_crop(images, CROP, channels_last=True), centre_crop(images[0], CROP, channels_last=True)):
+        assert found.shape[-3:] == (CROP, CROP, 3)
+        assert np.array_equal(found, images[:, 1:7, 1:7] if found.ndim == 4 else images[0, 1:7, 1:7])
+    assert np.array_equal(centre_crop(mean, SIZE), mean)
+
+
 def test_ten_views_equal_the_literal_version(images: Images) -> None:
     """Four corners, the centre, and their horizontal reflections (§4.1)."""
     ours = ten_views(torch.from_numpy(images), CROP)
     assert ours.shape == (10, 7, CROP, CROP, 3)
     assert ours.dtype == torch.uint8
-    places = [(0, 0), (0, 3), (3, 0), (3, 3), (1, 1)]
+    corners = [(0, 0), (0, 3), (3, 0), (3, 3), (1, 1)]
     for view in range(10):
-        top, left = places[view % 5]
+        top, left = corners[view % 5]
         for n in range(7):
             for y in range(CROP):
                 for x in range(CROP):
