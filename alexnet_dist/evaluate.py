@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from alexnet_dist import process
-from alexnet_dist.data.loader import Loader, BatchRequest, labels, pixels, worker_death_as_error
+from alexnet_dist.data.loader import BatchRequest, Loader, labels, pixels, worker_death_as_error
 from alexnet_dist.data.manifest import SPLITS
 from alexnet_dist.data.plan import validation_ids, validation_steps
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote, locate
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.nn.scoring import score
+from alexnet_dist.runs.inference import SMALLEST, view_probabilities
 from alexnet_dist.runs.load import Run, load_run
 from alexnet_dist.training.build import set_arithmetic
 
@@ -76,7 +77,7 @@ def evaluate(runs: list[Run], split: Split, views: int, device: torch.device, wo
 def _batches(split: Split, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield whole images, uint8 (n, size, size, 3), and labels (n,); empty rows at the end are labelled -1."""
     name, size = split.manifest.split, split.manifest.size
-    ahead_bytes = split.root.cache.most_bytes if isinstance(split.root, Remote) else 0
+    ahead_bytes = split.root.cache.max_bytes if isinstance(split.root, Remote) else 0
     ids = (validation_ids(k, 0, 1, split.images, ROWS) for k in range(validation_steps(split.images, 1, ROWS)))
     with Loader(
         {name: split}, seed=0, crop=size, rows=ROWS, workers=workers, max_bad_fraction=0.0, ahead_bytes=ahead_bytes

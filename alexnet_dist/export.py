@@ -9,6 +9,7 @@ from pathlib import Path
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.load import load_run
+from alexnet_dist.runs.weights import named_weights
 
 
 def main(arguments: list[str]) -> None:

@@ -1,13 +1,15 @@
-"""Files that are there whole or not at all, also after a kill or a power cut."""
+"""Durable writes, which leave a file's old content or all of the new after a kill or a power cut; and file locks."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+from typing import TextIO
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: a rename is on disk only when its folder is."""
+    """Sync a folder to disk: a rename in it is durable only after that. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -15,16 +17,41 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file by way of ``<name>.tmp`` beside it, so that `path` holds its old content or all of the new.
-
-    The temporary name is fixed, so that a killed writer leaves at most one, which the next writer takes over; two
-    writers of one path need a lock. Raises OSError as the disk does.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
+def replace_durably(temporary: Path, path: Path) -> None:
+    """Sync a complete file to disk, then rename it to `path`, in the same folder. Raises OSError."""
+    with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file as ``<name>.tmp``, then rename it, so that `path` is never half-written.
+
+    The temporary name is fixed: a killed writer leaves at most one, which the next writer overwrites. Two writers of
+    one path need a lock. Raises OSError.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    replace_durably(temporary, path)
+
+
+def lock_file(path: Path) -> TextIO | None:
+    """Lock a file, created if missing, and return it open in mode ``a+``; None if another process holds the lock.
+
+    The lock lasts until the file is closed or the process ends, however it ends. It is a POSIX lock (lockf) and not a
+    flock, because forked workers inherit a flock and would keep it after the process that took it has died.
+
+    A POSIX lock belongs to the process: locking twice in one process succeeds, and closing any handle of the file
+    releases the lock. Raises OSError if the file cannot be opened or its file system has no locks.
+    """
+    file = path.open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: POSIX lets a system report a held lock by either
+        file.close()
+        return None
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -104,4 +104,6 @@ class StopPoll:
 
     def drain(self) -> bool:
         """Return the answer to the questions that are still open."""
-        return any([self._control.wait(self._pending.popleft())[0] > 0 for _ in range(len(self._pending))])
+        answers = [self._control.wait(pending)[0] > 0 for pending in self._pending]
+        self._pending.clear()
+        return any(answers)

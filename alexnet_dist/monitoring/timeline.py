@@ -1,7 +1,8 @@
-"""When things happened on a rank, noted without waiting for its device and read late.
+"""When things happened on a rank, recorded without waiting for its device and read later.
 
-On a CPU a moment is the host's clock. On CUDA it is an event on the stream that computes: the host runs ahead of the
-device, so its own clock would tell when work was ordered, and a wait that the stream never stood still for would count.
+On a CPU a moment is the host's clock. On CUDA it is an event on the computing stream: the host runs ahead of the
+device, so its own clock would measure when work was launched, and would count waits for which the stream never stood
+still.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from torch.profiler import record_function
 PHASES = ("data_wait", "forward", "link_wait", "backward", "allreduce_wait", "optimizer", "other")
 DATA_WAIT, LINK_WAIT, ALLREDUCE_WAIT = "data_wait", "link_wait", "allreduce_wait"
 
-
 Moment = float | torch.cuda.Event
 
 
 def now(device: torch.device) -> Moment:
-    """Return this moment on a device; on CUDA, the one at which it gets here."""
+    """Return this moment on a device; on CUDA, the moment at which the device reaches this point."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -31,7 +31,7 @@ def now(device: torch.device) -> Moment:
 
 
 def seconds(first: Moment, last: Moment) -> float:
-    """Return the seconds between two moments of one device; waits until it has passed the last."""
+    """Return the seconds between two moments of one device; waits until the device has passed the last."""
     if isinstance(first, float) or isinstance(last, float):
         assert isinstance(first, float)
         assert isinstance(last, float)
@@ -42,9 +42,13 @@ def seconds(first: Moment, last: Moment) -> float:
 
 @dataclass(frozen=True)
 class Wait:
-    """Time for which a rank stood still: in which lap, of which phase, for what (a join's name), from when to when."""
+    """Time for which a rank stood still.
 
-    lap: int
+    interval: the index of the interval between two marks that it falls into. phase: its own phase. what: what it waited
+    for, such as a join's name.
+    """
+
+    interval: int
     phase: str
     what: str
     began: Moment
@@ -65,26 +69,26 @@ class Times:
 
 @dataclass(frozen=True)
 class StepTrace:
-    """What happened between two cuts of a timeline; bytes crossed the link to the other tower."""
+    """What a timeline recorded since it was last taken: the marks, the waits, and the bytes that crossed the link."""
 
     began: Moment
-    laps: tuple[tuple[str, Moment], ...]
+    marks: tuple[tuple[str, Moment], ...]
     waits: tuple[Wait, ...]
     sent_bytes: int
     received_bytes: int
 
     def read(self) -> Times:
-        """Return where the time went; on CUDA this waits until the device has come to the last lap's end."""
+        """Return where the time went; on CUDA this waits until the device has reached the last mark."""
         phase_s, join_wait_s = dict.fromkeys(PHASES, 0.0), dict[str, float]()
-        before, step_s = self.began, 0.0
-        for phase, ended in self.laps:
-            lap_s = seconds(before, ended)
-            phase_s[phase] += lap_s
-            step_s += lap_s
-            before = ended
+        previous, step_s = self.began, 0.0
+        for phase, moment in self.marks:
+            interval_s = seconds(previous, moment)
+            phase_s[phase] += interval_s
+            step_s += interval_s
+            previous = moment
         for wait in self.waits:
             wait_s = seconds(wait.began, wait.ended)
-            phase_s[self.laps[wait.lap][0]] -= wait_s
+            phase_s[self.marks[wait.interval][0]] -= wait_s
             phase_s[wait.phase] += wait_s
             if wait.phase == LINK_WAIT:
                 join_wait_s[wait.what] = join_wait_s.get(wait.what, 0.0) + wait_s
@@ -93,38 +97,38 @@ class StepTrace:
 
 @dataclass
 class Timeline:
-    """One rank's notes since the last cut: laps of the step, the waits in them, bytes over the link."""
+    """What one rank records while a step runs: marks between phases, waits, bytes over the link."""
 
     device: torch.device
     sent_bytes: int = 0
     received_bytes: int = 0
-    _laps: list[tuple[str, Moment]] = field(default_factory=list)
+    _marks: list[tuple[str, Moment]] = field(default_factory=list)
     _waits: list[Wait] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Begin."""
+        """Begin to record."""
         self._began = now(self.device)
 
-    def lap(self, phase: str) -> None:
-        """Say that the time since the last lap, but for the waits in it, was of this phase."""
-        self._laps.append((phase, now(self.device)))
+    def mark(self, phase: str) -> None:
+        """Attribute the time since the previous mark, without the waits in it, to this phase."""
+        self._marks.append((phase, now(self.device)))
 
     @contextmanager
     def wait(self, phase: str, what: str) -> Iterator[None]:
-        """Note a wait of this rank; LostRankError, naming `what`, where another rank did not answer."""
+        """Record what happens inside as a wait of this rank for `what`."""
         began = now(self.device)
-        with region(f"wait: {what}"), lost_rank_at(what):
+        with region(f"wait: {what}"):
             yield
-        self._waits.append(Wait(len(self._laps), phase, what, began, now(self.device)))
+        self._waits.append(Wait(len(self._marks), phase, what, began, now(self.device)))
 
-    def cut(self) -> StepTrace:
-        """Return what happened since the last cut, and begin anew."""
-        stretch = StepTrace(self._began, tuple(self._laps), tuple(self._waits), self.sent_bytes, self.received_bytes)
+    def take(self) -> StepTrace:
+        """Return what was recorded since the last call, and begin again."""
+        trace = StepTrace(self._began, tuple(self._marks), tuple(self._waits), self.sent_bytes, self.received_bytes)
         self.sent_bytes = self.received_bytes = 0
-        self._laps, self._waits, self._began = [], [], now(self.device)
-        return stretch
+        self._marks, self._waits, self._began = [], [], now(self.device)
+        return trace
 
 
 def region(name: str) -> AbstractContextManager[object]:
-    """Name what happens inside to a profiler, where one is watching: to record it costs 30 us, watched or not."""
+    """Name what happens inside for a profiler, if one is running: a record costs 30 us even if nothing reads it."""
     return record_function(name) if torch._C._autograd._profiler_enabled() else nullcontext()

@@ -73,7 +73,7 @@ def _gradient(maps: Tensor, denominator: Tensor, gradient: Tensor, norm: Norm, w
 
 @cache
 def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return both functions, to be compiled when they first meet a shape."""
+    """Return both functions; each is compiled at its first call with a shape."""
     return torch.compile(_values, dynamic=False), torch.compile(_gradient, dynamic=False)
 
 
@@ -122,9 +122,18 @@ def local_response_norm(maps: Tensor, norm: Norm, compiled: bool = False) -> Ten
 
     b_i = a_i / (k + alpha * sum of a_j^2, j from i - n/2 to i + n/2) ^ beta: a sum as printed, and not the mean that
     torch.nn.LocalResponseNorm and the 2012 source take (alpha there is divided by the window's size).
-    compiled: by torch.compile, anew for each shape it meets; RuntimeError where that cannot be (no C++ compiler).
+    compiled: by torch.compile, once for each shape; raises RuntimeError if that fails (no C++ compiler).
     """
     return cast("Tensor", _Normalise.apply(maps, norm, compiled))  # type: ignore[no-untyped-call]
+
+
+def compile_problem(norm: Norm, device: torch.device) -> str | None:
+    """Return the first line of why torch.compile cannot compile the norm here, or None if it can."""
+    try:
+        local_response_norm(torch.zeros(1, 1, 1, 1, device=device), norm, compiled=True)
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    return None
 
 
 class _Pool(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """The only definition of AlexNet: `Tower`, one of the two; `AlexNet`, both in one process.
 
-The towers' other wiring, one process a tower, is `parallel.LinkedTower`. They differ only in how stages are joined.
-This module does not know that processes exist.
+The other wiring, one process a tower, is `distributed.tower_parallel.LinkedTower`. They differ only in how stages are
+connected. This module does not know that processes exist.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from alexnet_dist import rng
 from alexnet_dist.monitoring.timeline import region
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Layer, Shape, channel_span
-from alexnet_dist.nn.layers import DropoutKey, Convolution, Cross, Dense, dropout, local_response_norm, max_pool
+from alexnet_dist.nn.layers import Convolution, Cross, Dense, DropoutKey, dropout, local_response_norm, max_pool
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 
@@ -36,7 +36,7 @@ class Tower(nn.Module):
         dtype: torch.dtype = torch.float32,
         compile_norm: bool = False,
     ) -> None:
-        """Build tower 0 or 1 and draw its initial weights by address (§5)."""
+        """Build tower 0 or 1 and draw its initial weights from counter-based streams (§5)."""
         super().__init__()
         self.index, self.compile_norm = index, compile_norm
         self.net = net
@@ -49,12 +49,12 @@ class Tower(nn.Module):
         self.to(dtype)
 
     def stage(
-        self, stage: int, maps: Tensor, other_maps: Callable[[], Tensor] | None, address: DropoutKey | None
+        self, stage: int, maps: Tensor, other_maps: Callable[[], Tensor] | None, dropout_key: DropoutKey | None
     ) -> Tensor:
-        """Compute one stage from this tower's maps; `other_maps` is asked for the other's, in stages after the first.
+        """Compute one stage from this tower's maps; stages after the first call `other_maps` for the other tower's.
 
         Maps are (B, 3, 224, 224) -> (B, 128, 13, 13) -> (B, 128, 6, 6) -> (B, 2048) -> (B, 2048) -> (B, 500) for the
-        paper's net. Raises ValueError when a net with dropout trains without an address.
+        paper's net. Raises ValueError when a net with dropout trains without a dropout key.
         """
         if stage == 0 and self.net.input_scale != 1:
             maps = maps * self.net.input_scale
@@ -63,10 +63,10 @@ class Tower(nn.Module):
                 layer, module = self.net.layers[name], self.get_submodule(name)
                 maps = module(maps, other_maps) if layer.reads == "both" else module(maps)
                 if name != self.stage_names[-1][-1]:
-                    maps = self._after(name, layer, maps, address)
+                    maps = self._after(name, layer, maps, dropout_key)
         return maps
 
-    def _after(self, name: str, layer: Layer, maps: Tensor, address: DropoutKey | None) -> Tensor:
+    def _after(self, name: str, layer: Layer, maps: Tensor, dropout_key: DropoutKey | None) -> Tensor:
         """Apply what follows a layer's sum: activation, norm, pool (§3.5's order), dropout."""
         maps = ACTIVATIONS[self.net.activation](maps)
         if layer.norm:
@@ -76,15 +76,15 @@ class Tower(nn.Module):
         if layer.dropout and not self.training:
             return maps * (1 - layer.dropout)
         if layer.dropout:
-            if address is None:
-                raise ValueError(f"{name} has dropout: training it needs its address (seed, step, slots)")
+            if dropout_key is None:
+                raise ValueError(f"{name} has dropout: training it needs a dropout key (seed, step, slots)")
             assert layer.channels is not None
-            return dropout(maps, layer.dropout, name, channel_span(layer.channels, self.index)[0], address)
+            return dropout(maps, layer.dropout, name, channel_span(layer.channels, self.index)[0], dropout_key)
         return maps
 
 
 class AlexNet(nn.Module):
-    """Both towers in one process: for one device, and the oracle of the linked ones. Without arguments: the paper's."""
+    """Both towers in one process: for one device, and as the oracle of linked towers. Default: the paper's net."""
 
     def __init__(
         self,
@@ -97,33 +97,33 @@ class AlexNet(nn.Module):
         super().__init__()
         self.net = net or Geometry()
         self.towers = nn.ModuleList([Tower(index, self.net, seed, dtype, compile_norm) for index in (0, 1)])
-        # Called with the gradient of each tower's stage-0 output once it is complete; set by parallel.Reducer.
+        # Called with the gradient of each tower's stage-0 output once it is complete; set by data_parallel.Reducer.
         self.on_boundary: Callable[[Tensor], None] | None = None
 
-    def forward(self, images: Tensor, address: DropoutKey | None = None) -> Tensor:
+    def forward(self, images: Tensor, dropout_key: DropoutKey | None = None) -> Tensor:
         """Map mean-subtracted images (B, 3, 224, 224) on the 0-255 scale to logits (B, classes)."""
-        return torch.cat(self._run(images, address, len(geometry.stages(self.net))), 1)
+        return torch.cat(self._run(images, dropout_key, len(geometry.stages(self.net))), 1)
 
     def features(self, images: Tensor) -> Tensor:
         """Map images to the activations of the last hidden layer, (B, 4096) for the paper's net (§6.1)."""
         return torch.cat(self._run(images, None, len(geometry.stages(self.net)) - 1), 1).flatten(1)
 
-    def _run(self, images: Tensor, address: DropoutKey | None, stages: int) -> list[Tensor]:
+    def _run(self, images: Tensor, dropout_key: DropoutKey | None, stages: int) -> list[Tensor]:
         maps = [images, images]
         for stage in range(stages):
             before = maps
             maps = [
-                tower.stage(stage, before[t], partial(before.__getitem__, 1 - t), address)  # type: ignore[operator]
+                tower.stage(stage, before[t], partial(before.__getitem__, 1 - t), dropout_key)  # type: ignore[operator]
                 for t, tower in enumerate(self.towers)
             ]
             if stage == 0 and self.on_boundary is not None:
                 for own in maps:
-                    watch(own, self.on_boundary)
+                    hook_gradient(own, self.on_boundary)
         return maps
 
 
-def watch(maps: Tensor, on_gradient: Callable[[Tensor], None]) -> None:
-    """Have a function called with the gradient of `maps` once it is complete; without gradients, never."""
+def hook_gradient(maps: Tensor, on_gradient: Callable[[Tensor], None]) -> None:
+    """Call a function with the gradient of `maps` when it is complete; never, if no gradients are recorded."""
     if maps.requires_grad:
         maps.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
@@ -155,10 +155,10 @@ def _draw(module: nn.Module, prefix: str, layer: Layer, shape: Shape, seed: int)
 
 
 def merge_cross_weights(index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a tower's tensors with the two parts of each cross layer as one, inputs of tower 0 first.
+    """Return a tower's tensors with the two parts of each cross layer concatenated, inputs of tower 0 first.
 
-    tensors: anything under the names of the tower's parameters (weights, velocities); result: conv3.weight (192, 256,
-    3, 3) for the paper's conv3.own.weight and conv3.other.weight (192, 128, 3, 3).
+    tensors: weights or velocities under the names of the tower's parameters. The paper's conv3.own.weight and
+    conv3.other.weight (192, 128, 3, 3) become conv3.weight (192, 256, 3, 3).
     """
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

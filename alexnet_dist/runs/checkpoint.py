@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file a tower, and a manifest with their hashes that is written last.
 
-A step's directory without a manifest is unfinished and never read. There is no pointer to the latest one: the newest
-step whose files have the hashes of its manifest is the one to resume from.
+A step's directory without a manifest is unfinished and never read. There is no pointer to the latest checkpoint: a run
+resumes from the newest step whose files match the hashes of its manifest.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.files import replace_durably, replace_file, sync_folder
 
 FORMAT = 2
 STEP_NAME = re.compile(r"step-(\d{8})")
@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One finished checkpoint; `state` is what the trainer has put into the manifest."""
+    """One finished checkpoint; `state` is its manifest, which holds what the trainer stored."""
 
     directory: Path
     step: int
@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 def step_directory(directory: Path, step: int) -> Path:
-    """Return where the checkpoint of a step lives."""
+    """Return the directory of the checkpoint of a step."""
     return directory / f"step-{step:08d}"
 
 
@@ -50,34 +50,35 @@ def tower_file(tower: int) -> str:
 def write_tower(directory: Path, step: int, tower: int, tensors: Mapping[str, Tensor]) -> None:
     """Write one tower's weights and velocities durably; the checkpoint counts only once `commit` has run.
 
-    Raises OSError, for a full disk too.
+    Raises OSError, also for a full disk.
     """
     target = step_directory(directory, step) / tower_file(tower)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sync_folder(directory)
+    sync_folder(directory)
     write_tensors(target, tensors)
 
 
-def write_tensors(target: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file by `replace_durably`, with notes in its header; raises OSError, for a full disk too."""
+def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file durably, with metadata in its header; raises OSError, also for a full disk."""
     temporary = target.with_name(target.name + ".tmp")
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(on_host, temporary, None if notes is None else dict(notes))
-    except SafetensorError as problem:
-        raise OSError(errno.EIO, str(problem)) from None
-    temporary.chmod(0o644)  # safetensors leaves it readable by its owner alone
+        save_file(on_host, temporary, None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)) from None
+    temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
     replace_durably(temporary, target)
 
 
 def commit(directory: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
-    """Write the manifest over both towers' files, then drop all but the newest `keep` checkpoints (chief only).
+    """Write the manifest of both towers' files, then delete all but the newest `keep` checkpoints (rank 0 only).
 
-    A step after this one can only be one that did not hold when the run was resumed: it goes too, and takes no place.
+    A checkpoint of a later step can only be one that did not verify when the run was resumed: it is deleted too, and
+    does not count.
     """
     home = step_directory(directory, step)
     files = {tower_file(tower): _record(home / tower_file(tower)) for tower in (0, 1)}
-    write_durably(home / MANIFEST, _text({"format": FORMAT, "step": step, "files": files, **state}).encode())
+    replace_file(home / MANIFEST, _text({"format": FORMAT, "step": step, "files": files, **state}).encode())
     finished = _finished_steps(directory)
     kept = sorted(number for number in finished if number <= step)[-keep:]
     for number in set(finished).difference(kept):
@@ -87,9 +88,9 @@ def commit(directory: Path, step: int, state: Mapping[str, Any], keep: int) -> N
 
 
 def find(directory: Path, step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint whose files hold, or that of one step, and a complaint for each passed over.
+    """Return the newest checkpoint that verifies, or that of `step`, and a complaint for each one skipped.
 
-    Raises UserError when the step that was asked for is not there or does not hold.
+    Raises UserError if the checkpoint of `step` is missing or does not verify.
     """
     complaints: list[str] = []
     for number in sorted(_finished_steps(directory), reverse=True) if step is None else [step]:
@@ -101,64 +102,41 @@ def find(directory: Path, step: int | None = None) -> tuple[Checkpoint | None, l
             for name in map(tower_file, (0, 1)):
                 if _record(home / name) != manifest["files"][name]:
                     raise ValueError(f"{name} does not have the size and sha256 of its manifest")
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            complaints.append(f"{home}: {_said(problem)}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            complaints.append(f"{home}: {_complaint(error)}")
             continue
         return Checkpoint(home, number, manifest), complaints
     if step is not None:
-        found = ", ".join(map(str, sorted(_finished_steps(directory)))) or "none"
-        raise UserError(f"{directory}: no sound checkpoint of step {step} ({complaints[0]}); steps there: {found}")
+        steps = ", ".join(map(str, sorted(_finished_steps(directory)))) or "none"
+        raise UserError(f"{directory}: no valid checkpoint of step {step} ({complaints[0]}); steps there: {steps}")
     return None, complaints
 
 
-def _said(problem: Exception) -> str:
-    if isinstance(problem, OSError):
-        return f"{Path(problem.filename).name}: {problem.strerror}" if problem.filename else str(problem)
-    return str(problem) if type(problem) is ValueError else f"{MANIFEST} is not a checkpoint's ({problem!r})"
+def _complaint(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else str(error)
+    return str(error) if type(error) is ValueError else f"{MANIFEST} is not a checkpoint's ({error!r})"
 
 
 def read_tower(checkpoint: Checkpoint, tower: int) -> dict[str, Tensor]:
-    """Return one tower's tensors by name; UserError when the file is not what safetensors reads."""
+    """Return one tower's tensors by name; UserError if safetensors cannot read the file."""
     path = checkpoint.directory / tower_file(tower)
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as problem:
-        raise UserError(f"{path}: cannot be read: {problem}") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove the remains of checkpoints whose writer was killed (chief only, before anybody writes)."""
+    """Remove what killed writers left of checkpoints (rank 0 only, before any rank writes)."""
     for home in directory.glob("step-*"):
         if STEP_NAME.fullmatch(home.name) and not (home / MANIFEST).exists():
             shutil.rmtree(home)
 
 
-def replace_durably(temporary: Path, target: Path) -> None:
-    """Move a written file into place so that after a crash the old or the new one is there, whole."""
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(target)
-    _sync_folder(target.parent)
-
-
-def write_durably(target: Path, content: bytes) -> None:
-    """Write a file by `replace_durably`."""
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.write_bytes(content)
-    replace_durably(temporary, target)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _finished_steps(directory: Path) -> list[int]:
-    found = [(STEP_NAME.fullmatch(home.name), home) for home in directory.glob("step-*")]
-    return [int(match[1]) for match, home in found if match and (home / MANIFEST).exists()]
+    matches = [(STEP_NAME.fullmatch(home.name), home) for home in directory.glob("step-*")]
+    return [int(match[1]) for match, home in matches if match and (home / MANIFEST).exists()]
 
 
 def _record(path: Path) -> dict[str, Any]:

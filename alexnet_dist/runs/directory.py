@@ -1,4 +1,4 @@
-"""A run's directory: opened by the chief, locked, appended to, cut back on resume; and a finished or live run, read."""
+"""A run's directory as the trainer writes it: opened and locked by rank 0, appended to, truncated on resume."""
 
 from __future__ import annotations
 
@@ -8,21 +8,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from alexnet_dist import config
-from alexnet_dist.runs import checkpoint
-from alexnet_dist.data import manifest
-from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.errors import UserError
-from alexnet_dist.nn.geometry import Geometry
-from alexnet_dist.nn.model import AlexNet, Tower, split_cross_weights
+from alexnet_dist.files import replace_file
+from alexnet_dist.runs import checkpoint
 
 CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
     "config.yaml",
@@ -40,46 +31,45 @@ def samples_file(rank: int) -> str:
 
 
 def open_directory(directory: Path) -> TextIO:
-    """Make or reopen a run's directory (chief only) and return its lock, held until it is closed or the process ends.
+    """Make or reopen a run's directory (rank 0 only) and return its lock, held until it is closed or the process ends.
 
-    Nothing else in it is touched. Raises UserError when the directory cannot be written, is not a run, or belongs to a
-    running one.
+    Nothing else in it is changed. Raises UserError if the directory cannot be written, is not a run, or is in use.
     """
-    with _telling_of(directory):
+    with _os_error_as_user_error(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(path.name for path in directory.iterdir() if path.name[0] != ".")
-        if strangers and CONFIG not in strangers:
+        entries = sorted(path.name for path in directory.iterdir() if path.name[0] != ".")
+        if entries and CONFIG not in entries:
             raise UserError(
-                f"run.directory: {directory} is not a run: it holds {strangers[0]!r} but no {CONFIG};"
+                f"run.directory: {directory} is not a run: it holds {entries[0]!r} but no {CONFIG};"
                 " choose another directory"
             )
         return _lock(directory / LOCK)
 
 
-def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, beside: Mapping[str, bytes]) -> None:
-    """Make a run's directory what it was at a step, and keep in it what this start brings (chief only).
+def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inputs: Mapping[str, bytes]) -> None:
+    """Restore a run's directory to what it was at a step, and write the files of this start (rank 0 only).
 
-    Before this call a run can still be refused and is as it was. evaluated_step: of the last evaluation by then.
-    beside: name to content of the files that let the run stand alone, class names and mean image, as Split.to_keep
-    gives them. Raises UserError when the directory cannot be written.
+    Before this call a start may still be rejected, and leaves the directory unchanged. evaluated_step: of the last
+    evaluation by then. inputs: name to content of the files that make the run self-contained, class names and mean
+    image, as Split.to_keep returns them. Raises UserError if the directory cannot be written.
     """
-    with _telling_of(directory):
+    with _os_error_as_user_error(directory):
         checkpoint.remove_unfinished(directory / CHECKPOINTS)
         truncate_records(directory, step, evaluated_step)
         (directory / PREEMPTED).unlink(missing_ok=True)
-        # The config first: a directory with other files and without it is not taken for a run.
-        checkpoint.write_durably(directory / CONFIG, config_yaml.encode())
-        for name, content in beside.items():
-            checkpoint.write_durably(directory / name, content)
+        # The config first: a directory with other files and without a config is not a run.
+        replace_file(directory / CONFIG, config_yaml.encode())
+        for name, content in inputs.items():
+            replace_file(directory / name, content)
 
 
 @contextmanager
-def _telling_of(directory: Path) -> Iterator[None]:
+def _os_error_as_user_error(directory: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as problem:
+    except OSError as error:
         raise UserError(
-            f"run.directory: {directory} cannot be written: {problem.strerror or problem};"
+            f"run.directory: {directory} cannot be written: {error.strerror or error};"
             " choose another directory or change its permissions"
         ) from None
 
@@ -103,15 +93,15 @@ def _lock(path: Path) -> TextIO:
 
 
 def truncate_records(directory: Path, step: int, evaluated_step: int) -> None:
-    """Drop what was recorded after a step, which the run is about to do again, and half-written lines.
+    """Drop the records after a step, which the run is about to repeat, and half-written lines.
 
-    evaluated_step: the step of the last evaluation that is not done again.
+    evaluated_step: the step of the last evaluation that is not repeated.
     """
-    lasts = {directory / METRICS: step, directory / EVALUATIONS: evaluated_step}
-    for path, last in (lasts | dict.fromkeys(directory.glob("samples-rank-*.jsonl"), step)).items():
+    last_steps = {directory / METRICS: step, directory / EVALUATIONS: evaluated_step}
+    for path, last in (last_steps | dict.fromkeys(directory.glob("samples-rank-*.jsonl"), step)).items():
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= last]
-            checkpoint.write_durably(path, "".join(f"{line}\n" for line in kept).encode())
+            replace_file(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def _step(line: str) -> float:
@@ -128,17 +118,5 @@ def append(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file; none where there is no file."""
+    """Return the objects of a JSON-lines file; an empty list if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-
-
-
-
-
-
-
-
-
-

@@ -1,4 +1,4 @@
-"""From ring rows to a batch on the device: the halves that the towers decoded, shared over the link one batch ahead."""
+"""From decoded samples to a batch on the device: the towers share their halves over the link, one batch ahead."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.data import augment
-from alexnet_dist.data.loader import Loader, BatchRequest, labels, pixels, row_bytes
+from alexnet_dist.data.loader import BatchRequest, Loader, labels, pixels, row_bytes
 from alexnet_dist.data.plan import tower_half
 from alexnet_dist.data.reader import BadSample
-from alexnet_dist.distributed.link import PIXELS, Handle, PairLink
+from alexnet_dist.distributed.link import Handle, PairLink
+from alexnet_dist.distributed.tower_parallel import PIXELS
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
+from alexnet_dist.training.context import WEIGHT_DTYPES, RunContext, memory_format_of
 from alexnet_dist.training.run_plan import BatchSpec
 
 
@@ -27,7 +29,7 @@ class Batch:
     images: (n, 3, S, S), mean-subtracted, 0-255 scale. labels: (n,) int64, -1 for an empty row. slots: (n,) int64.
     """
 
-    task: BatchSpec
+    spec: BatchSpec
     images: Tensor
     labels: Tensor
     slots: Tensor
@@ -48,102 +50,116 @@ class Preparation:
     memory_format: torch.memory_format = torch.contiguous_format
 
 
-def prepare(task: BatchSpec, rows: Tensor, how: Preparation) -> Batch:
-    """Return the batch of ring rows (n, row_bytes) uint8, which are on the device already; rows are not changed."""
-    n = len(task.ids)
+def preparation(run: RunContext) -> Preparation:
+    """Return the preparation of a run's batches, with the centre crop of the mean image on this rank's device."""
+    config, train = run.config, run.splits["train"]
+    mean = augment.centre_crop(torch.from_numpy(train.mean), config.data.crop).contiguous()
+    return Preparation(
+        seed=config.run.seed,
+        size=train.manifest.size,
+        crop=config.data.crop,
+        flip=config.data.flip,
+        colour_noise=config.data.colour_noise,
+        components=train.components,
+        mean=mean.to(run.topology.device),
+        dtype=WEIGHT_DTYPES[config.train.dtype],
+        memory_format=memory_format_of(config),
+    )
+
+
+def prepare(spec: BatchSpec, rows: Tensor, preparation: Preparation) -> Batch:
+    """Return the batch of ring rows (n, row_bytes) uint8 that are on the device; the rows are not changed."""
+    n = len(spec.ids)
     flip = shift = None
-    if task.train:
+    if spec.train:
         draws = augment.train_draws(
-            how.seed, task.epoch, task.ids, how.size, how.crop, how.components, how.colour_noise
-        )
-        flip = _sent(draws.flip, rows.device) if how.flip else None
-        shift = _sent(draws.shift, rows.device) if how.colour_noise else None
-    images = augment.network_input(pixels(rows, how.crop), how.mean, how.dtype, flip, shift, how.memory_format)
-    slots = torch.arange(task.first_slot, task.first_slot + n, device=rows.device)
-    return Batch(task, images, labels(rows), slots)
+            preparation.seed, spec.epoch, spec.ids, preparation.size, preparation.crop, preparation.components,
+            preparation.colour_noise,
+        )  # fmt: skip
+        flip = _to_device(draws.flip, rows.device) if preparation.flip else None
+        shift = _to_device(draws.shift, rows.device) if preparation.colour_noise else None
+    images = augment.network_input(
+        pixels(rows, preparation.crop), preparation.mean, preparation.dtype, flip, shift, preparation.memory_format
+    )
+    slots = torch.arange(spec.first_slot, spec.first_slot + n, device=rows.device)
+    return Batch(spec, images, labels(rows), slots)
 
 
-def _sent(drawn: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Return drawn numbers on a device, without waiting for it: from pinned memory."""
-    values = torch.from_numpy(drawn)
+def _to_device(draws: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Copy draws to a device without waiting for it: from pinned memory."""
+    values = torch.from_numpy(draws)
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
+def rows_of_rank(spec: BatchSpec, towers: tuple[int, ...]) -> tuple[int, int]:
+    """Return [first, end) of the rows of a batch that the rank with these towers decodes."""
+    rows = len(spec.ids)
+    return (0, rows) if len(towers) == 2 else tower_half(towers[0], 0, rows)
+
+
 class Feed:
-    """The stream of a replica's batches on one rank: local rows from the loader, the other half over the link."""
+    """The stream of a replica's batches on one rank: half of the rows from the loader, the other half over the link."""
 
     def __init__(
-        self,
-        tasks: Iterator[BatchSpec],
-        loader: Loader,
-        towers: tuple[int, ...],
-        link: PairLink | None,
-        how: Preparation,
-        timeline: Timeline,
+        self, run: RunContext, batches: Iterator[BatchSpec], loader: Loader, link: PairLink | None, timeline: Timeline
     ) -> None:
-        """Start the loader on this rank's part of the tasks; without a link, that is all of it."""
-        self._tasks, for_loader = itertools.tee(tasks)
-        self._towers, self._link, self._how, self._timeline = towers, link, how, timeline
-        self._loaded = loader.run(self._order(task) for task in for_loader)
-        self._upload = _Upload(how.mean.device)
-        self._ahead: tuple[BatchSpec, Tensor, Handle | None] | None = None
+        """Start the loader on this rank's rows of the batches; without a link, those are all rows."""
+        self._batches, for_loader = itertools.tee(batches)
+        self._towers, self._link, self._timeline = run.topology.towers, link, timeline
+        self._preparation = preparation(run)
+        self._loaded = loader.run(self._request(spec) for spec in for_loader)
+        self._upload = _Upload(run.topology.device)
+        self._next: tuple[BatchSpec, Tensor, Handle | None] | None = None
         self._bad: list[BadSample] = []
 
     def take_bad(self) -> list[BadSample]:
-        """Return the bad samples met since the last call."""
+        """Return the bad samples since the last call."""
         bad, self._bad = self._bad, []
         return bad
 
-    def _half(self, task: BatchSpec, tower: int) -> tuple[int, int]:
-        return tower_half(tower, 0, len(task.ids))
-
-    def _order(self, task: BatchSpec) -> BatchRequest:
-        first, end = self.own_rows(task)
-        return BatchRequest("train" if task.train else "val", task.epoch, task.ids[first:end], task.train)
-
-    def own_rows(self, task: BatchSpec) -> tuple[int, int]:
-        """Return [first, end) of a task's rows that this rank decodes."""
-        return (0, len(task.ids)) if len(self._towers) == 2 else self._half(task, self._towers[0])
+    def _request(self, spec: BatchSpec) -> BatchRequest:
+        first, end = rows_of_rank(spec, self._towers)
+        return BatchRequest("train" if spec.train else "val", spec.epoch, spec.ids[first:end], spec.train)
 
     def send_ahead(self) -> None:
-        """Send this rank's rows of the next batch to the other tower; at the end of the programme, nothing.
+        """Send this rank's rows of the next batch to the other tower; at the end of the run, nothing.
 
-        Call it when no exchange of the pair is under way: after the last one of backward.
+        Call it when no exchange of the pair is in flight: after the last one of backward.
         """
-        if self._ahead is not None:
+        if self._next is not None:
             return
-        task = next(self._tasks, None)
-        if task is None:
+        spec = next(self._batches, None)
+        if spec is None:
             return
-        self._upload.settle()
+        self._upload.wait()
         with self._timeline.wait(DATA_WAIT, "samples"):
             loaded = next(self._loaded)
         self._bad.extend(loaded.bad)
-        rows, handle = self._upload.begin(loaded.rows), None
+        rows, handle = self._upload.start(loaded.rows), None
         if self._link is not None:
-            first, end = self._half(task, 1 - self._towers[0])
-            rows = self._upload.take(rows)
-            handle = self._link.start(rows, (end - first, row_bytes(self._how.crop)), PIXELS)
-        self._ahead = (task, rows, handle)
+            first, end = tower_half(1 - self._towers[0], 0, len(spec.ids))
+            rows = self._upload.finish(rows)
+            handle = self._link.start(rows, (end - first, row_bytes(self._preparation.crop)), PIXELS)
+        self._next = (spec, rows, handle)
 
     def take(self) -> Batch:
-        """Return the next batch; StopIteration is never raised: the caller knows the programme's length."""
+        """Return the next batch; the caller knows how many there are."""
         self.send_ahead()
-        assert self._ahead is not None, "the programme is over"
-        task, rows, handle = self._ahead
-        self._ahead = None
+        assert self._next is not None, "the run has no more batches"
+        spec, rows, handle = self._next
+        self._next = None
         if handle is None or self._link is None:
-            rows = self._upload.take(rows)
+            rows = self._upload.finish(rows)
         else:
             other = self._link.wait(handle)
             rows = torch.cat([handle.sent, other] if self._towers[0] == 0 else [other, handle.sent])
-        return prepare(task, rows, self._how)
+        return prepare(spec, rows, self._preparation)
 
 
 class _Upload:
-    """The way of rows from the ring to the device: on CUDA a copy on a stream of its own, beside the step's work.
+    """The copy of rows from the ring to the device; on CUDA it has its own stream, in parallel to the step's work.
 
-    The ring is pinned (Loader.pin): from pageable memory CUDA would hold the host until it has staged the rows.
+    The ring is pinned (Loader.pin): from pageable memory CUDA would block the host until it has staged the rows.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -152,13 +168,13 @@ class _Upload:
         self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
         self._copied: torch.cuda.Event | None = None
 
-    def settle(self) -> None:
-        """Wait for the copy before, which has long been done: its slot of the ring will be written again."""
+    def wait(self) -> None:
+        """Wait for the previous copy, mostly long finished: its slot of the ring will be written again."""
         if self._copied is not None:
             self._copied.synchronize()
 
-    def begin(self, rows: Tensor) -> Tensor:
-        """Begin to copy rows; they may be used after `take`."""
+    def start(self, rows: Tensor) -> Tensor:
+        """Begin to copy rows; they may be used after `finish`."""
         if self._stream is None:
             return rows
         with torch.cuda.stream(self._stream):
@@ -167,8 +183,8 @@ class _Upload:
             self._copied.record()
         return on_device
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Let the current stream wait for the copy; the allocator learns that this stream uses it too."""
+    def finish(self, rows: Tensor) -> Tensor:
+        """Make the current stream wait for the copy, and the allocator know that this stream uses the rows too."""
         if self._stream is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_stream(self._stream)

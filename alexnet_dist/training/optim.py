@@ -1,4 +1,4 @@
-"""The paper's update rule and the learning rate's schedules (§5); for larger batches, LARS and a warm-up."""
+"""The paper's update rule and learning-rate schedules (§5); for larger batches, LARS and a warm-up."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.optim.sgd import sgd
 
 @dataclass(frozen=True)
 class Rule:
-    """Constants of the update: v <- momentum * v - decay * rate * w - rate * dL/dw; w <- w + v (§5).
+    """Constants of the update: v <- momentum * v - decay * e * w - e * dL/dw; w <- w + v, e the learning rate (§5).
 
-    Biases have no decay, as in the source (weights.cu; the text does not tell them apart), and their rate is
+    Biases have no decay, as in the source (weights.cu; the text does not distinguish them), and their learning rate is
     multiplied by `bias_rate_factor` (§5: "an equal learning rate for all layers", 1; the source: 2).
-    trust_coefficient: LARS's, which gives each layer's weights a rate of their own; None: one rate for all (§5).
+    trust_coefficient: of LARS, which scales each layer's learning rate; None: the same for all layers (§5).
     """
 
     momentum: float = 0.9
@@ -31,13 +31,13 @@ def update(
     weights: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
     velocities: Mapping[str, Tensor],
-    rate: float,
+    learning_rate: float,
     rule: Rule,
 ) -> None:
-    """Apply one step of the rule to a tower in place; all three are keyed by the tower's parameters' names.
+    """Apply one step of the rule to a tower in place; all three mappings are keyed by the tower's parameter names.
 
-    The rate is inside the velocity, so a drop of the rate does not shrink the step that is under way, as it does in
-    torch.optim.SGD. Gradients are left as they are. Without momentum, velocities hold nothing that is read.
+    The learning rate is inside the velocity, so a drop does not shrink the accumulated velocity, as it does in
+    torch.optim.SGD. Gradients are left as they are. Without momentum, velocities are not read.
     """
     biases: list[Parameter] = []
     # conv3.own.weight and conv3.other.weight are one layer: this tower's half of conv3.
@@ -48,29 +48,30 @@ def update(
             biases.append(parameter)
         else:
             layers.setdefault(name.partition(".")[0], []).append(parameter)
-    _descend(biases, rate * rule.bias_rate_factor, rule.momentum, decay=0.0)
+    _descend(biases, learning_rate * rule.bias_rate_factor, rule.momentum, decay=0.0)
     if rule.trust_coefficient is None:
-        _descend([one for layer in layers.values() for one in layer], rate, rule.momentum, rule.weight_decay)
+        weights_of_all = [parameter for layer in layers.values() for parameter in layer]
+        _descend(weights_of_all, learning_rate, rule.momentum, rule.weight_decay)
     else:
         for layer in layers.values():
-            _descend_lars(layer, rate, rule, rule.trust_coefficient)
+            _descend_lars(layer, learning_rate, rule, rule.trust_coefficient)
 
 
 class Parameter(NamedTuple):
-    """What the rule knows of one parameter: tensors of one shape."""
+    """One parameter for the rule: three tensors of one shape."""
 
     weight: Tensor
     gradient: Tensor
     velocity: Tensor
 
 
-def _descend(parameters: list[Parameter], rate: float, momentum: float, decay: float) -> None:
+def _descend(parameters: list[Parameter], learning_rate: float, momentum: float, decay: float) -> None:
     """Apply the paper's rule.
 
     Torch's fused rule, one pass over memory instead of four, is v <- momentum * v + (1 - dampening) * d and then
-    w <- w - lr * v, with d = -dL/dw + weight_decay * w when it maximizes: the paper's, by these signs and with the rate
-    as 1 - dampening (rounding that moves it by at most 1.1e-16). torch.optim.SGD refuses such signs, its function takes
-    them. Without momentum it has no v and no dampening, and the rate is lr again.
+    w <- w - lr * v, with d = -dL/dw + weight_decay * w when it maximizes: the paper's with these signs and with the
+    learning rate as 1 - dampening (which rounds it by at most 1.1e-16). torch.optim.SGD rejects such signs, its
+    function accepts them. Without momentum there is no v and no dampening, and lr is the learning rate.
     """
     sgd(
         [parameter.weight for parameter in parameters],
@@ -79,35 +80,35 @@ def _descend(parameters: list[Parameter], rate: float, momentum: float, decay: f
         fused=True,
         weight_decay=-decay,
         momentum=momentum,
-        lr=-1.0 if momentum else -rate,
-        dampening=1 - rate,
+        lr=-1.0 if momentum else -learning_rate,
+        dampening=1 - learning_rate,
         nesterov=False,
         maximize=True,
     )
 
 
-def _descend_lars(layer: list[Parameter], rate: float, rule: Rule, trust_coefficient: float) -> None:
-    """Apply the rule to one layer's weights, at least 2-D, with the rate times trust * ||w|| / (||g|| + decay * ||w||).
+def _descend_lars(layer: list[Parameter], learning_rate: float, rule: Rule, trust_coefficient: float) -> None:
+    """Apply the rule to one layer's weights, at least 2-D, scaling by trust * ||w|| / (||g|| + decay * ||w||).
 
-    LARS: You, Gitman & Ginsburg, arXiv 1708.03888, algorithm 1. Where a norm is zero, the rate is the global one. The
-    factor stays a tensor on the device, so the host does not wait for it; the fused kernel takes no tensor here.
+    LARS: You, Gitman & Ginsburg, arXiv 1708.03888, algorithm 1. If a norm is zero, the global learning rate is used.
+    The factor stays a tensor on the device, so the host does not wait for it; the fused kernel takes no tensor here.
     """
     weight_norm = _norm([parameter.weight for parameter in layer])
     gradient_norm = _norm([parameter.gradient for parameter in layer])
     trust = trust_coefficient * weight_norm / (gradient_norm + rule.weight_decay * weight_norm)
     trust = torch.where((weight_norm > 0) & (gradient_norm > 0), trust, 1.0)
     for weight, gradient, velocity in layer:
-        own_rate = (rate * trust).to(weight.dtype)
-        velocity.mul_(rule.momentum).addcmul_(gradient, own_rate, value=-1)
-        velocity.addcmul_(weight, own_rate, value=-rule.weight_decay)
+        scaled = (learning_rate * trust).to(weight.dtype)
+        velocity.mul_(rule.momentum).addcmul_(gradient, scaled, value=-1)
+        velocity.addcmul_(weight, scaled, value=-rule.weight_decay)
         weight.add_(velocity)
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
     """Return the Euclidean norm over tensors as a float64 scalar on their device.
 
-    Row by row in the tensors' own dtype, then in float64: summed in float32 at once, the 9.4 million weights of a part
-    of fc6 lose 0.03 % of their norm.
+    Row by row in the tensors' dtype, then in float64: a single float32 sum over the 9.4 million weights of a part of
+    fc6 loses 0.03 % of their norm.
     """
     squares = [torch.linalg.vector_norm(tensor.flatten(1), dim=1).double().square().sum() for tensor in tensors]
     return torch.stack(squares).sum().sqrt()
@@ -121,11 +122,11 @@ class Schedule:
         `least_improvement` (a fraction), at most `max_drops` times (§5: "divide by 10 when the validation error rate
         stopped improving", "reduced three times").
     epochs: when the epochs in `drop_epochs`, which may be fractions, are complete.
-    warmup_epochs: in which the rate, of either kind, grows in equal steps from nearly 0; 0: none, as in the paper
-        (Goyal et al., arXiv 1706.02677, §2.2, who begin at the small batch's rate).
+    warmup_epochs: epochs in which the learning rate, of either kind, grows in equal steps from nearly 0; 0: none, as in
+        the paper (Goyal et al., arXiv 1706.02677, §2.2, who start from that of the small batch).
     """
 
-    initial_rate: float
+    initial_learning_rate: float
     kind: Literal["plateau", "epochs"]
     factor: float
     patience: int = 1
@@ -137,25 +138,25 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a plateau schedule remembers, saved in every checkpoint."""
+    """The state of a plateau schedule, saved in every checkpoint."""
 
     drops: int = 0
     best_error: float | None = None
     evaluations_since_best: int = 0
 
 
-def learning_rate(schedule: Schedule, progress: Progress, step: int, steps_per_epoch: int) -> float:
-    """Return the rate for the update that makes `step` completed steps into `step` + 1.
+def learning_rate_at(schedule: Schedule, progress: Progress, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of the update that follows `step` completed steps.
 
-    In the first n = round(warmup_epochs * steps_per_epoch) steps it is the schedule's rate times (step + 1) / n.
+    In the first n = round(warmup_epochs * steps_per_epoch) steps it is the schedule's times (step + 1) / n.
     """
     if schedule.kind == "plateau":
         drops = progress.drops
     else:
         drops = sum(step >= round(epoch * steps_per_epoch) for epoch in schedule.drop_epochs)
     warmup_steps = _warmup_steps(schedule, steps_per_epoch)
-    share = (step + 1) / warmup_steps if step < warmup_steps else 1.0
-    return share * schedule.initial_rate / schedule.factor**drops
+    warmup_factor = (step + 1) / warmup_steps if step < warmup_steps else 1.0
+    return warmup_factor * schedule.initial_learning_rate / schedule.factor**drops
 
 
 def _warmup_steps(schedule: Schedule, steps_per_epoch: int) -> int:
@@ -165,7 +166,7 @@ def _warmup_steps(schedule: Schedule, steps_per_epoch: int) -> int:
 def after_evaluation(schedule: Schedule, progress: Progress, error: float, step: int, steps_per_epoch: int) -> Progress:
     """Return the progress after an evaluation of the whole validation set, at `step` completed steps.
 
-    error: top-1, a fraction. During a warm-up patience is not tried: a rate that still grows is not yet too large.
+    error: top-1, a fraction. A warm-up does not use up patience: a learning rate that still grows is not yet too large.
     """
     if progress.best_error is None or error < progress.best_error - schedule.least_improvement:
         return replace(progress, best_error=error, evaluations_since_best=0)

@@ -1,28 +1,30 @@
-"""What must be open before the first step, each from the config: data, programme, net, and the point to go on from."""
+"""Where a run stands, and how a start continues from there: the newest checkpoint that verifies, or the beginning."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from alexnet_dist import config
-from alexnet_dist.config import Config
+from alexnet_dist import config as configs
 from alexnet_dist.distributed.control import Control
-from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.model import Tower
 from alexnet_dist.runs import checkpoint
-from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.runs.checkpoint import Checkpoint
+from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG
+from alexnet_dist.runs.load import differences, geometry_state
+from alexnet_dist.runs.weights import restore
+from alexnet_dist.training.context import RunContext
+from alexnet_dist.training.inputs import NODE_KEYS
 from alexnet_dist.training.optim import Progress
 from alexnet_dist.training.step import Engine
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run stands: completed steps, the step of the last evaluation, the schedule's memory, training seconds."""
+    """Where a run stands: completed steps, the step of the last evaluation, the schedule's state, training seconds."""
 
     step: int = 0
     evaluated_step: int = 0
@@ -34,56 +36,40 @@ class Start:
         return {"evaluated_step": self.evaluated_step, "progress": asdict(self.progress), "time_s": self.time_s}
 
 
-def resume(
-    directory: Path,
-    trainer: Engine,
-    net_state: dict[str, object],
-    position: dict[str, int | str],
-    control: Control,
-    place: Topology,
-) -> Start:
-    """Restore the newest whole checkpoint into the engine and return where it stands; the beginning if there is none.
+def resume(run: RunContext, engine: Engine, control: Control) -> Start:
+    """Restore the newest checkpoint that verifies into the engine and return where it stands; else the beginning.
 
-    The chief looks, tells the step to all, and every rank opens that one. Nothing in the directory is changed.
-    Raises UserError where it is not this run's to go on from.
+    Rank 0 searches and shares the step, and every rank opens that checkpoint. Nothing in the directory is changed.
+    Raises UserError if the checkpoint does not belong to this run.
     """
-    home = directory / run_directory.CHECKPOINTS
+    home = run.directory / CHECKPOINTS
 
-    def newest_step() -> int:
+    def newest_step() -> int | None:
         newest, complaints = checkpoint.find(home)
         for complaint in complaints:
-            print(f"checkpoint passed over: {complaint}", file=sys.stderr, flush=True)
+            print(f"checkpoint skipped: {complaint}", file=sys.stderr, flush=True)
         if newest is None and complaints:
-            raise UserError(f"{home}: no checkpoint is whole; restore one, or remove the directory to start anew")
-        return NOTHING if newest is None else newest.step
+            raise UserError(
+                f"{home}: no checkpoint verifies; restore one, or remove the directory to start from step 0"
+            )
+        return None if newest is None else newest.step
 
-    step = run_on_rank0(newest_step, control, place)
-    if step == NOTHING:
-        trainer.share_weights()
+    step = control.run_on_rank0(newest_step)
+    if step is None:
+        engine.broadcast_weights()
         return Start()
     saved, _ = checkpoint.find(home, step)
     assert saved is not None
-    run_directory.check_resumable(saved, net_state, position)
-    for tower in trainer.model.modules():
+    check_resumable(saved, geometry_state(run.net), run.position(step))
+    for tower in engine.model.modules():
         if isinstance(tower, Tower):
-            run_directory.restore(tower, checkpoint.read_tower(saved, tower.index), trainer.velocities[tower.index])
+            restore(tower, checkpoint.read_tower(saved, tower.index), engine.velocities[tower.index])
     state = saved.state
     return Start(step, int(state["evaluated_step"]), Progress(**state["progress"]), float(state["time_s"]))
 
 
-def changes(settings: Config) -> list[str]:
-    """Return what a run's configuration has become since it was last started: `key: before, now`, places left out."""
-    try:
-        before = config.flat(config.load([Path(settings.run.directory) / run_directory.CONFIG], []).config)
-    except UserError:  # of a version with other keys
-        return []
-    now = config.flat(settings)
-    keys = [key for key in {**before, **now} if key not in OWN_KEYS and before.get(key) != now.get(key)]
-    return [f"{key}: {before.get(key)} before, {now.get(key)} now" for key in keys]
-
-
-def check_resumable(saved: checkpoint.Checkpoint, net_state: Mapping[str, Any], position: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another net (its `geometry_state`), or of another order of samples."""
+def check_resumable(saved: Checkpoint, net_state: Mapping[str, Any], position: Mapping[str, Any]) -> None:
+    """Raise UserError for a checkpoint of another net (its `geometry_state`) or of another order of samples."""
     lines = differences(saved.state["geometry"], net_state, "model")
     if lines:
         raise UserError(
@@ -101,3 +87,14 @@ def check_resumable(saved: checkpoint.Checkpoint, net_state: Mapping[str, Any], 
             f"{saved.directory}: resuming would change the order of samples: {'; '.join(lines)};"
             " set them back, or choose another run.directory"
         )
+
+
+def config_changes(run: RunContext) -> list[str]:
+    """Return how the configuration differs from the run's last start: `key: before, now`, without node-local keys."""
+    try:
+        previous = configs.flat(configs.load([run.directory / CONFIG], []).config)
+    except UserError:  # written by a version with other keys
+        return []
+    current = configs.flat(run.config)
+    keys = [key for key in {**previous, **current} if key not in NODE_KEYS and previous.get(key) != current.get(key)]
+    return [f"{key}: {previous.get(key)} before, {current.get(key)} now" for key in keys]

@@ -1,23 +1,22 @@
-"""All that a run tells while it goes on: metrics.jsonl, Prometheus, the terminal, and which samples were used."""
+"""Everything a run logs while it trains: metrics.jsonl, Prometheus, the terminal, and which samples were used."""
 
 from __future__ import annotations
 
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from tqdm import tqdm
 
 from alexnet_dist.data.reader import BadSample
-from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.nn import geometry
-from alexnet_dist.nn.geometry import Geometry
-from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.training.run_plan import RunPlan, BatchSpec
-from alexnet_dist.training.step import Report
+from alexnet_dist.runs.directory import EVALUATIONS, METRICS, append, samples_file
+from alexnet_dist.training.context import RunContext
+from alexnet_dist.training.feed import rows_of_rank
+from alexnet_dist.training.resume import Start
+from alexnet_dist.training.step import StepReport
 
 
 @dataclass(frozen=True)
@@ -31,39 +30,27 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A completed step as this rank knows it: its number, the rate it used, and the training seconds at its end."""
+    """A finished step on this rank: its number, its learning rate, its report, and the training seconds at its end."""
 
     step: int
-    rate: float
-    report: Report
+    learning_rate: float
+    report: StepReport
     time_s: float
 
 
 class RunLogger:
-    """What one rank tells; files and terminal are the chief's, Prometheus and samples every rank's."""
+    """What one rank logs: files and terminal on rank 0 only, Prometheus and samples on every rank."""
 
-    def __init__(
-        self,
-        directory: Path,
-        place: Topology,
-        programme: RunPlan,
-        net: Geometry,
-        metrics: Metrics,
-        log_every: int,
-        record_samples: bool,
-        step: int,
-        time_s: float,
-    ) -> None:
-        """Begin at `step` completed steps, after `time_s` seconds of training in earlier starts of this run."""
-        self._directory, self._place, self._programme, self._metrics = directory, place, programme, metrics
-        self._log_every, self._record_samples = log_every, record_samples
-        self._flops_per_image = geometry.training_flops(net)
-        self._began_s = time.monotonic() - time_s
-        self._told_step, self._told_s = step, time_s
+    def __init__(self, run: RunContext, metrics: Metrics, start: Start) -> None:
+        """Begin at a start; start.time_s: seconds of training in earlier starts of this run."""
+        self._run, self._metrics = run, metrics
+        self._flops_per_image = geometry.training_flops(run.net)
+        self._began_s = time.monotonic() - start.time_s
+        self._logged_step, self._logged_s = start.step, start.time_s
         self._bar: tqdm[object] | None = None
-        if place.is_rank0 and sys.stderr.isatty():
-            self._bar = tqdm(total=programme.steps, initial=step, unit="step", dynamic_ncols=True)
-        metrics.restore(progress_images=step * programme.global_batch, step=step)
+        if run.topology.is_rank0 and sys.stderr.isatty():
+            self._bar = tqdm(total=run.plan.steps, initial=start.step, unit="step", dynamic_ncols=True)
+        metrics.restore(progress_images=start.step * run.plan.global_batch, step=start.step)
         metrics.set_running(True)
 
     @property
@@ -71,111 +58,111 @@ class RunLogger:
         """Seconds of training, over all starts of this run."""
         return time.monotonic() - self._began_s
 
-    def say(self, text: str) -> None:
-        """Print a line of the chief's, clear of the progress bar."""
+    def log(self, text: str) -> None:
+        """Print a line on rank 0, clear of the progress bar."""
         if self._bar is not None:
             self._bar.write(text)
-        elif self._place.is_rank0:
-            print(text, flush=True)
+        else:
+            self._run.log(text)
 
-    def stepped(self, step: int, report: Report) -> None:
-        """Count a step that this rank has completed; its replica's images are credited to its ranks in equal shares."""
-        share = sum(len(task.ids) for task in report.tasks) * len(self._place.towers) / 2
+    def log_step(self, step: int, report: StepReport) -> None:
+        """Count a step that this rank has finished, its replica's images in equal shares, and record its samples."""
+        images_share = sum(len(spec.ids) for spec in report.batches) * len(self._run.topology.towers) / 2
         self._metrics.observe_step(
             step=step,
-            epoch=step / self._programme.steps_per_epoch,
-            images_share=share,
+            epoch=step / self._run.plan.steps_per_epoch,
+            images_share=images_share,
             times=report.times,
             link_bytes_sent=report.sent_bytes,
             link_bytes_received=report.received_bytes,
-            flops=share * self._flops_per_image,
+            flops=images_share * self._flops_per_image,
         )
+        if self._run.config.run.record_samples:
+            ids: list[int] = []
+            for spec in report.batches:
+                first, end = rows_of_rank(spec, self._run.topology.towers)
+                ids += spec.ids[first:end].tolist()
+            append(self._run.directory / samples_file(self._run.topology.rank), {"step": step, "ids": ids})
 
-    def replaced(self, bad: list[BadSample]) -> None:
-        """Tell of samples that others stand in for."""
-        for one in bad:
-            self._metrics.add_bad_sample(one.kind)
-            print(f"rank {self._place.rank}: bad sample replaced: {one}", file=sys.stderr, flush=True)
+    def log_bad_samples(self, bad: list[BadSample]) -> None:
+        """Report samples for which others were substituted."""
+        for sample in bad:
+            self._metrics.add_bad_sample(sample.kind)
+            print(f"rank {self._run.topology.rank}: bad sample replaced: {sample}", file=sys.stderr, flush=True)
 
-    def sampled(self, step: int, tasks: tuple[BatchSpec, ...], own_rows: list[tuple[int, int]]) -> None:
-        """Record the samples that this rank decoded for a step."""
-        if self._record_samples:
-            ids = [int(i) for task, (first, end) in zip(tasks, own_rows, strict=True) for i in task.ids[first:end]]
-            run_directory.append(
-                self._directory / run_directory.samples_file(self._place.rank), {"step": step, "ids": ids}
-            )
-
-    def logged(self, told: StepRecord, loss: float, top1_error: float) -> None:
-        """Tell of the global batch of a completed step, in every log step."""
-        step, steps = told.step, self._programme.steps
+    def log_loss(self, record: StepRecord, loss: float, top1_error: float) -> None:
+        """Log the loss and the error of the global batch of a finished step, if it is a log step."""
+        step, plan = record.step, self._run.plan
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-        if step % self._log_every and step != steps:
+        if step % self._run.config.run.log_every and step != plan.steps:
             return
-        self._metrics.observe_log(loss, top1_error, told.rate)
-        if not self._place.is_rank0:
+        self._metrics.observe_log(loss, top1_error, record.learning_rate)
+        if not self._run.topology.is_rank0:
             return
-        epoch = step / self._programme.steps_per_epoch
+        epoch = step / plan.steps_per_epoch
         line = {
             "step": step,
             "epoch": round(epoch, 6),
-            "images": step * self._programme.global_batch,
+            "images": step * plan.global_batch,
             "loss": loss,
             "top1_error": top1_error,
-            "learning_rate": told.rate,
-            "step_s": told.report.times.step_s,
-            "data_wait_s": told.report.times.phase_s["data_wait"],
-            "time_s": told.time_s,
+            "learning_rate": record.learning_rate,
+            "step_s": record.report.times.step_s,
+            "data_wait_s": record.report.times.phase_s["data_wait"],
+            "time_s": record.time_s,
         }
-        run_directory.append(self._directory / run_directory.METRICS, line)
-        images_s = (step - self._told_step) * self._programme.global_batch / (told.time_s - self._told_s)
-        self._told_step, self._told_s = step, told.time_s
+        append(self._run.directory / METRICS, line)
+        images_per_s = (step - self._logged_step) * plan.global_batch / (record.time_s - self._logged_s)
+        self._logged_step, self._logged_s = step, record.time_s
         text = (
-            f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  rate {told.rate:g}  {images_s:,.0f} images/s"
+            f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  rate {record.learning_rate:g}"
+            f"  {images_per_s:,.0f} images/s"
         )
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         else:
-            print(f"step {step:,}/{steps:,}  {text}", flush=True)
+            print(f"step {step:,}/{plan.steps:,}  {text}", flush=True)
 
-    def evaluated(self, step: int, found: Evaluation, seconds: float) -> None:
-        """Tell of an evaluation that took this long."""
-        self._metrics.observe_evaluation(found.loss, found.top1_error, found.top5_error)
-        if self._place.is_rank0:
+    def log_evaluation(self, step: int, evaluation: Evaluation, seconds: float) -> None:
+        """Log an evaluation and leave its seconds out of the training speed."""
+        self._metrics.observe_evaluation(evaluation.loss, evaluation.top1_error, evaluation.top5_error)
+        plan = self._run.plan
+        if self._run.topology.is_rank0:
             line = {
                 "step": step,
-                "epoch": round(step / self._programme.steps_per_epoch, 6),
-                "images": self._programme.validation_images,
-                "loss": found.loss,
-                "top1_error": found.top1_error,
-                "top5_error": found.top5_error,
+                "epoch": round(step / plan.steps_per_epoch, 6),
+                "images": plan.validation_images,
+                "loss": evaluation.loss,
+                "top1_error": evaluation.top1_error,
+                "top5_error": evaluation.top5_error,
                 "time_s": self.time_s,
             }
-            run_directory.append(self._directory / run_directory.EVALUATIONS, line)
-            top5 = "" if found.top5_error is None else f"  top-5 error {found.top5_error:.2%}"
-            self.say(
-                f"validation after epoch {step // self._programme.steps_per_epoch}:"
-                f" top-1 error {found.top1_error:.2%}{top5}  loss {found.loss:.4f}"
+            append(self._run.directory / EVALUATIONS, line)
+            top5 = "" if evaluation.top5_error is None else f"  top-5 error {evaluation.top5_error:.2%}"
+            self.log(
+                f"validation after epoch {step // plan.steps_per_epoch}:"
+                f" top-1 error {evaluation.top1_error:.2%}{top5}  loss {evaluation.loss:.4f}"
             )
-        self._told_s += seconds
+        self._logged_s += seconds
 
-    def saved(self, seconds: float) -> None:
-        """Tell how long a checkpoint took, in seconds."""
+    def log_checkpoint(self, seconds: float) -> None:
+        """Log the seconds that a checkpoint took, and leave them out of the training speed."""
         self._metrics.observe_checkpoint("save", seconds)
-        self._told_s += seconds
+        self._logged_s += seconds
 
-    def diverged(self) -> None:
+    def log_divergence(self) -> None:
         """Count a loss that is not finite."""
         self._metrics.add_nonfinite(1)
 
     def __enter__(self) -> RunLogger:
-        """Return the journal."""
+        """Return the logger."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the bar and say that this rank no longer trains."""
+        """Close the progress bar and mark this rank as no longer training."""
         self._metrics.set_running(False)
         if self._bar is not None:
             self._bar.close()

@@ -1,11 +1,19 @@
-"""The clock and the programme of a run: which batches follow each other, training and validation, from any step on."""
+"""The run plan: the clock of a run and the sequence of its batches, training and validation, from any step on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from alexnet_dist.data.plan import PLAN_VERSION, Ids, EpochPlan, micro_batch, replica_slots, validation_ids, validation_steps
+from alexnet_dist.data.plan import (
+    PLAN_VERSION,
+    EpochPlan,
+    Ids,
+    micro_batch,
+    replica_slots,
+    validation_ids,
+    validation_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class BatchSpec:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The one clock of a run, and the order of its batches; a pure function of these values.
+    """The one clock of a run and the order of its batches: a pure function of these values.
 
     counts: samples of each training shard. steps: steps of the whole run. validation_images: 0 for no validation.
     evaluate_every: epochs between validations of the whole validation set.
@@ -53,10 +61,10 @@ class RunPlan:
             return False
         return step > 0 and step % (self.steps_per_epoch * self.evaluate_every) == 0
 
-    def owes_evaluation(self, step: int, evaluated_step: int) -> bool:
-        """Return whether the evaluation that follows `step` steps has not been made; the last was at evaluated_step.
+    def evaluation_missing(self, step: int, evaluated_step: int) -> bool:
+        """Return whether the evaluation that follows `step` steps is missing; the last one was at evaluated_step.
 
-        Only that one: where `evaluate_every` was changed, those that it would have asked for earlier are not made up.
+        Only that one: if `evaluate_every` was changed, evaluations that it would have required earlier are not made.
         """
         return self.is_evaluated_after(step) and evaluated_step < step
 
@@ -64,22 +72,22 @@ class RunPlan:
         """Return the steps of one validation, the same on every rank."""
         return validation_steps(self.validation_images, replicas, self.validation_rows)
 
-    def tasks(self, replica: int, replicas: int, step: int, evaluated_step: int) -> Iterator[BatchSpec]:
+    def batches(self, replica: int, replicas: int, step: int, evaluated_step: int) -> Iterator[BatchSpec]:
         """Yield one replica's batches to the end of the run, from `step` completed steps on.
 
-        evaluated_step: of the last evaluation; the one that `step` owes comes first.
+        evaluated_step: of the last evaluation; if the one that follows `step` is missing, its batches come first.
         """
-        if self.owes_evaluation(step, evaluated_step):
+        if self.evaluation_missing(step, evaluated_step):
             yield from self._validation(replica, replicas, step)
-        plan: EpochPlan | None = None
+        epoch_plan: EpochPlan | None = None
         while step < self.steps:
             epoch, batch = divmod(step, self.steps_per_epoch)
-            if plan is None or plan.epoch != epoch:
-                plan = EpochPlan(self.counts, self.seed, epoch, self.global_batch, self.lanes, self.window)
+            if epoch_plan is None or epoch_plan.epoch != epoch:
+                epoch_plan = EpochPlan(self.counts, self.seed, epoch, self.global_batch, self.lanes, self.window)
             slots = replica_slots(replica, replicas, self.global_batch)
             for index in range(self.accumulate):
                 first, end = micro_batch(index, self.accumulate, *slots)
-                yield BatchSpec(True, epoch, step, plan.sample_ids(batch, first, end), first)
+                yield BatchSpec(True, epoch, step, epoch_plan.sample_ids(batch, first, end), first)
             step += 1
             if self.is_evaluated_after(step):
                 yield from self._validation(replica, replicas, step)

@@ -1,4 +1,4 @@
-"""One optimizer step and one validation, as pure computation on what the feed brings: no file, no print, no metric."""
+"""One optimizer step and one validation, as pure computation on the batches of a source: no file, print or metric."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.monitoring.timeline import StepTrace, Timeline, Times, region
 from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
+from alexnet_dist.nn.scoring import score
 from alexnet_dist.training import optim
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rule
 from alexnet_dist.training.run_plan import BatchSpec
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Where a replica's batches come from; `feed.Feed` in a run."""
 
     def take(self) -> Batch:
         """Return the next batch."""
 
     def send_ahead(self) -> None:
-        """Send this rank's rows of the next batch to the other tower, once."""
+        """Send this rank's samples of the next batch to the other tower, once."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One rank's net and what trains it.
+    """One rank's net with what trains it.
 
     weights, velocities: by tower index, then by the parameter's name in that tower.
-    compute: the dtype of the multiplications; weights stay float32 when it is bfloat16.
+    compute: dtype of the multiplications; weights stay float32 when it is bfloat16.
     """
 
     model: AlexNet | LinkedTower
@@ -51,34 +52,36 @@ class Engine:
     compute: torch.dtype
     timeline: Timeline
 
-    def logits(self, batch: Batch, address: DropoutKey | None = None) -> Tensor:
-        """Return the logits of a batch, in at least float32; address: of its dropout, in training.
+    def logits(self, batch: Batch, dropout_key: DropoutKey | None = None) -> Tensor:
+        """Return the logits of a batch, in at least float32; dropout_key: required in training.
 
-        The softmax of a thousand classes in bfloat16 would lose the loss's digits.
+        A softmax over a thousand classes in bfloat16 would lose digits of the loss.
         """
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.compute == torch.bfloat16):
-            logits: Tensor = self.model(batch.images, address)
+            logits: Tensor = self.model(batch.images, dropout_key)
         return logits.float() if logits.dtype == torch.bfloat16 else logits
 
-    def share_weights(self) -> None:
-        """Give every replica the first one's weights, before the first step.
+    def broadcast_weights(self) -> None:
+        """Give every replica the weights of the first one, before the first step.
 
-        All draw the same, but torch's normal numbers differ in their last bits between kinds of CPU.
+        All draw the same numbers, but torch's normal numbers differ in their last bits between kinds of CPU.
         """
         for weights in self.weights.values():
-            self.reducer.share(weights.values())
+            self.reducer.broadcast(weights.values())
 
     def gradients(self, tower: int) -> dict[str, Tensor]:
-        """Return a tower's gradients, summed over the global batch once a step is done."""
+        """Return a tower's gradients; after a step, those of the global batch."""
         return {name: weight.grad for name, weight in self.weights[tower].items() if weight.grad is not None}
 
     def state(self, tower: int) -> dict[str, Tensor]:
-        """Return what a checkpoint keeps of a tower: conv1.weight, ..., velocity.conv1.weight, ..., joined."""
+        """Return a tower's tensors for a checkpoint: conv1.weight, ..., velocity.conv1.weight, ..., merged."""
         velocities = merge_cross_weights(tower, self.velocities[tower])
-        return merge_cross_weights(tower, self.weights[tower]) | {f"velocity.{name}": value for name, value in velocities.items()}
+        return merge_cross_weights(tower, self.weights[tower]) | {
+            f"velocity.{name}": value for name, value in velocities.items()
+        }
 
 
-def engine(
+def new_engine(
     model: AlexNet | LinkedTower,
     reducer: Reducer,
     rule: Rule,
@@ -88,7 +91,7 @@ def engine(
     compute: torch.dtype,
     timeline: Timeline,
 ) -> Engine:
-    """Return an engine at rest: velocities zero."""
+    """Return an engine before its first step: velocities zero."""
     towers = [tower for tower in model.modules() if isinstance(tower, Tower)]
     weights = {tower.index: dict(tower.named_parameters()) for tower in towers}
     velocities = {
@@ -98,16 +101,16 @@ def engine(
 
 
 @dataclass(frozen=True)
-class Report:
-    """What one step was on this rank.
+class StepReport:
+    """What one finished step was on this rank.
 
-    loss: this replica's part of the global batch's mean loss; wrong: its rows whose top guess was wrong.
-    tasks: the micro-batches. times: where its time went. sent_bytes, received_bytes: over the link.
+    loss: this replica's part of the global batch's mean loss. wrong: how many of its samples had a wrong top guess.
+    batches: the micro-batches. times: where the time went. sent_bytes, received_bytes: over the link.
     """
 
     loss: float
     wrong: float
-    tasks: tuple[BatchSpec, ...]
+    batches: tuple[BatchSpec, ...]
     times: Times
     sent_bytes: int
     received_bytes: int
@@ -115,83 +118,83 @@ class Report:
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step that the host has ordered; the device may still be at it.
+    """A step that the host has launched; the device may still compute it.
 
     sums: float64 (loss, wrong) on its way to the host.
     """
 
-    tasks: tuple[BatchSpec, ...]
+    batches: tuple[BatchSpec, ...]
     sums: Tensor
-    stretch: StepTrace
+    trace: StepTrace
 
-    def read(self) -> Report:
-        """Wait until the device has done the step, and return what it was."""
-        times = self.stretch.read()  # waits for the end of the last lap, which comes after the sums
+    def read(self) -> StepReport:
+        """Wait until the device has finished the step, and return its report."""
+        times = self.trace.read()  # waits for the last mark, which comes after the sums
         loss, wrong = self.sums.tolist()
-        return Report(loss, wrong, self.tasks, times, self.stretch.sent_bytes, self.stretch.received_bytes)
+        return StepReport(loss, wrong, self.batches, times, self.trace.sent_bytes, self.trace.received_bytes)
 
 
-def train_step(engine: Engine, feed: Source, step: int, rate: float) -> PendingStep:
-    """Make step `step` (completed steps before it) into step + 1: forward, backward, sum over replicas, update.
+def train_step(engine: Engine, source: BatchSource, step: int, learning_rate: float) -> PendingStep:
+    """Launch the step that follows `step` completed ones: forward, backward, sum over replicas, update.
 
     The loss is a sum over slots divided by the global batch, and gradients are summed: the same for any number of
-    replicas, also when it does not divide the global batch. Nothing here waits for a CUDA device.
+    replicas, also if it does not divide the global batch. Nothing here waits for a CUDA device.
     """
     engine.model.train()
     timeline = engine.timeline
-    timeline.cut()
+    timeline.take()
     sums: list[Tensor] = []
-    tasks: list[BatchSpec] = []
+    batches: list[BatchSpec] = []
     for parameters in engine.weights.values():
         for parameter in parameters.values():
             parameter.grad = None
     for index in range(engine.accumulate):
         with region("input"):
-            batch = feed.take()
-        tasks.append(batch.task)
-        timeline.lap("other")
+            batch = source.take()
+        batches.append(batch.spec)
+        timeline.mark("other")
         logits = engine.logits(batch, DropoutKey(engine.seed, step, batch.slots))
         loss = F.cross_entropy(logits, batch.labels, reduction="sum") / engine.global_batch
-        timeline.lap("forward")
+        timeline.mark("forward")
         if index == engine.accumulate - 1:
-            engine.reducer.arm(before_launch=feed.send_ahead)
+            engine.reducer.arm(before_launch=source.send_ahead)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        feed.send_ahead()
-        timeline.lap("backward")
+        source.send_ahead()
+        timeline.mark("backward")
         with torch.no_grad():
             sums.append(torch.stack([loss.double(), (logits.argmax(1) != batch.labels).sum()]))
     with region("averaging"):
         engine.reducer.finish()
-    timeline.lap("backward")
+    timeline.mark("backward")
     with region("optimizer"):
         for tower, weights in engine.weights.items():
-            optim.update(weights, engine.gradients(tower), engine.velocities[tower], rate, engine.rule)
-    total = _on_its_way(torch.stack(sums).sum(0))
-    timeline.lap("optimizer")
-    return PendingStep(tuple(tasks), total, timeline.cut())
+            optim.update(weights, engine.gradients(tower), engine.velocities[tower], learning_rate, engine.rule)
+    total = _copy_to_host(torch.stack(sums).sum(0))
+    timeline.mark("optimizer")
+    return PendingStep(tuple(batches), total, timeline.take())
 
 
-def _on_its_way(sums: Tensor) -> Tensor:
-    """Return a tensor's copy on the host, complete once the device has come to what is ordered next."""
+def _copy_to_host(sums: Tensor) -> Tensor:
+    """Return a copy on the host, complete when the device reaches what is launched next."""
     if sums.device.type != "cuda":
         return sums
-    # Pinned: into pageable memory the copy would be waited for.
+    # Pinned: the host would wait for a copy into pageable memory.
     return torch.empty_like(sums, device="cpu", pin_memory=True).copy_(sums, non_blocking=True)
 
 
-def validate(engine: Engine, feed: Source, steps: int, asked_to_stop: Callable[[], bool]) -> Tensor | None:
+def validate(engine: Engine, source: BatchSource, steps: int, stop_requested: Callable[[], bool]) -> Tensor | None:
     """Return this replica's float64 sums over the validation set: (loss, top-1 wrong, top-5 wrong, images).
 
-    asked_to_stop: called once a batch; where it says yes, the rest is left and there are no sums.
+    stop_requested: called once a batch; when it returns True, the rest is skipped and None is returned.
     """
     engine.model.eval()
     sums = torch.zeros(4, dtype=torch.float64)
     for _ in range(steps):
-        batch = feed.take()
+        batch = source.take()
         with torch.no_grad():
             sums += score(engine.logits(batch), batch.labels)
-        feed.send_ahead()
-        if asked_to_stop():
+        source.send_ahead()
+        if stop_requested():
             return None
-    engine.timeline.cut()
+    engine.timeline.take()
     return sums

@@ -1,147 +1,144 @@
-"""The story of a training run, top to bottom: open everything, step by step train, evaluate and save, close.
+"""The story of a training run, top to bottom: open the inputs, connect the ranks, resume, train step by step, close.
 
-Every rank runs all of it; the chief only writes what is written once.
+Every rank runs all of it; only rank 0 writes the files of the run.
 """
 
 from __future__ import annotations
 
 import socket
 from contextlib import ExitStack, closing
-from functools import partial
-from pathlib import Path
 
-from alexnet_dist import config, process
+from alexnet_dist import config as configs
+from alexnet_dist import process
 from alexnet_dist.config import Config
-from alexnet_dist.data.loader import worker_death_as_error
-from alexnet_dist.data.reader import Split
-from alexnet_dist.distributed import preflight, topology
-from alexnet_dist.distributed.control import Control, run_on_rank0
-from alexnet_dist.distributed.topology import Topology
+from alexnet_dist.data.loader import Loader, worker_death_as_error
+from alexnet_dist.data.reader import BAD_KINDS
+from alexnet_dist.distributed import preflight
+from alexnet_dist.distributed.control import Control
+from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
+from alexnet_dist.distributed.lost_rank import lost_rank_as_error
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.monitoring.profiler import check_room, profiled
 from alexnet_dist.nn import geometry
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.training.build import build_engine, preparation, set_arithmetic, slowness
+from alexnet_dist.training.build import build_engine, set_precision, slow_dtype_warning
+from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed
-from alexnet_dist.training.inputs import alike, cache_room, open_loader, open_splits, programme_of
+from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run
 from alexnet_dist.training.loop import Loop
-from alexnet_dist.training.resume import Start, changes, resume
+from alexnet_dist.training.resume import Start, config_changes, resume
 from alexnet_dist.training.run_logger import RunLogger
-from alexnet_dist.training.run_plan import RunPlan
+from alexnet_dist.training.step import Engine
 
 
-def train(settings: Config, profile_steps: int = 0) -> None:
-    """Train, or go on with, the run in `run.directory`; return when it is finished or was asked to stop.
+def train(config: Config, profile_steps: int = 0) -> None:
+    """Train or resume the run in `run.directory`; return when it is finished or was asked to stop.
 
-    profile_steps: how many steps to write a profile of, after the first three of this start.
+    profile_steps: how many steps to profile, after the first three of this start.
 
-    Raises UserError for what the user can mend, before the first step where it can be seen there, and RunError for
-    what ended the run otherwise.
+    Raises UserError for what the user can fix, before the first step if it can be seen there, and RunError for anything
+    else that ends the run.
     """
     process.keep_freed_memory()
-    launched = process.launched()
-    layout = settings.topology
-    place = topology.place(layout.layout, settings.train.device, launched, layout.share_device)
     process.prepare_cuda()
-    set_arithmetic(settings)
-    splits = open_splits(settings)
-    programme = programme_of(settings, splits, place)
-    room = cache_room(settings, splits, programme, place, launched.local_world_size)
-    directory, net = Path(settings.run.directory), config.geometry(settings)
-    with topology.lost_rank_as_error(place), worker_death_as_error(), ExitStack() as opened:
-        if place.is_rank0:
-            opened.enter_context(run_directory.open_directory(directory))
+    set_precision(config)
+    run = open_run(config, process.launch_info())
+    cache_note = check_cache_room(run)
+    with lost_rank_as_error(run.topology), worker_death_as_error(), ExitStack() as stack:
+        if run.topology.is_rank0:
+            stack.enter_context(run_directory.open_directory(run.directory))
         # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
-        loader = opened.enter_context(open_loader(settings, splits, programme, place, launched.local_world_size))
+        loader = stack.enter_context(open_loader(run))
         stop = process.StopRequest(process.GROUP_SIGNALS)
-        opened.callback(stop.disarm)
-        opened.callback(topology.close_groups)
-        own = preflight.mine(launched, place.layout, place.device.type, place.backend, alike(settings, splits))
-        store = preflight.meet(own, place.world_size, layout.timeout_s)
-        groups = topology.open_groups(place, layout.timeout_s, store)
-        control = Control(groups.world)
-        trainer = build_engine(settings, place, groups)
-        if place.device.type == "cuda":
+        stack.callback(stop.disarm)
+        stack.callback(close_groups)
+        groups = connect(run)
+        control, engine = Control(groups.world), build_engine(run, groups)
+        if run.topology.device.type == "cuda":
             loader.pin()
-        position = programme.position(0, splits["train"].manifest.sha256)
-        start = resume(directory, trainer, run_directory.geometry_state(net), position, control, place)
-        if start.step >= programme.steps and not programme.owes_evaluation(start.step, start.evaluated_step):
-            say(place, f"{directory} is finished: {start.step:,} steps; raise run.steps or run.epochs to go on")
+        start = resume(run, engine, control)
+        if start.step >= run.plan.steps and not run.plan.evaluation_missing(start.step, start.evaluated_step):
+            run.log(f"{run.directory} is finished: {start.step:,} steps; raise run.steps or run.epochs to continue")
             return
-        check_room(profile_steps, programme.steps - start.step)
-        notes = [] if room is None else [room]
-        if start.step and place.is_rank0:
-            notes += [f"changed since the last start: {one}" for one in changes(settings)]
-        run_on_rank0(partial(begin, settings, splits["train"], start), control, place)
-        link = trainer.model.link if isinstance(trainer.model, LinkedTower) else None
-        tasks = programme.tasks(place.replica, place.replicas, start.step, start.evaluated_step)
-        feed = Feed(tasks, loader, place.towers, link, preparation(settings, splits["train"], place), trainer.timeline)
-        announce(settings, place, programme, net, start, notes)
-        metrics = opened.enter_context(closing(open_metrics(settings, directory, place, control)))
-        opened.callback(remove_targets, directory / run_directory.TARGETS)
-        journal = opened.enter_context(
-            RunLogger(
-                directory, place, programme, net, metrics, settings.run.log_every, settings.run.record_samples,
-                start.step, start.time_s,
-            )
-        )  # fmt: skip
-        after_step = opened.enter_context(
-            profiled(profile_steps, directory / run_directory.PROFILE, place.rank, place.device.type)
+        check_room(profile_steps, run.plan.steps - start.step)
+        announce(run, start, accept(run, start, control), cache_note)
+        feed = open_feed(run, start, loader, engine)
+        metrics = stack.enter_context(closing(open_metrics(run, control)))
+        stack.callback(remove_targets, run.directory / run_directory.TARGETS)
+        logger = stack.enter_context(RunLogger(run, metrics, start))
+        after_launch = stack.enter_context(
+            profiled(profile_steps, run.directory / run_directory.PROFILE, run.topology.rank, run.topology.device.type)
         )
         stop.arm()
-        Loop(settings, place, programme, position, trainer, feed, control, journal, stop).go(start, after_step)
+        Loop(run, engine, feed, control, logger, lambda: bool(stop)).train(start, after_launch)
 
 
-def begin(settings: Config, train: Split, start: Start) -> int:
-    """Make the run's directory what it was at the start, and keep in it what this start brings; return 0."""
-    directory = Path(settings.run.directory)
-    run_directory.begin(directory, start.step, start.evaluated_step, config.to_yaml(settings), train.to_keep())
-    return 0
+def connect(run: RunContext) -> Groups:
+    """Compare this rank with all others, then build the process groups."""
+    topology, timeout_s = run.topology, run.config.topology.timeout_s
+    own = preflight.rank_info(run.launched, topology.layout, topology.device.type, topology.backend, must_match(run))
+    store = preflight.check_ranks(own, topology.world_size, timeout_s)
+    return open_groups(topology, timeout_s, store)
 
 
-def open_metrics(settings: Config, directory: Path, place: Topology, control: Control) -> Metrics:
-    """Serve this rank's metrics and let the chief write where all ranks' are."""
+def accept(run: RunContext, start: Start, control: Control) -> list[str]:
+    """Restore the run's directory to what it was at the start, on rank 0; return what changed in the configuration."""
+
+    def begin() -> list[str]:
+        changes = config_changes(run) if start.step else []
+        inputs = run.splits["train"].to_keep()
+        run_directory.begin(run.directory, start.step, start.evaluated_step, configs.to_yaml(run.config), inputs)
+        return changes
+
+    return control.run_on_rank0(begin)
+
+
+def announce(run: RunContext, start: Start, changes: list[str], cache_note: str | None) -> None:
+    """Log what is about to be trained, where, and from which step."""
+    if cache_note is not None:
+        run.log(cache_note)
+    for change in changes:
+        run.log(f"changed since the last start: {change}")
+    topology, plan = run.topology, run.plan
+    wiring = "2 linked towers" if topology.layout == "paired" else "both towers in one process"
+    run.log(
+        f"training {geometry.parameter_count(run.net):,} parameters on {topology.replicas} replica(s) x {wiring}"
+        f" ({topology.world_size} rank(s), {topology.device.type}); {sum(plan.counts):,} images,"
+        f" {plan.steps_per_epoch:,} steps an epoch, {plan.steps:,} in all; run {run.config.run.directory}"
+    )
+    if (warning := slow_dtype_warning(run)) is not None:
+        run.log(warning)
+    if start.step:
+        run.log(f"resuming from step {start.step:,} (epoch {start.step / plan.steps_per_epoch:.2f})")
+
+
+def open_feed(run: RunContext, start: Start, loader: Loader, engine: Engine) -> Feed:
+    """Start the stream of this replica's batches from a start on."""
+    topology = run.topology
+    batches = run.plan.batches(topology.replica, topology.replicas, start.step, start.evaluated_step)
+    link = engine.model.link if isinstance(engine.model, LinkedTower) else None
+    return Feed(run, batches, loader, link, engine.timeline)
+
+
+def open_metrics(run: RunContext, control: Control) -> Metrics:
+    """Serve this rank's metrics and, on rank 0, write the addresses of all ranks' metrics."""
+    topology, section = run.topology, run.config.metrics
     metrics = Metrics(
-        run=directory.name,
-        rank=place.rank,
-        replica=place.replica,
-        tower="+".join(map(str, place.towers)),
-        world_size=place.world_size,
+        run=run.directory.name,
+        rank=topology.rank,
+        replica=topology.replica,
+        tower="+".join(map(str, topology.towers)),
+        world_size=topology.world_size,
+        bad_sample_reasons=BAD_KINDS,
     )
     endpoint = ""
-    if settings.metrics.port is not None:
-        base = settings.metrics.port
-        port = metrics.serve(settings.metrics.address, base and base + place.local_rank)
-        host = socket.gethostname() if settings.metrics.address in ("0.0.0.0", "::") else settings.metrics.address
+    if section.port is not None:
+        port = metrics.serve(section.address, section.port and section.port + topology.local_rank)
+        host = socket.gethostname() if section.address in ("0.0.0.0", "::") else section.address
         endpoint = f"{host}:{port}" if port else ""
-    endpoints = [one for one in control.gather(endpoint) if one]
-    if place.is_rank0 and endpoints:
-        write_targets(directory / run_directory.TARGETS, endpoints)
-        print(f"metrics: {', '.join(f'http://{one}/metrics' for one in endpoints)}", flush=True)
+    endpoints = [served for served in control.gather(endpoint) if served]
+    if topology.is_rank0 and endpoints:
+        write_targets(run.directory / run_directory.TARGETS, endpoints)
+        print(f"metrics: {', '.join(f'http://{served}/metrics' for served in endpoints)}", flush=True)
     return metrics
-
-
-def announce(
-    settings: Config, place: Topology, programme: RunPlan, net: geometry.Geometry, start: Start, notes: list[str]
-) -> None:
-    """Say what is about to be trained, where, from which step, and what else is worth a line."""
-    for line in notes:
-        say(place, line)
-    wiring = "2 linked towers" if place.layout == "paired" else "both towers in one process"
-    say(
-        place,
-        f"training {geometry.parameter_count(net):,} parameters on {place.replicas} replica(s) x {wiring}"
-        f" ({place.world_size} rank(s), {place.device.type}); {sum(programme.counts):,} images,"
-        f" {programme.steps_per_epoch:,} steps an epoch, {programme.steps:,} in all; run {settings.run.directory}",
-    )
-    if (slow := slowness(settings, place)) is not None:
-        say(place, slow)
-    if start.step:
-        say(place, f"resuming from step {start.step:,} (epoch {start.step / programme.steps_per_epoch:.2f})")
-
-
-def say(place: Topology, text: str) -> None:
-    """Print a line of the chief's."""
-    if place.is_rank0:
-        print(text, flush=True)
