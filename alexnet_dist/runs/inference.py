@@ -1,0 +1,28 @@
+"""A trained run applied to images: class probabilities averaged over views."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alexnet_dist.data import augment
+from alexnet_dist.runs.load import LoadedRun
+
+# The lowest probability: a confident net yields exact zeros, which have no logarithm.
+SMALLEST = torch.finfo(torch.float64).tiny
+
+
+def view_probabilities(run: LoadedRun, images: Tensor, views: int, device: torch.device) -> Tensor:
+    """Return the class probabilities of images averaged over their views, (n, classes) float64 (§4.1, Testing).
+
+    images: uint8 (n, size, size, 3). views: 1, the centre; 10, four corners and centre, and their mirror images.
+    """
+    crop = run.config.data.crop
+    mean = augment.centre_crop(run.mean, crop).to(device)
+    if views == 1:
+        patches = augment.centre_crop(images, crop, channels_last=True)[None]
+    else:
+        patches = augment.ten_views(images, crop)
+    with torch.no_grad():
+        logits = [run.model(augment.network_input(patch.to(device), mean, torch.float32)) for patch in patches]
+    return torch.stack(logits).double().softmax(2).mean(0)

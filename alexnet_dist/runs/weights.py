@@ -1,0 +1,44 @@
+"""Tensors of a net by name: into towers from a checkpoint, and out of a model as one device's net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights, split_cross_weights
+
+
+def restore(tower: Tower, tensors: Mapping[str, Tensor], velocities: Mapping[str, Tensor] | None = None) -> None:
+    """Copy a checkpoint's weights into a tower, and its velocities into `velocities`, in place."""
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("velocity.")}
+    with torch.no_grad():
+        for name, tensor in split_cross_weights(tower.index, tower.net, weights).items():
+            tower.get_parameter(name).copy_(tensor)
+        if velocities is not None:
+            saved = {name.removeprefix("velocity."): tensor for name, tensor in tensors.items() if name not in weights}
+            for name, tensor in split_cross_weights(tower.index, tower.net, saved).items():
+                velocities[name].copy_(tensor)
+
+
+def named_weights(model: AlexNet) -> dict[str, Tensor]:
+    """Return the weights of a plain conv-ReLU-LRN-pool net that gives this model's logits.
+
+    conv1.weight (96, 3, 11, 11), conv2.weight (256, 48, 5, 5) with two groups, conv3 (384, 256, 3, 3), ..., fc6
+    (4096, 9216) with columns in (channel, y, x) order, fc8.weight (1000, 4096), and .bias; tower 0 first. Where a
+    layer is followed by dropout, its keep probability is folded into the next layer's weights, and an input scale
+    into the first one's.
+    """
+    halves = []
+    for tower in model.towers:
+        assert isinstance(tower, Tower)
+        halves.append(
+            merge_cross_weights(tower.index, {name: weight.detach() for name, weight in tower.named_parameters()})
+        )
+    weights = {name: torch.cat([halves[0][name], halves[1][name]]) for name in halves[0]}
+    factor = model.net.input_scale
+    for name, layer in model.net.layers.items():
+        weights[f"{name}.weight"] = weights[f"{name}.weight"] * factor
+        factor = 1.0 - layer.dropout
+    return weights
