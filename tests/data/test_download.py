@@ -1,11 +1,10 @@
-"""A download: whole or not at all, tried again where that may help, and every failure in words that name the URL."""
+"""Downloads: complete or failed, retried where that may help, with errors that name the URL."""
 
 from __future__ import annotations
 
 import hashlib
 import resource
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,38 +16,37 @@ from alexnet_dist.errors import RunError, UserError
 from support.ranks import free_port
 from support.remote_server import HttpServer
 
-HASTE = RetryPolicy(waits_s=(0.01, 0.01), stall_s=5.0)
-# Shorter than the server's pause of 5 s, and long enough to start an S3 client on a busy machine.
+FAST_RETRIES = RetryPolicy(waits_s=(0.01, 0.01), stall_s=5.0)
+# Shorter than the server's pause of 5 s, but long enough to start an S3 client on a busy machine.
 NO_STALL = RetryPolicy(waits_s=(0.01, 0.01), stall_s=1.5)
 CONTENT = bytes(range(256)) * 400
-Give = Callable[[str], str]
 
 
-class Memory:
-    """A sink that knows what is to come."""
+class MemorySink:
+    """A sink in memory that knows the expected content."""
 
     def __init__(self) -> None:
-        self.content, self.begun = b"", 0
+        self.content, self.attempts = b"", 0
 
-    def begin(self) -> None:
-        self.content, self.begun = b"", self.begun + 1
+    def reset(self) -> None:
+        self.content, self.attempts = b"", self.attempts + 1
 
     def write(self, chunk: bytes) -> None:
         self.content += chunk
 
     def problem(self) -> str | None:
-        return None if self.content == CONTENT else f"{len(self.content)} bytes that are not it"
+        return None if self.content == CONTENT else f"{len(self.content)} unexpected bytes"
 
 
-def received(url: str, patience: RetryPolicy = HASTE) -> tuple[str, int]:
-    """Return the hash of what is under a URL, and the number of tries; in a process of its own, as in the package."""
+def received(url: str, retry_policy: RetryPolicy = FAST_RETRIES) -> tuple[str, int]:
+    """Download a URL in a separate process, as the package does; return the sha256 and the number of attempts."""
 
-    def work() -> tuple[str, int]:
-        sink = Memory()
-        download(url, len(CONTENT), sink, patience)
-        return hashlib.sha256(sink.content).hexdigest(), sink.begun
+    def download_once() -> tuple[str, int]:
+        sink = MemorySink()
+        download(url, len(CONTENT), sink, retry_policy)
+        return hashlib.sha256(sink.content).hexdigest(), sink.attempts
 
-    return in_child(work)
+    return in_child(download_once)
 
 
 @pytest.fixture
@@ -59,7 +57,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["http", "s3"])
 def url(request: pytest.FixtureRequest, file: Path, http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the file's URL, of the same server, for either client."""
+    """Return the file's URL on the same server for an HTTP and an S3 client."""
     if request.param == "http":
         return http_server.url(file)
     monkeypatch.setenv("AWS_ENDPOINT_URL", http_server.endpoint)
@@ -68,14 +66,14 @@ def url(request: pytest.FixtureRequest, file: Path, http_server: HttpServer, mon
     return f"s3:/{file}"
 
 
-ONCE = ["500", "503", "429", "truncated", "shorter", "wrong", "longer", "slow", "endless"]
+TRANSIENT = ["500", "503", "429", "truncated", "shorter", "wrong", "longer", "slow", "endless"]
 
 
-@pytest.mark.parametrize("fault", ONCE)
-def test_what_may_pass_is_tried_again(url: str, file: Path, http_server: HttpServer, fault: str) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_transient_faults_are_retried(url: str, file: Path, http_server: HttpServer, fault: str) -> None:
     http_server.fail({file: [fault]})
-    patience = NO_STALL if fault == "slow" else HASTE
-    assert received(url, patience) == (hashlib.sha256(CONTENT).hexdigest(), 2)
+    retry_policy = NO_STALL if fault == "slow" else FAST_RETRIES
+    assert received(url, retry_policy) == (hashlib.sha256(CONTENT).hexdigest(), 2)
 
 
 def test_a_file_takes_one_request(url: str, http_server: HttpServer) -> None:
@@ -84,24 +82,24 @@ def test_a_file_takes_one_request(url: str, http_server: HttpServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "said"),
+    ("fault", "error_type", "text"),
     [
         ("500", RunError, "500"),
         ("truncated", RunError, "tried 3 times"),
         ("reset", RunError, "tried 3 times"),
-        ("shorter", UserError, "51200 bytes that are not it, 3 times"),
-        ("wrong", UserError, "102400 bytes that are not it, 3 times"),
+        ("shorter", UserError, "51200 unexpected bytes, 3 times"),
+        ("wrong", UserError, "102400 unexpected bytes, 3 times"),
         ("longer", UserError, "more than the expected 102,400 bytes, 3 times"),
     ],
 )
-def test_what_does_not_pass_is_told_with_its_url(
-    url: str, file: Path, http_server: HttpServer, fault: str, kind: type[Exception], said: str
+def test_lasting_faults_are_reported_with_the_url(
+    url: str, file: Path, http_server: HttpServer, fault: str, error_type: type[Exception], text: str
 ) -> None:
     http_server.fail({file: [f"{fault}*"]})
-    with pytest.raises(kind) as caught:
+    with pytest.raises(error_type) as caught:
         received(url)
     assert str(caught.value).startswith(f"{url}: ")
-    assert said in str(caught.value)
+    assert text in str(caught.value)
 
 
 def test_a_server_that_stops_sending_is_noticed(file: Path, http_server: HttpServer) -> None:
@@ -118,11 +116,11 @@ def test_a_refusal_is_final(file: Path, http_server: HttpServer, status: str) ->
     assert http_server.gets() == {"file.tar": 1}
 
 
-def test_redirections_in_a_circle_are_told(file: Path, http_server: HttpServer) -> None:
-    http_server.fail({file: ["circle*"]})
-    with pytest.raises(UserError, match=r"file\.tar: the server redirects again and again, to no file; .*data\.root"):
+def test_redirect_loops_are_reported(file: Path, http_server: HttpServer) -> None:
+    http_server.fail({file: ["redirect loop*"]})
+    with pytest.raises(UserError, match=r"file\.tar: the server redirects endlessly; .*data\.root"):
         received(http_server.url(file))
-    assert http_server.gets()["file.tar"] < 20  # one try
+    assert http_server.gets()["file.tar"] < 20  # one attempt
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
@@ -133,9 +131,9 @@ def test_a_server_that_is_not_there_is_named() -> None:
 
 def test_the_waits_grow(file: Path, http_server: HttpServer) -> None:
     http_server.fail({file: ["500", "500", "500"]})
-    began_s = time.monotonic()
+    start_s = time.monotonic()
     assert received(http_server.url(file), RetryPolicy(waits_s=(0.1, 0.2, 0.4)))[1] == 4
-    assert time.monotonic() - began_s > 0.7
+    assert time.monotonic() - start_s > 0.7
 
 
 def test_a_server_may_take_its_time_as_long_as_it_sends(file: Path, http_server: HttpServer) -> None:
@@ -144,7 +142,7 @@ def test_a_server_may_take_its_time_as_long_as_it_sends(file: Path, http_server:
 
 
 def test_a_server_that_drips_is_given_up(file: Path, http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download_module, "LEAST_BYTES_PER_S", 10**9)
+    monkeypatch.setattr(download_module, "MIN_BYTES_PER_S", 10**9)
     http_server.fail({file: ["trickle*"]})
     with pytest.raises(RunError, match="the server is too slow"):
         received(http_server.url(file), RetryPolicy(waits_s=(), stall_s=0.6))
@@ -153,15 +151,15 @@ def test_a_server_that_drips_is_given_up(file: Path, http_server: HttpServer, mo
 def test_an_endless_answer_takes_no_memory(file: Path, http_server: HttpServer) -> None:
     http_server.fail({file: ["endless*"]})
 
-    class Nothing(Memory):
+    class DiscardingSink(MemorySink):
         def write(self, chunk: bytes) -> None:
             pass
 
-    def work() -> int:
+    def memory_growth_kib() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(UserError, match="more than the expected 50,000,000 bytes"):
-            download(http_server.url(file), 50_000_000, Nothing(), HASTE)
+            download(http_server.url(file), 50_000_000, DiscardingSink(), FAST_RETRIES)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
-    in_child(work)
-    assert in_child(work) < 30_000  # KiB
+    in_child(memory_growth_kib)
+    assert in_child(memory_growth_kib) < 30_000

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_dist.data.loader import Loader, BatchRequest, worker_death_as_error
+from alexnet_dist.data.loader import BatchRequest, Loader, worker_death_as_error
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError
 from support.remote_server import HttpServer
-from support.remote_sets import place
+from support.remote_sets import remote_set
 
 Pack = Callable[..., Path]
 
@@ -88,13 +88,17 @@ def test_close_is_quick_and_leaves_no_worker(split: Split, moment: str) -> None:
 def test_close_is_quick_while_downloads_stall(pack_tiny: Pack, http_server: HttpServer, tmp_path: Path) -> None:
     root = pack_tiny()
     http_server.fail({root / f"train-{number:06d}.tar": ["slow*"] for number in (1, 2)})
-    split = Split.open(place(http_server.url(root), tmp_path), "train")
+    split = Split.open(remote_set(http_server.url(root), tmp_path), "train")
     before = children()
     loader = Loader({"train": split}, seed=5, crop=14, rows=6, workers=2, max_bad_fraction=0.1, ahead_bytes=10_000_000)
     processes = children() - before
     assert len(processes) == 3
     # The first shard comes; of the second and third, workers and the process that fetches ahead have but half.
-    next(loader.run([BatchRequest("train", 0, ids, train=True) for ids in (np.arange(6), np.array([7]), np.arange(8, 14))]))
+    next(
+        loader.run(
+            [BatchRequest("train", 0, ids, train=True) for ids in (np.arange(6), np.array([7]), np.arange(8, 14))]
+        )
+    )
     while not http_server.gets().keys() >= {"train-000001.tar", "train-000002.tar"}:
         time.sleep(0.01)
     began_s = time.monotonic()
@@ -186,7 +190,7 @@ def test_a_shard_cut_short_while_it_is_mapped_is_told_by_its_signal(pack_tiny: P
 def test_processes_that_cannot_be_started_are_told_and_none_is_left(
     pack_tiny: Pack, http_server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split, before = Split.open(place(http_server.url(pack_tiny()), tmp_path), "train"), children()
+    split, before = Split.open(remote_set(http_server.url(pack_tiny()), tmp_path), "train"), children()
 
     def refuse(_: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")

@@ -1,6 +1,6 @@
-"""A real HTTP server in a process of its own, with faults to order: GET and PUT of files by their absolute path.
+"""A real HTTP server in a separate process, with fault injection: GET serves files by their absolute path.
 
-It answers an S3 client's GETs as well, the first folder of the path being the bucket.
+It also answers an S3 client's GETs, with the first folder of the path as the bucket.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ GETS, FAULTS = "/-/gets", "/-/faults"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves files; what goes wrong with the next GETs of a path is a list of words that the test sends."""
+    """Serves files; tests send, for each path, the list of faults to inject into its next GETs."""
 
     protocol_version = "HTTP/1.1"
     gets: ClassVar[Counter[str]] = Counter()
     faults: ClassVar[dict[str, list[str]]] = {}
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_PUT(self) -> None:
-        """Take the faults, path to list; `word*` is for ever. The counts begin anew."""
+        """Set the faults, path to list; `fault*` applies to all further GETs. Resets the request counts."""
         self.faults.clear()
         self.faults.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.gets.clear()
         self._answer(200, b"")
 
     def do_GET(self) -> None:
-        """Serve a file, or the counts."""
+        """Serve a file, or the request counts."""
         if self.path == GETS:
             self._answer(200, json.dumps(self.gets).encode())
             return
         self.gets[self.path] += 1
-        waiting = self.faults.get(self.path, [])
-        fault = "" if not waiting else waiting[0].rstrip("*") if waiting[0].endswith("*") else waiting.pop(0)
+        faults = self.faults.get(self.path, [])
+        fault = "" if not faults else faults[0].rstrip("*") if faults[0].endswith("*") else faults.pop(0)
         path = Path(self.path)
-        if fault == "circle":
+        if fault == "redirect loop":
             self._answer(302, b"", Location=self.path)
             return
         if fault.isdigit() or not path.is_file():
-            self._answer(int(fault or 404), b"<Error><Code>Told</Code><Message>told to</Message></Error>")
+            self._answer(int(fault or 404), b"<Error><Code>Injected</Code><Message>injected fault</Message></Error>")
             return
         self._serve(path.read_bytes(), fault)
 
@@ -77,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[:half])
             if fault == "slow":
                 time.sleep(5)
-            if fault == "trickle":  # a second for the rest
+            if fault == "trickle":  # one second for the second half
                 for byte in range(20):
                     time.sleep(0.05)
                     self.wfile.write(content[half + byte : half + byte + 1] if byte < 19 else content[half + 19 :])
@@ -99,14 +99,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def handle(self) -> None:
-        """Serve a connection until either side has had enough."""
+        """Serve a connection until either side closes it."""
         try:
             super().handle()
         except OSError:
             self.close_connection = True
 
     def finish(self) -> None:
-        """Close a connection that may be closed."""
+        """Close a connection, which the client may have closed already."""
         try:
             super().finish()
         except (OSError, ValueError):
@@ -114,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class HttpServer:
-    """The running server, as tests see it."""
+    """The tests' interface to the running server."""
 
     def __init__(self, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"
@@ -124,21 +124,21 @@ class HttpServer:
         return f"{self.endpoint}{path}"
 
     def fail(self, faults: dict[Path, list[str]]) -> None:
-        """Order faults, for the next GETs of each path in turn, and count anew."""
-        content = json.dumps({str(path): words for path, words in faults.items()}).encode()
+        """Set the faults of the next GETs of each path, in sequence, and reset the counts."""
+        content = json.dumps({str(path): names for path, names in faults.items()}).encode()
         request = urllib.request.Request(self.endpoint + FAULTS, data=content, method="PUT")
         with urllib.request.urlopen(request, timeout=10):
             pass
 
     def gets(self) -> Counter[str]:
-        """Return how often each file was asked for since the last `fail`, by file name."""
+        """Return the number of GETs of each file since the last `fail`, by file name."""
         with urllib.request.urlopen(self.endpoint + GETS, timeout=10) as answer:
             return Counter({Path(path).name: count for path, count in json.load(answer).items()})
 
 
 @pytest.fixture(scope="session")
 def running_server() -> Iterator[HttpServer]:
-    """Start the server, once for all tests."""
+    """Start the server once for all tests."""
     command = [sys.executable, __file__]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -150,7 +150,7 @@ def running_server() -> Iterator[HttpServer]:
 
 @pytest.fixture
 def http_server(running_server: HttpServer) -> HttpServer:
-    """Give the server, without faults and counts."""
+    """Return the server without faults and with zero counts."""
     running_server.fail({})
     return running_server
 
