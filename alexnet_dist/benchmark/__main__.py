@@ -11,9 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from alexnet_dist.benchmark import linking, loading, packing, scaling, stepping, synthetic
+from alexnet_dist.benchmark import synthetic
+from alexnet_dist.benchmark.contenders import packing
+from alexnet_dist.benchmark.contenders.training_steps import Job
 from alexnet_dist.benchmark.rounds import LEAST_ROUNDS, Row, others_cpu_cores, run_rounds, table
-from alexnet_dist.benchmark.steps import Job
+from alexnet_dist.benchmark.suites import link as linking
+from alexnet_dist.benchmark.suites import loader as loading
+from alexnet_dist.benchmark.suites import scaling
+from alexnet_dist.benchmark.suites import step as stepping
 from alexnet_dist.errors import UserError, run_command
 
 LEAST = {"batch": 2, "steps": 1, "threads": 1, "repeats": 1, "pair_batch": 2}

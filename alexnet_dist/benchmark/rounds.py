@@ -32,7 +32,7 @@ SPREAD, NARROWEST = "spread", 7  # the table's last column, and characters of it
 class Entry:
     """A contender of a benchmark.
 
-    name: as the table says it. task, settings: the words for `alexnet_dist.benchmark.contender`, which prints its
+    name: as the table says it. task, settings: the words for `alexnet_dist.benchmark.contenders`, which prints its
     figures as one JSON object. missing: why it cannot run here, or empty.
     """
 
@@ -85,7 +85,7 @@ def run_rounds(entries: Sequence[Entry], rounds: int) -> list[Row]:
 def run_alone(entry: Entry) -> Figures:
     """Run a contender in a process of its own and return its figures; RunError with its last words where it fails."""
     began_s, busy_before_s, own_before_s = time.monotonic(), busy_s(), children_s()
-    words = [sys.executable, "-m", "alexnet_dist.benchmark.contender", entry.task, json.dumps(entry.settings)]
+    words = [sys.executable, "-m", "alexnet_dist.benchmark.contenders", entry.task, json.dumps(entry.settings)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=LONGEST_RUN_S)
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dist.benchmark import prediction
-from alexnet_dist.benchmark.prediction import Cluster, Parts, bounds, ring_s
+from alexnet_dist.benchmark.suites import prediction
+from alexnet_dist.benchmark.suites.prediction import Cluster, Parts, bounds, ring_s
 from alexnet_dist.nn.geometry import Geometry
 from support.nets import SMALL
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alexnet_dist.benchmark import devices, joins, ranks, rounds
-from alexnet_dist.benchmark.nets import geometry
+from alexnet_dist.benchmark import devices, rounds
+from alexnet_dist.benchmark.contenders import link_joins as joins
+from alexnet_dist.benchmark.contenders import ranks
+from alexnet_dist.benchmark.contenders.plain_nets import geometry
 from alexnet_dist.benchmark.rounds import OTHERS, Entry
 from alexnet_dist.errors import RunError, UserError
 

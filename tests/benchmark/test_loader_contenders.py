@@ -13,10 +13,15 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from alexnet_dist.benchmark import loading, ours, packing, peers, rounds, stream, synthetic
+from alexnet_dist.benchmark import rounds, synthetic
 from alexnet_dist.benchmark.__main__ import main
+from alexnet_dist.benchmark.contenders import loader_timing as stream
+from alexnet_dist.benchmark.contenders import our_loader as ours
+from alexnet_dist.benchmark.contenders import packing
+from alexnet_dist.benchmark.contenders import peer_loaders as peers
+from alexnet_dist.benchmark.contenders.loader_timing import Epochs, Job
 from alexnet_dist.benchmark.rounds import Entry
-from alexnet_dist.benchmark.stream import Epochs, Job
+from alexnet_dist.benchmark.suites import loader as loading
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 
@@ -89,7 +94,7 @@ def test_a_picture_is_cropped_flipped_and_normalised_as_torchvision_does() -> No
 def test_a_loader_is_measured_over_whole_epochs(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "SETTLE_S", 0.0)
     monkeypatch.setattr(stream, "COUNTED_S", 0.05)
-    found = stream.measure("ours:epochs", warm_first=True, **vars(job))
+    found = stream.measure("our_loader:epochs", warm_first=True, **vars(job))
     assert list(found) == ["images_per_second", "cpu_ms_per_image", "first_batch_ms"]
     assert min(found.values()) > 0
     assert found["cpu_ms_per_image"] < 2 * 1000 * 2 / found["images_per_second"]  # a worker and its consumer

@@ -13,8 +13,9 @@ from statistics import median
 import torch
 
 from alexnet_dist import process
-from alexnet_dist.benchmark import nets, wire
-from alexnet_dist.benchmark.steps import GROUPS_TIMEOUT_S
+from alexnet_dist.benchmark.contenders import plain_nets as nets
+from alexnet_dist.benchmark.contenders import torch_wire as wire
+from alexnet_dist.benchmark.contenders.training_steps import GROUPS_TIMEOUT_S
 from alexnet_dist.data.loader import row_bytes
 from alexnet_dist.data.plan import tower_half
 from alexnet_dist.distributed import topology

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet_dist import process
-from alexnet_dist.benchmark import nets
+from alexnet_dist.benchmark.contenders import plain_nets as nets
 from alexnet_dist.nn.geometry import Norm, shapes
 from alexnet_dist.nn.layers import local_response_norm
 

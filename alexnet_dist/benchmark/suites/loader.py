@@ -6,8 +6,8 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from alexnet_dist.benchmark.contenders.loader_timing import Job
 from alexnet_dist.benchmark.rounds import Entry, Row, ratio, run_alone
-from alexnet_dist.benchmark.stream import Job
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError, UserError
 
@@ -41,16 +41,16 @@ def entries(shards: Path, folder: Path, workers: int, batch: int) -> list[Entry]
     # Crop is 7/8 of the packed size, as in the configuration: 224 of 256.
     job = asdict(Job(str(shards), str(folder), split.images, workers, batch, size * 7 // 8))
     return [
-        Entry(OURS, "loader", {**job, "loader": "ours:epochs", "warm_first": True}),
+        Entry(OURS, "loader", {**job, "loader": "our_loader:epochs", "warm_first": True}),
         *(
             Entry(name, "loader", {**job, "loader": loader, "warm_first": False}, missing)
             for name, loader, missing in (
-                (WEB, "peers:webdataset_pil", ""),
-                (WEB_FAST, "peers:webdataset_simplejpeg", ""),
-                (FOLDER, "peers:folder_pil", ""),
-                (FOLDER_UINT8, "peers:folder_pil_uint8", ""),
-                (FFCV, "optional:ffcv", prepare("ffcv", folder)),
-                (STREAMING, "optional:streaming", prepare("streaming", folder)),
+                (WEB, "peer_loaders:webdataset_pil", ""),
+                (WEB_FAST, "peer_loaders:webdataset_simplejpeg", ""),
+                (FOLDER, "peer_loaders:folder_pil", ""),
+                (FOLDER_UINT8, "peer_loaders:folder_pil_uint8", ""),
+                (FFCV, "optional_loaders:ffcv", prepare("ffcv", folder)),
+                (STREAMING, "optional_loaders:streaming", prepare("streaming", folder)),
             )
         ),
         Entry(READING, "read", job),

@@ -8,9 +8,11 @@ from statistics import median
 
 import torch
 
-from alexnet_dist.benchmark import devices, nets, norms
+from alexnet_dist.benchmark import devices
+from alexnet_dist.benchmark.contenders import norm as norms
+from alexnet_dist.benchmark.contenders import plain_nets as nets
+from alexnet_dist.benchmark.contenders.training_steps import Job
 from alexnet_dist.benchmark.rounds import Entry, Row, ratio
-from alexnet_dist.benchmark.steps import Job
 
 PLAIN, TORCHVISION = "plain PyTorch, float32", "torchvision AlexNet, float32"
 FUSED, COMPILED = "fused, float32", "fused, norm compiled"

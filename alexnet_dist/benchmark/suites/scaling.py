@@ -10,12 +10,12 @@ from dataclasses import asdict, replace
 
 import torch
 
-from alexnet_dist.benchmark import nets
-from alexnet_dist.benchmark.joins import NO_ACTIVATIONS, joins
-from alexnet_dist.benchmark.prediction import Cluster, Parts, bounds, hiding_share_of_step
+from alexnet_dist.benchmark.contenders import plain_nets as nets
+from alexnet_dist.benchmark.contenders.link_joins import NO_ACTIVATIONS, joins
+from alexnet_dist.benchmark.contenders.training_steps import Job
 from alexnet_dist.benchmark.rounds import OTHERS, Entry, Row, ratio
-from alexnet_dist.benchmark.stepping import pairs
-from alexnet_dist.benchmark.steps import Job
+from alexnet_dist.benchmark.suites.prediction import Cluster, Parts, bounds, hiding_share_of_step
+from alexnet_dist.benchmark.suites.step import pairs
 from alexnet_dist.nn.geometry import parameter_count
 
 ONE, TWO, FOUR = "1 rank, fused", "2 ranks, 1 pair", "4 ranks, 2 pairs"

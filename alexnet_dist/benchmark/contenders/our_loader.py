@@ -12,9 +12,9 @@ from statistics import median
 import numpy as np
 import torch
 
-from alexnet_dist.benchmark.stream import SETTLE_S, Batch, Epochs, Job
+from alexnet_dist.benchmark.contenders.loader_timing import SETTLE_S, Batch, Epochs, Job
 from alexnet_dist.data.augment import Floats, train_draws
-from alexnet_dist.data.loader import PREFETCH, LoadedBatch, Loader, BatchRequest, labels, pixels
+from alexnet_dist.data.loader import PREFETCH, BatchRequest, LoadedBatch, Loader, labels, pixels
 from alexnet_dist.data.reader import Split
 from alexnet_dist.training.run_plan import RunPlan
 
@@ -58,8 +58,8 @@ def _orders(programme: RunPlan, step: int = 0, images: int = 1 << 62) -> Iterato
 
 def _flipped(loaded: LoadedBatch, split: Split, components: Floats, job: Job) -> torch.Tensor:
     """Return the crops, the drawn half of them flipped in place by torch.flip."""
-    crops, order = pixels(loaded.rows, job.crop), loaded.order
-    drawn = train_draws(0, order.epoch, order.ids, split.manifest.size, job.crop, components, 0.0)
+    crops, request = pixels(loaded.rows, job.crop), loaded.request
+    drawn = train_draws(0, request.epoch, request.ids, split.manifest.size, job.crop, components, 0.0)
     for row in np.flatnonzero(drawn.flip).tolist():
         crops[row] = torch.flip(crops[row], [1])
     return crops

@@ -7,10 +7,13 @@ import math
 import pytest
 import torch
 
-from alexnet_dist.benchmark import joins, linking, nets, wire
-from alexnet_dist.benchmark.joins import LATENCY
-from alexnet_dist.benchmark.joins import joins as joins_of
+from alexnet_dist.benchmark.contenders import link_joins as joins
+from alexnet_dist.benchmark.contenders import plain_nets as nets
+from alexnet_dist.benchmark.contenders import torch_wire as wire
+from alexnet_dist.benchmark.contenders.link_joins import LATENCY
+from alexnet_dist.benchmark.contenders.link_joins import joins as joins_of
 from alexnet_dist.benchmark.rounds import OTHERS, Entry, Row
+from alexnet_dist.benchmark.suites import link as linking
 from alexnet_dist.data.loader import row_bytes
 from support.ranks import Ranks
 

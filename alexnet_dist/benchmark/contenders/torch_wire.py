@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from alexnet_dist import process
-from alexnet_dist.benchmark.steps import GROUPS_TIMEOUT_S
+from alexnet_dist.benchmark.contenders.training_steps import GROUPS_TIMEOUT_S
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.control import Control
 

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from alexnet_dist.benchmark.peers import Folder, crop_and_flip, normalised
-from alexnet_dist.benchmark.stream import Batch, Epochs, Job
+from alexnet_dist.benchmark.contenders.loader_timing import Batch, Epochs, Job
+from alexnet_dist.benchmark.contenders.peer_loaders import Folder, crop_and_flip, normalised
 
 QUALITY = 90
 

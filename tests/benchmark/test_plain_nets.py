@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist.benchmark import nets
+from alexnet_dist.benchmark.contenders import plain_nets as nets
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.runs.weights import named_weights

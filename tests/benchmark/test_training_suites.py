@@ -8,10 +8,15 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from alexnet_dist.benchmark import joins, nets, norms, rounds, scaling, stepping
+from alexnet_dist.benchmark import rounds
 from alexnet_dist.benchmark.__main__ import main
+from alexnet_dist.benchmark.contenders import link_joins as joins
+from alexnet_dist.benchmark.contenders import norm as norms
+from alexnet_dist.benchmark.contenders import plain_nets as nets
+from alexnet_dist.benchmark.contenders.training_steps import Job
 from alexnet_dist.benchmark.rounds import OTHERS, Entry, Row
-from alexnet_dist.benchmark.steps import Job
+from alexnet_dist.benchmark.suites import scaling
+from alexnet_dist.benchmark.suites import step as stepping
 from alexnet_dist.errors import UserError
 
 JOINS = {join.name: 100.0 for join in joins.joins(nets.geometry(), 32, 0, torch.float32)}

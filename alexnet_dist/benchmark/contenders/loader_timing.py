@@ -52,7 +52,7 @@ def measure(loader: str, warm_first: bool, **job: object) -> dict[str, float]:
     torch.set_num_threads(1)
     module, function = loader.split(":")
     work = Job(**job)  # type: ignore[arg-type]
-    epochs: Epochs = getattr(importlib.import_module(f"alexnet_dist.benchmark.{module}"), function)(work)
+    epochs: Epochs = getattr(importlib.import_module(f"alexnet_dist.benchmark.contenders.{module}"), function)(work)
     time.sleep(SETTLE_S)
     first_batch_s = [_through(epochs(0))[1]]
     began_s, cpu_began_s, images = time.perf_counter(), cpu_s(), 0

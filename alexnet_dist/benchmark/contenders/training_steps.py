@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet_dist import process
-from alexnet_dist.benchmark import nets
+from alexnet_dist.benchmark.contenders import plain_nets as nets
 from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.data_parallel import Reducer

@@ -22,7 +22,7 @@ def measure(task: str, ranks: int, settings: Mapping[str, object]) -> dict[str, 
     """Run a task of `contender` in so many ranks, which all print the same figures, and return them."""
     # A free port of this machine's own, and no name to be looked up.
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}"]
-    words = [*torchrun, "-m", "alexnet_dist.benchmark.contender", task, json.dumps(settings)]
+    words = [*torchrun, "-m", "alexnet_dist.benchmark.contenders", task, json.dumps(settings)]
     # Where this process is killed, torchrun dies with it and the ranks with torchrun, each by the kernel's hand.
     tied = partial(process.die_with_parent, os.getpid())
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, preexec_fn=tied)

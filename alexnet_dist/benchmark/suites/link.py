@@ -7,8 +7,9 @@ from statistics import median
 
 import torch
 
-from alexnet_dist.benchmark import devices, nets
-from alexnet_dist.benchmark.joins import LATENCY, joins
+from alexnet_dist.benchmark import devices
+from alexnet_dist.benchmark.contenders import plain_nets as nets
+from alexnet_dist.benchmark.contenders.link_joins import LATENCY, joins
 from alexnet_dist.benchmark.rounds import OTHERS, Entry, Figures, Row
 
 LINK, WIRE = "PairLink", "batch_isend_irecv"

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from alexnet_dist.benchmark.stream import Batch, Epochs, Job
+from alexnet_dist.benchmark.contenders.loader_timing import Batch, Epochs, Job
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]

@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist.benchmark import joins, nets, norms, steps
-from alexnet_dist.benchmark.steps import InMemory, Job
+from alexnet_dist.benchmark.contenders import link_joins as joins
+from alexnet_dist.benchmark.contenders import norm as norms
+from alexnet_dist.benchmark.contenders import plain_nets as nets
+from alexnet_dist.benchmark.contenders import training_steps as steps
+from alexnet_dist.benchmark.contenders.training_steps import InMemory, Job
 from alexnet_dist.errors import RunError
 from alexnet_dist.nn.geometry import training_flops
 from support.ranks import Ranks
