@@ -1,7 +1,7 @@
-"""What a loader's worker does: decode an order's samples, crop them, and write them into a slot of the shared ring.
+"""The work of a loader process: decode a request's samples, crop them, and write them into a slot of the shared ring.
 
-A row of the ring is one sample: crop * crop * 3 bytes of pixels (height, width, RGB), then its label as eight
-little-endian bytes. One message over the pair link thus carries pixels and labels together.
+The ring has slots for batches; a row of a slot holds one sample: crop * crop * 3 bytes of pixels (height, width, RGB),
+then its label as eight little-endian bytes. One message between the towers thus carries pixels and labels together.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
 
 LABEL_BYTES = 8
-# Samples tried for one slot before the run stops: so many in a row are a broken shard, not a broken image.
-TRIES = 8
+# Consecutive samples tried for one row: if all are bad, the shard is damaged and the run stops.
+MAX_TRIES = 8
 
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
 class BatchRequest:
-    """What a rank wants decoded as one batch.
+    """The samples to decode as one batch of a rank.
 
-    split: a key of the loader's splits. epoch: addresses the crops. ids: int64 (n,), -1 for an empty row.
-    train: crop where augment.crop_offsets says; otherwise at the centre.
+    split: a key of the loader's splits. epoch: used to draw the crops. ids: int64 (n,), -1 for an empty row.
+    train: crop at augment.crop_offsets; otherwise at the centre.
     """
 
     split: str
@@ -45,12 +45,12 @@ class BatchRequest:
     train: bool
 
 
-SlotRequest = tuple[int, BatchRequest] | None  # slot and order; None only wakes a worker up
-Message = tuple[int, tuple[BadSample, ...]] | Exception | None  # slot and bad samples; None answers None
+SlotRequest = tuple[int, BatchRequest] | None  # slot of the ring and request; None warms a worker up
+Message = tuple[int, tuple[BadSample, ...]] | Exception | None  # slot and bad samples; None is the reply to None
 
 
 def row_bytes(crop: int) -> int:
-    """Return the bytes of a sample of crop x crop pixels and its label."""
+    """Return the size in bytes of a row: crop x crop pixels and a label."""
     return crop * crop * 3 + LABEL_BYTES
 
 
@@ -61,30 +61,30 @@ def pixels(rows: torch.Tensor, crop: int) -> torch.Tensor:
 
 def labels(rows: torch.Tensor) -> torch.Tensor:
     """Return the labels of rows, uint8 (n, row_bytes), as int64 (n,)."""
-    # A copy, and always one: a view of int64 wants an address that eight divides, and the rows will be written again.
+    # Always a copy: an int64 view needs an address that is a multiple of eight, and the ring is overwritten later.
     return rows[:, -LABEL_BYTES:].clone(memory_format=torch.contiguous_format).view(torch.int64).view(len(rows))
 
 
 class Decoder(Dataset[Message]):
-    """DataLoader's data set, in the workers: a task goes in, pixels and labels go to the ring, a few words come out."""
+    """DataLoader's data set, used in the workers: it writes a request's pixels and labels to the ring."""
 
     def __init__(self, splits: Mapping[str, Split], ring: Bytes, seed: int, crop: int) -> None:
         self._splits, self._ring, self._seed, self._crop = splits, ring, seed, crop
         self._images = {name: np.empty((s.manifest.size, s.manifest.size, 3), np.uint8) for name, s in splits.items()}
 
-    def __getitem__(self, task: SlotRequest) -> Message:
-        if task is None:
+    def __getitem__(self, slot_request: SlotRequest) -> Message:
+        if slot_request is None:
             self._warm_up()
             return None
         try:
-            return self._fill(*task)
-        except Exception as error:  # DataLoader would wrap it; the rank raises it as itself
-            return _portable(error)
+            return self._fill(*slot_request)
+        except Exception as error:  # returned, so that the rank raises it unchanged: DataLoader would wrap it
+            return _picklable(error)
 
     def _warm_up(self) -> None:
-        """Do once what every order does, before the first one comes: a forked process starts with all pages to fault.
+        """Run the code of a request once before the first one: a forked process faults on every page it first uses.
 
-        The ring is only read, a byte a page; other workers may be writing it.
+        The ring is only read, one byte per page, because other workers may be writing it.
         """
         self._ring.reshape(-1)[:: mmap.PAGESIZE].max(initial=0)
         for image in self._images.values():
@@ -92,13 +92,13 @@ class Decoder(Dataset[Message]):
             simplejpeg.decode_jpeg(jpeg, "RGB", buffer=image, strict=True)
             crop_offsets(self._seed, 0, np.zeros(1, np.int64), len(image), self._crop)
 
-    def _fill(self, slot: int, order: BatchRequest) -> Message:
-        split, image, crop = self._splits[order.split], self._images[order.split], self._crop
-        rows = self._ring[slot, : len(order.ids)]
+    def _fill(self, slot: int, request: BatchRequest) -> Message:
+        split, image, crop = self._splits[request.split], self._images[request.split], self._crop
+        rows = self._ring[slot, : len(request.ids)]
         views = rows[:, :-LABEL_BYTES].reshape(len(rows), crop, crop, 3)
-        tops, lefts = self._offsets(order, split.manifest.size)
-        used, bad = order.ids.copy(), []
-        for row, (sample, top, left) in enumerate(zip(order.ids.tolist(), tops, lefts, strict=True)):
+        tops, lefts = self._offsets(request, split.manifest.size)
+        used, bad = request.ids.copy(), []
+        for row, (sample, top, left) in enumerate(zip(request.ids.tolist(), tops, lefts, strict=True)):
             if sample < 0:
                 views[row] = 0
                 continue
@@ -106,50 +106,53 @@ class Decoder(Dataset[Message]):
             if problem is not None:
                 bad.append(problem)
             views[row] = image[top : top + crop, left : left + crop]
-        found = np.where(used < 0, -1, split.labels[used]).astype("<i8")
-        rows[:, -LABEL_BYTES:] = found.view(np.uint8).reshape(-1, LABEL_BYTES)
+        classes = np.where(used < 0, -1, split.labels[used]).astype("<i8")
+        rows[:, -LABEL_BYTES:] = classes.view(np.uint8).reshape(-1, LABEL_BYTES)
         return slot, tuple(bad)
 
-    def _offsets(self, order: BatchRequest, size: int) -> tuple[list[int], list[int]]:
-        if order.train:
-            top, left = crop_offsets(self._seed, order.epoch, np.maximum(order.ids, 0), size, self._crop)
+    def _offsets(self, request: BatchRequest, size: int) -> tuple[list[int], list[int]]:
+        if request.train:
+            top, left = crop_offsets(self._seed, request.epoch, np.maximum(request.ids, 0), size, self._crop)
             return top.tolist(), left.tolist()
-        centre = [centre_offset(size, self._crop)] * len(order.ids)
+        centre = [centre_offset(size, self._crop)] * len(request.ids)
         return centre, centre
 
 
 def _decode(split: Split, planned: int, image: Bytes) -> tuple[int, BadSample | None]:
-    """Decode a sample into image, or the next one that can be; return the id decoded and what was wrong with the first.
+    """Decode into image the planned sample, or the next one that is good.
 
-    Raises UserError where several in a row cannot be decoded.
+    Returns the id that was decoded, and the report on the planned sample if that was bad. Raises UserError if
+    MAX_TRIES samples in a row are bad.
     """
     first: BadSample | None = None
-    for sample in range(planned, planned + TRIES):
+    for sample in range(planned, planned + MAX_TRIES):
         try:
             _decode_one(split, sample % split.images, image)
         except BadSample as bad:
             first = first or bad.with_traceback(None)
         else:
             return sample % split.images, first
-    raise UserError(f"{TRIES} samples in a row could not be read, from {first}. Its shard is damaged: pack it again")
+    raise UserError(
+        f"{MAX_TRIES} samples in a row could not be read, starting with {first}. The shard is damaged: pack it again"
+    )
 
 
 def _decode_one(split: Split, sample: int, image: Bytes) -> None:
-    jpeg, sides = split.jpeg(sample), image.shape[:2]
+    jpeg, expected = split.jpeg(sample), image.shape[:2]
     try:
-        found = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=image, strict=True).shape[:2]
+        shape = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=image, strict=True).shape[:2]
     except ValueError as error:
-        # A picture that is larger than the buffer is refused in the same way as a damaged one.
-        found = _sides(jpeg)
-        if found in (None, sides):
+        # simplejpeg raises the same error for a damaged JPEG and for a picture that is larger than the buffer.
+        shape = _header_shape(jpeg)
+        if shape in (None, expected):
             raise split.bad_sample(sample, str(error), "damaged") from None
-    if found != sides:
-        reason = f"{found[1]} x {found[0]} pixels, expected {split.manifest.size} a side"
+    if shape != expected:
+        reason = f"{shape[1]} x {shape[0]} pixels, expected {split.manifest.size} a side"
         raise split.bad_sample(sample, reason, "size")
 
 
-def _sides(jpeg: memoryview | bytes) -> tuple[int, int] | None:
-    """Return (height, width) by a JPEG's header, or None where it has none."""
+def _header_shape(jpeg: memoryview | bytes) -> tuple[int, int] | None:
+    """Return (height, width) from a JPEG's header, or None if it cannot be read."""
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
     except ValueError:
@@ -157,8 +160,8 @@ def _sides(jpeg: memoryview | bytes) -> tuple[int, int] | None:
     return height, width
 
 
-def _portable(error: Exception) -> Exception:
-    """Return the error as it can cross a queue, with the worker's traceback as a note."""
+def _picklable(error: Exception) -> Exception:
+    """Return the error with the worker's traceback as a note; if it does not pickle, a RuntimeError with its text."""
     if get_worker_info() is not None:
         error.add_note(f"in loader process {os.getpid()}:\n{traceback.format_exc()}")
     try:

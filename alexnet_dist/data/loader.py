@@ -1,8 +1,8 @@
-"""Decode ahead of the training step: worker processes that write samples straight into one shared ring.
+"""Decode ahead of the training step: worker processes write samples directly into one shared ring.
 
-The rank says what is wanted, an BatchRequest a batch; DataLoader's worker processes decode and crop it into a slot of the
-ring; only the slot's number and the list of bad samples cross the queue. The ring is anonymous shared memory, so it
-needs no room in /dev/shm and nothing is left behind, however the processes end.
+The rank passes one BatchRequest per batch; DataLoader's worker processes decode and crop its samples into a slot of the
+ring. Only the slot's number and the list of bad samples cross the queue. The ring is anonymous shared memory: it needs
+no space in /dev/shm, and nothing is left behind, however the processes end.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from torch.utils.data import DataLoader, Sampler
 
 from alexnet_dist import process
 from alexnet_dist.data import pinning
-from alexnet_dist.data.decoder import Decoder, Message, BatchRequest, SlotRequest, labels, pixels, row_bytes
+from alexnet_dist.data.decoder import BatchRequest, Decoder, Message, SlotRequest, labels, pixels, row_bytes
 from alexnet_dist.data.prefetcher import Prefetcher
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import RunError, UserError
 
-__all__ = ["LoadedBatch", "Loader", "BatchRequest", "labels", "pixels", "row_bytes", "worker_death_as_error"]
+__all__ = ["BatchRequest", "LoadedBatch", "Loader", "labels", "pixels", "row_bytes", "worker_death_as_error"]
 
-# Orders that each worker has before it; more only makes the ring larger.
+# Requests queued per worker; more only makes the ring larger.
 PREFETCH = 2
-# Beside the orders under way: the batch in use, the one before it, and one to spare.
+# Slots besides those of queued requests: the batch in use, the one before it, and one spare.
 SPARE_SLOTS = 3
-# Bad samples below which no fraction is too large: the first bad one of a run would otherwise stop it.
-FEWEST_BAD = 10
-# What torch says of workers that have died.
-DEATH = re.compile(
+# Bad samples below which the fraction is not checked: otherwise the first bad sample of a run could stop it.
+MIN_BAD = 10
+# The message of torch's error for workers that died.
+WORKER_DEATH = re.compile(
     r"DataLoader worker \(pid(\(s\))? (?P<pids>[\d, ]+)\) (is killed by signal: (?P<signal>[^.]+)|exited)"
 )
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedBatch:
-    """An order's samples.
+    """A request's samples.
 
-    rows: uint8 (n, row_bytes), a view of the ring, valid until the second next batch is asked for; an empty row is
-    zeros with label -1. bad: reports on the planned samples that another one stands in for.
+    rows: uint8 (n, row_bytes), a view of the ring, valid until the batch after the next one is requested; an empty row
+    is zeros with label -1. bad: reports on the planned samples for which another one was substituted.
     """
 
-    order: BatchRequest
+    request: BatchRequest
     rows: torch.Tensor
     bad: tuple[BadSample, ...]
 
@@ -62,7 +62,7 @@ class LoadedBatch:
 class Loader:
     """The worker processes and their ring.
 
-    Construct it in the main thread, before the metrics server, the process group and CUDA exist: it forks at once.
+    Construct it in the main thread, before the metrics server, the process group and CUDA exist: it forks immediately.
     """
 
     def __init__(
@@ -76,11 +76,12 @@ class Loader:
         max_bad_fraction: float,
         ahead_bytes: int = 0,
     ) -> None:
-        """Allocate the ring and fork the workers; with workers=0 this process decodes, by the same code.
+        """Allocate the ring and fork the workers; with workers=0 this process decodes, with the same code.
 
-        rows: of the largest order. max_bad_fraction: of all samples asked for, beyond which the run stops.
-        ahead_bytes: of remote shards that one more process fetches before the workers want them.
-        Raises UserError where the crop is larger than a split's images.
+        rows: of the largest request. max_bad_fraction: of all requested samples, above which the run stops.
+        ahead_bytes: of remote shards that a separate process fetches before the workers need them.
+        Raises UserError if the crop is larger than a split's images, or the ring does not fit in memory, and RunError
+        if the processes cannot be started.
         """
         for split in splits.values():
             if crop > split.manifest.size:
@@ -100,34 +101,34 @@ class Loader:
                 " data.eval_rows, data.global_batch or data.workers"
             ) from None
         self.ring = torch.frombuffer(memory, dtype=torch.uint8).view(shape)
-        self._feed = _Feed(warm_ups=workers * PREFETCH, slots=shape[0], rows=rows)
+        self._sampler = _RequestSampler(warm_ups=workers * PREFETCH, slots=shape[0], rows=rows)
         loader = DataLoader(
             Decoder(splits, self.ring.numpy(), seed, crop),
             batch_size=None,
-            sampler=self._feed,
-            collate_fn=_unchanged,
+            sampler=self._sampler,
+            collate_fn=_keep_message,
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             multiprocessing_context="fork" if workers else None,
-            worker_init_fn=partial(_settle, os.getpid()),
-            generator=torch.Generator(),  # its own: DataLoader draws a number that nobody uses
+            worker_init_fn=partial(_init_worker, os.getpid()),
+            generator=torch.Generator(),  # DataLoader draws an unused number: not from the global generator
         )
-        self._ahead = Prefetcher(splits, 0)  # with no process yet
+        self._prefetcher = Prefetcher(splits, 0)  # without a process
         self._messages: Iterator[Message] = iter(())
         self._fork(loader, splits, ahead_bytes)
         self._running: Generator[LoadedBatch, None, None] | None = None
         self._pinned = False
-        # Workers ignore SIGTERM, by which Python would end them as it exits, and would be waited for in vain.
+        # At exit Python sends its children SIGTERM and joins them; workers ignore SIGTERM, so it would wait forever.
         atexit.register(self.close)
 
     def _fork(self, loader: DataLoader[Message], splits: Mapping[str, Split], ahead_bytes: int) -> None:
-        # Held back until the processes ignore them, so that none dies of one in between.
+        # Blocked until the processes ignore them, so that none of them is killed in between.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, process.GROUP_SIGNALS)
         try:
-            self._ahead = Prefetcher(splits, ahead_bytes)
+            self._prefetcher = Prefetcher(splits, ahead_bytes)
             self._messages = iter(loader)
         except OSError as error:
-            self._ahead.close()
+            self._prefetcher.close()
             raise RunError(
                 f"data.workers: {loader.num_workers} loader processes could not be started: {error.strerror}; lower it,"
                 " or raise the limit on processes or memory"
@@ -136,24 +137,24 @@ class Loader:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def pin(self) -> None:
-        """Register the ring with CUDA until `close`; call once, when CUDA is up in this process.
+        """Register the ring with CUDA until `close`; call it once, after CUDA is initialized in this process.
 
-        Raises RunError where CUDA refuses.
+        Raises RunError if CUDA reports an error.
         """
         if self._pinned:
-            raise RuntimeError("Loader.pin is called once: the ring is registered already")
+            raise RuntimeError("Loader.pin may be called only once: the ring is already registered")
         pinning.register(self.ring)
         self._pinned = True
 
-    def run(self, orders: Iterable[BatchRequest]) -> Iterator[LoadedBatch]:
-        """Return the batches of the orders, in order; call once.
+    def run(self, requests: Iterable[BatchRequest]) -> Iterator[LoadedBatch]:
+        """Return the batches of the requests, in the same order; call it once.
 
-        Orders are asked for a few ahead of the batches. Raises UserError once too many samples are bad, RunError where
-        a worker was killed, and whatever else goes wrong in a worker.
+        Requests are read a few ahead of the batches. Raises UserError if too many samples are bad, RunError if a
+        worker was killed, and any exception raised in a worker.
         """
         if self._running is not None:
-            raise RuntimeError("Loader.run is called once: its workers follow one stream of orders")
-        self._feed.orders = self._ahead.watch(iter(orders))
+            raise RuntimeError("Loader.run may be called only once: its workers read a single stream of requests")
+        self._sampler.requests = self._prefetcher.watch(iter(requests))
         self._running = self._batches()
         return self._running
 
@@ -162,18 +163,18 @@ class Loader:
             for message in self._messages:
                 if message is None:
                     continue
-                order = self._feed.sent.popleft()
+                request = self._sampler.in_flight.popleft()
                 if isinstance(message, Exception):
                     raise message
                 slot, bad = message
-                self._count(order, bad)
-                yield LoadedBatch(order, self.ring[slot, : len(order.ids)], bad)
+                self._count(request, bad)
+                yield LoadedBatch(request, self.ring[slot, : len(request.ids)], bad)
 
-    def _count(self, order: BatchRequest, bad: tuple[BadSample, ...]) -> None:
-        self._samples += int((order.ids >= 0).sum())
+    def _count(self, request: BatchRequest, bad: tuple[BadSample, ...]) -> None:
+        self._samples += int((request.ids >= 0).sum())
         self._bad += len(bad)
         self._last_bad.extend(bad)
-        if self._bad >= FEWEST_BAD and self._bad > self._max_bad_fraction * self._samples:
+        if self._bad >= MIN_BAD and self._bad > self._max_bad_fraction * self._samples:
             raise UserError(
                 f"{self._bad} of {self._samples} samples could not be read, more than data.max_bad_fraction ="
                 f" {self._max_bad_fraction} allows; the last: {'; '.join(map(str, self._last_bad))}."
@@ -181,14 +182,14 @@ class Loader:
             )
 
     def close(self) -> None:
-        """End the processes at once, dropping what is under way; may be called again."""
+        """Kill the processes, discarding requests in flight; may be called again."""
         atexit.unregister(self.close)
         if self._running is not None:
             self._running.close()
         messages, self._messages = self._messages, iter(())
         try:
-            self._ahead.close()
-            _end_workers(messages)
+            self._prefetcher.close()
+            _kill_workers(messages)
         finally:
             if self._pinned:
                 self._pinned = False
@@ -205,10 +206,10 @@ class Loader:
 
 @contextmanager
 def worker_death_as_error() -> Iterator[None]:
-    """Turn what torch raises for a dead worker into the RunError that says what may have killed it.
+    """Turn torch's error for a dead worker into a RunError that names the likely cause.
 
-    Put it around whatever runs while a Loader is open: torch raises in a handler of SIGCHLD, so wherever the main
-    thread is, in the middle of backward for one, and that may have made another error of it by the time it is here.
+    Put it around all code that runs while a Loader is open. Torch raises in a handler of SIGCHLD, so at any point of
+    the main thread, such as in backward, and code there may have turned the error into another one.
     """
     try:
         yield
@@ -217,74 +218,78 @@ def worker_death_as_error() -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, RuntimeError):
-                deaths += [death for death in (DEATH.search(str(cause)),) if death]
+                deaths += [death for death in (WORKER_DEATH.search(str(cause)),) if death]
             cause = cause.__cause__ or cause.__context__
         if not deaths:
             raise
-        # While it waits for a batch, torch makes an error without the signal of the one that names it.
-        death = max(deaths, key=lambda one: one["signal"] is not None)
-        raise RunError(_obituary(death["pids"], death["signal"])) from None
+        # While waiting for a batch, torch chains an error without the signal to the one that names the signal.
+        death = max(deaths, key=lambda match: match["signal"] is not None)
+        raise RunError(_death_message(death["pids"], death["signal"])) from None
 
 
-def _obituary(pids: str, killer: str | None) -> str:
-    """Return the sentence on dead workers; killer: what the C library calls the signal, where torch has seen it."""
-    memory = "memory has run out: lower data.workers, or give the run more memory"
+def _death_message(pids: str, signal_text: str | None) -> str:
+    """Return the message for dead workers; signal_text: the C library's name of the signal, if torch knows it."""
+    memory = "memory ran out: lower data.workers, or give the run more memory"
     shard = (
-        "a shard was changed, or cannot be read any more: look at the disk, and check the packed set by"
+        "a shard was changed or can no longer be read: check the disk, and check the packed set with"
         " python -m alexnet_dist.pack FOLDER --verify"
     )
     causes = {signal.SIGKILL: memory, signal.SIGBUS: shard}
-    number = next((one for one in signal.valid_signals() if killer and signal.strsignal(one) == killer), None)
+    numbers = (number for number in signal.valid_signals() if signal_text and signal.strsignal(number) == signal_text)
+    number = next(numbers, None)
     cause = causes.get(signal.Signals(number)) if number else None
-    by = "died" if killer is None else f"was killed by a signal ({killer})"
-    return f"loader process {pids} {by}; most likely {cause or f'{memory}; or {shard}'}. Then start again"
+    event = "died" if signal_text is None else f"was killed by a signal ({signal_text})"
+    return f"loader process {pids} {event}; most likely {cause or f'{memory}; or {shard}'}. Then start the run again"
 
 
-class _Feed(Sampler[SlotRequest]):
-    """DataLoader's sampler: first what wakes the workers up, then the orders, which nobody knows at the fork."""
+class _RequestSampler(Sampler[SlotRequest]):
+    """DataLoader's sampler: first None to warm the workers up, then the requests, which are set after the fork.
+
+    in_flight: requests that were sent to the workers and whose messages have not been read.
+    """
 
     def __init__(self, warm_ups: int, slots: int, rows: int) -> None:
-        self.orders: Iterator[BatchRequest] = iter(())
-        self.sent: deque[BatchRequest] = deque()
+        self.requests: Iterator[BatchRequest] = iter(())
+        self.in_flight: deque[BatchRequest] = deque()
         self._warm_ups, self._slots, self._rows = warm_ups, slots, rows
 
     def __iter__(self) -> Iterator[SlotRequest]:
         for _ in range(self._warm_ups):
             yield None
-        for position, order in enumerate(self.orders):
-            if len(order.ids) > self._rows:
-                raise ValueError(f"an order of {len(order.ids)} rows; the loader was made for at most {self._rows}")
-            self.sent.append(order)
-            yield position % self._slots, order
+        for position, request in enumerate(self.requests):
+            if len(request.ids) > self._rows:
+                raise ValueError(f"a request of {len(request.ids)} rows; the loader accepts at most {self._rows}")
+            self.in_flight.append(request)
+            yield position % self._slots, request
 
 
-def _settle(rank: int, _worker: int) -> None:
+def _init_worker(rank: int, _worker: int) -> None:
     process.init_worker(rank)
-    # Torch's handler says that shared memory may be too small; here, it is a mapped shard that cannot be read.
+    # Torch's handler reports too little shared memory; here the cause is a mapped shard that cannot be read.
     signal.signal(signal.SIGBUS, signal.SIG_DFL)
 
 
-def _end_workers(iterator: Any) -> None:
-    """Kill the workers of DataLoader's iterator, whatever they are doing, and let it put the rest away.
+def _kill_workers(iterator: Any) -> None:
+    """Kill the workers of DataLoader's iterator, then let it release its queues and threads.
 
-    By itself it would wait for a worker that is downloading, and then send the SIGTERM that workers ignore. It ends
-    them when it is collected, too, but a traceback may keep it alive.
+    Its own shutdown waits for a worker that is downloading, then sends SIGTERM, which workers ignore. It runs when the
+    iterator is collected, which a traceback may delay.
     """
     workers = getattr(iterator, "_workers", [])
     if not workers:
         return
     if iterator._worker_pids_set:
         iterator._worker_pids_set = False
-        torch._C._remove_worker_pids(id(iterator))  # or their deaths would be raised as errors, wherever we are
+        torch._C._remove_worker_pids(id(iterator))  # otherwise torch raises their deaths as errors in this thread
     for worker in workers:
         worker.kill()
     for worker in workers:
         worker.join()
-    # Nobody is left to see it set, and a worker may have died holding its lock.
+    # A new event: no process reads it any more, and a killed worker may have held the lock of the old one.
     iterator._workers_done_event = threading.Event()
     iterator._shutdown_workers()
 
 
-def _unchanged(message: Any) -> Any:
-    """Stand in for DataLoader's collating, which would make tensors of arrays."""
+def _keep_message(message: Any) -> Any:
+    """Return the message unchanged: DataLoader's default would convert its arrays to tensors."""
     return message

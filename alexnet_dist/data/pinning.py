@@ -1,4 +1,4 @@
-"""Memory that is not torch's own, made known to CUDA, so that the device reads it without a copy in between."""
+"""Register memory that torch did not allocate with CUDA, so that the device reads it without an extra copy."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import torch
 
 from alexnet_dist.errors import RunError
 
-SUCCESS = 0
+CUDA_SUCCESS = 0
 
 
 def register(memory: torch.Tensor) -> None:
-    """Lock a CPU tensor's pages and register them with CUDA, which must be up in this process.
+    """Lock a CPU tensor's pages and register them with CUDA, which must be initialized in this process.
 
-    Processes forked before share the pages, and need to know nothing of it. Raises RunError saying what CUDA says.
+    Processes forked earlier share the pages and need no change. Raises RunError with CUDA's message.
     """
     runtime = _runtime()
-    answer = runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
-    if int(answer) != SUCCESS:
+    status = runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
+    if int(status) != CUDA_SUCCESS:
         raise RunError(
-            f"CUDA cannot pin the loader's ring of {memory.nbytes / 1e6:.0f} MB: {runtime.cudaGetErrorString(answer)}."
-            " Free some memory, allow the container to lock more of it, or make the ring smaller by fewer data.workers"
+            f"CUDA cannot pin the loader's ring of {memory.nbytes / 1e6:.0f} MB: {runtime.cudaGetErrorString(status)}."
+            " Free some memory, allow the container to lock more memory, or use a smaller ring with fewer data.workers"
         )
 
 
 def unregister(memory: torch.Tensor) -> None:
-    """Take back what `register` did; CUDA's own answer is not asked for, as the process may be on its way out."""
+    """Undo `register`; CUDA's status is ignored, as the process may be exiting."""
     _runtime().cudaHostUnregister(memory.data_ptr())
 
 

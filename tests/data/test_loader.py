@@ -1,4 +1,4 @@
-"""The loader: one stream for any number of workers, bad samples in their slots, errors as themselves."""
+"""The loader: the same stream for any number of workers, substitutes for bad samples, and errors of workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import simplejpeg
 import torch
 
 from alexnet_dist.data.augment import crop_offsets
-from alexnet_dist.data.loader import LoadedBatch, Loader, BatchRequest, labels, pixels, row_bytes
+from alexnet_dist.data.loader import BatchRequest, LoadedBatch, Loader, labels, pixels, row_bytes
 from alexnet_dist.data.plan import EpochPlan, validation_ids
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
@@ -25,7 +25,7 @@ Pack = Callable[..., Path]
 Draw = Callable[[int, int], list[bytes]]
 CROP = 14
 
-# Torch warns of more workers than cores; here they are for the order's sake, not for speed.
+# Torch warns about more workers than cores; these tests use them for the order of samples, not for speed.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
@@ -35,7 +35,7 @@ def open_loader(
     return Loader(splits, seed=5, crop=crop, rows=rows, workers=workers, max_bad_fraction=fraction)
 
 
-def training_orders(split: Split, epochs: int = 3) -> list[BatchRequest]:
+def training_requests(split: Split, epochs: int = 3) -> list[BatchRequest]:
     plans = [EpochPlan(split.counts, seed=5, epoch=e, global_batch=6, lanes=2, window=4) for e in range(epochs)]
     return [BatchRequest("train", p.epoch, p.sample_ids(b, 0, 6), train=True) for p in plans for b in range(p.batches)]
 
@@ -43,7 +43,7 @@ def training_orders(split: Split, epochs: int = 3) -> list[BatchRequest]:
 def fingerprints(batches: Iterable[LoadedBatch]) -> list[str]:
     """Return a hash of ids, pixels and labels for each batch."""
     return [
-        hashlib.sha256(batch.order.ids.tobytes() + pixels(batch.rows, CROP).numpy().tobytes()
+        hashlib.sha256(batch.request.ids.tobytes() + pixels(batch.rows, CROP).numpy().tobytes()
                        + labels(batch.rows).numpy().tobytes()).hexdigest()
         for batch in batches
     ]  # fmt: skip
@@ -60,12 +60,12 @@ def split(pack_tiny: Pack) -> Split:
 
 
 def test_training_rows_are_the_drawn_crops_with_their_labels(split: Split) -> None:
-    orders = training_orders(split, epochs=1)
+    requests = training_requests(split, epochs=1)
     with open_loader({"train": split}) as loader:
-        for batch in loader.run(orders):
+        for batch in loader.run(requests):
             assert batch.rows.shape == (6, row_bytes(CROP))
-            top, left = crop_offsets(5, 0, batch.order.ids, 16, CROP)
-            for n, sample in enumerate(batch.order.ids.tolist()):
+            top, left = crop_offsets(5, 0, batch.request.ids, 16, CROP)
+            for n, sample in enumerate(batch.request.ids.tolist()):
                 crop = decoded(split, sample)[top[n] : top[n] + CROP, left[n] : left[n] + CROP]
                 assert np.array_equal(pixels(batch.rows, CROP)[n].numpy(), crop)
                 assert labels(batch.rows)[n] == sample % 5
@@ -78,8 +78,8 @@ def test_validation_rows_are_centre_crops_and_empty_rows_are_empty(pack_tiny: Pa
     assert ids.tolist() == [18, 19, -1, -1, -1, -1]
     full = np.full(6, 3)
     with open_loader({"val": val}) as loader:
-        # Four orders: the last one finds the first one's rows in its slot.
-        batches = loader.run([BatchRequest("val", 0, each, train=False) for each in (full, full, full, ids)])
+        # Four requests: the last one reuses the slot that holds the rows of the first.
+        batches = loader.run([BatchRequest("val", 0, values, train=False) for values in (full, full, full, ids)])
         *_, batch = batches
         for n, sample in enumerate((18, 19)):
             assert np.array_equal(pixels(batch.rows, CROP)[n].numpy(), decoded(val, sample)[1:15, 1:15])
@@ -101,65 +101,65 @@ def test_odd_crops_keep_pixels_and_labels_apart(split: Split) -> None:
         assert labels(batch.rows).tolist() == [0, 1, 2, 3, 4, 0]
         assert np.array_equal(pixels(batch.rows, 7)[5].numpy(), decoded(split, 5)[4:11, 4:11])
         alone = batch.rows[2:3].clone()
-        found = labels(alone)
-        alone.zero_()  # the ring is written again
-        assert found.tolist() == [2]
+        copied = labels(alone)
+        alone.zero_()  # as when the ring is overwritten
+        assert copied.tolist() == [2]
 
 
 def test_the_stream_is_the_same_for_any_number_of_workers_and_wherever_it_starts(pack_tiny: Pack) -> None:
     train = Split.open(pack_tiny(), "train")
     val = Split.open(pack_tiny(split="val"), "val")
-    orders = training_orders(train)
-    orders[4:4] = [BatchRequest("val", 0, validation_ids(k, 0, 1, val.images, 6), train=False) for k in range(4)]
+    requests = training_requests(train)
+    requests[4:4] = [BatchRequest("val", 0, validation_ids(k, 0, 1, val.images, 6), train=False) for k in range(4)]
     streams = {}
     for workers in (0, 1, 3):
         with open_loader({"train": train, "val": val}, workers) as loader:
-            streams[workers] = fingerprints(loader.run(orders))
-    assert len(set(streams[0])) == len(orders)
+            streams[workers] = fingerprints(loader.run(requests))
+    assert len(set(streams[0])) == len(requests)
     assert streams[0] == streams[1] == streams[3]
-    for start in (1, 6, len(orders) - 1):
+    for start in (1, 6, len(requests) - 1):
         with open_loader({"train": train, "val": val}, workers=1) as loader:
-            assert fingerprints(loader.run(orders[start:])) == streams[0][start:]
+            assert fingerprints(loader.run(requests[start:])) == streams[0][start:]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rows_stay_while_the_next_batch_is_asked_for(split: Split, workers: int) -> None:
-    orders = training_orders(split, epochs=6)
+    requests = training_requests(split, epochs=6)
     with open_loader({"train": split}, workers) as loader:
-        batches = loader.run(orders)
+        batches = loader.run(requests)
         held = next(batches)
         for batch in batches:
             copy = held.rows.clone()
-            time.sleep(0.002)  # the workers write whatever they may
+            time.sleep(0.002)  # the workers write to all the slots they may use
             assert torch.equal(held.rows, copy)
-            for n, sample in enumerate(held.order.ids.tolist()):
+            for n, sample in enumerate(held.request.ids.tolist()):
                 assert labels(held.rows)[n] == sample % 5
             held = batch
 
 
-def test_orders_are_not_asked_for_before_run_and_then_only_a_few_ahead(split: Split) -> None:
-    asked: list[int] = []
+def test_requests_are_not_read_before_run_and_then_only_a_few_ahead(split: Split) -> None:
+    read: list[int] = []
 
-    def orders() -> Iterator[BatchRequest]:
+    def requests() -> Iterator[BatchRequest]:
         for number in range(50):
-            asked.append(number)
+            read.append(number)
             yield BatchRequest("train", 0, np.arange(6), train=True)
 
     before = len(multiprocessing.active_children())
     with open_loader({"train": split}, workers=2) as loader:
         assert len(multiprocessing.active_children()) == before + 2
-        batches = loader.run(orders())
-        assert asked == []
+        batches = loader.run(requests())
+        assert read == []
         next(batches)
-        assert 1 <= len(asked) <= 5
-        with pytest.raises(RuntimeError, match="called once"):
+        assert 1 <= len(read) <= 5
+        with pytest.raises(RuntimeError, match="called only once"):
             loader.run([])
 
 
 def test_loading_draws_no_ambient_random_numbers(split: Split) -> None:
     before = torch.get_rng_state()
     with open_loader({"train": split}, workers=1) as loader:
-        list(loader.run(training_orders(split, epochs=1)))
+        list(loader.run(training_requests(split, epochs=1)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -176,7 +176,7 @@ def test_the_next_sample_that_decodes_stands_in_for_a_bad_one(pack_tiny: Pack, d
         (batch,) = loader.run([BatchRequest("train", 1, ids, train=True)])
         used = [1, 3, 8, 12, -1, 1]
         assert labels(batch.rows).tolist() == [sample if sample < 0 else sample % 5 for sample in used]
-        # The draws stay with the sample that was planned.
+        # The draws are those of the planned sample.
         top, left = crop_offsets(5, 1, np.maximum(ids, 0), 16, CROP)
         for n, sample in enumerate(used):
             if sample >= 0:
@@ -196,12 +196,12 @@ def test_too_many_bad_samples_stop_the_run_by_name(pack_tiny: Pack, draw_jpegs: 
     jpegs = draw_jpegs(20, 16)
     jpegs[9] = jpegs[9][:-60]
     split = Split.open(pack_tiny(jpegs), "train")
-    orders = [BatchRequest("train", epoch, np.array([8, 9, 10, 11, -1]), train=True) for epoch in range(30)]
+    requests = [BatchRequest("train", epoch, np.array([8, 9, 10, 11, -1]), train=True) for epoch in range(30)]
     with open_loader({"train": split}, workers, fraction=0.25) as loader:
-        assert len(list(loader.run(orders))) == 30  # exactly a quarter is not more than a quarter
+        assert len(list(loader.run(requests))) == 30  # exactly a quarter is allowed
     message = r"10 of 40 samples .*data\.max_bad_fraction = 0\.2.*sample 9 \(train-000002\.tar"
     with open_loader({"train": split}, workers, fraction=0.2) as loader:
-        batches = loader.run(orders)
+        batches = loader.run(requests)
         assert len(list(islice(batches, 9))) == 9
         with pytest.raises(UserError, match=message):
             next(batches)
@@ -218,7 +218,7 @@ def test_a_damaged_shard_stops_the_run_by_name(pack_tiny: Pack, draw_jpegs: Draw
 
 
 class PeculiarError(Exception):
-    """An error that no queue can carry: it is made of what cannot be pickled."""
+    """An error that cannot be sent through a queue: its argument cannot be pickled."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         super().__init__(function)
@@ -234,27 +234,27 @@ def test_a_workers_error_arrives_as_itself(split: Split, workers: int, monkeypat
         open_loader({"train": split}, workers) as loader,
         pytest.raises(PermissionError) as caught,
     ):
-        next(loader.run(training_orders(split)))
+        next(loader.run(training_requests(split)))
     assert str(caught.value) == "[Errno 13] Permission denied: 'train-000000.tar'"
     notes = "".join(getattr(caught.value, "__notes__", []))
     assert ("in refuse" in notes) == (workers > 0)
 
 
-def test_an_error_that_cannot_travel_arrives_in_words(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_cannot_be_pickled_arrives_as_text(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int) -> memoryview:
         raise PeculiarError(lambda: None)
 
     monkeypatch.setattr(split, "jpeg", refuse)
     with open_loader({"train": split}, workers=1) as loader, pytest.raises(RuntimeError, match="PeculiarError"):
-        next(loader.run(training_orders(split)))
+        next(loader.run(training_requests(split)))
 
 
 def test_what_does_not_fit_is_refused(split: Split) -> None:
     with pytest.raises(UserError, match=r"data\.crop: 17; the images in .* have 16 pixels a side"):
         open_loader({"train": split}, crop=17)
-    order = BatchRequest("train", 0, np.arange(7), train=True)
-    with open_loader({"train": split}, rows=6) as loader, pytest.raises(ValueError, match="order of 7 rows"):
-        next(loader.run([order]))
+    request = BatchRequest("train", 0, np.arange(7), train=True)
+    with open_loader({"train": split}, rows=6) as loader, pytest.raises(ValueError, match="request of 7 rows"):
+        next(loader.run([request]))
 
 
 def test_a_ring_that_no_memory_holds_is_refused(split: Split) -> None:

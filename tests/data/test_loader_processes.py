@@ -1,4 +1,4 @@
-"""The loader's processes: deaf to signals to their group, ended quickly, never outliving their rank."""
+"""The loader's processes: they ignore signals to their process group, end quickly and never outlive their rank."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def open_loader(split: Split, workers: int) -> Loader:
     return Loader({"train": split}, seed=5, crop=14, rows=6, workers=workers, max_bad_fraction=0.1)
 
 
-def training_orders(count: int) -> list[BatchRequest]:
+def training_requests(count: int) -> list[BatchRequest]:
     return [BatchRequest("train", epoch, np.arange(6), train=True) for epoch in range(count)]
 
 
 def children() -> set[int]:
-    """Return the processes that this one has started, by whatever test."""
+    """Return the child processes of this one, started by any test."""
     return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
 
 
@@ -48,15 +48,15 @@ def test_workers_ignore_the_signals_to_their_process_group(split: Split) -> None
     before = children()
     with open_loader(split, workers=2) as loader:
         workers = children() - before
-        orders = training_orders(24)
+        requests = training_requests(24)
         count = 0
-        for batch in loader.run(orders):
+        for batch in loader.run(requests):
             count += len(batch.rows) > 0
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 if count % 5 == 1:
                     for worker in workers:
                         os.kill(worker, number)
-        assert count == len(orders)
+        assert count == len(requests)
 
 
 def test_signals_of_the_rank_are_as_before(split: Split) -> None:
@@ -72,7 +72,7 @@ def test_close_is_quick_and_leaves_no_worker(split: Split, moment: str) -> None:
     workers = children() - before
     assert len(workers) == 2
     if moment != "unused":
-        batches = loader.run(training_orders(9))
+        batches = loader.run(training_requests(9))
         next(batches)
         if moment == "done":
             list(batches)
@@ -93,64 +93,64 @@ def test_close_is_quick_while_downloads_stall(pack_tiny: Pack, http_server: Http
     loader = Loader({"train": split}, seed=5, crop=14, rows=6, workers=2, max_bad_fraction=0.1, ahead_bytes=10_000_000)
     processes = children() - before
     assert len(processes) == 3
-    # The first shard comes; of the second and third, workers and the process that fetches ahead have but half.
-    next(
-        loader.run(
-            [BatchRequest("train", 0, ids, train=True) for ids in (np.arange(6), np.array([7]), np.arange(8, 14))]
-        )
-    )
+    # The first shard arrives; of the second and third, the workers and the prefetcher's process have only half.
+    batches = (np.arange(6), np.array([7]), np.arange(8, 14))
+    next(loader.run([BatchRequest("train", 0, ids, train=True) for ids in batches]))
     while not http_server.gets().keys() >= {"train-000001.tar", "train-000002.tar"}:
         time.sleep(0.01)
     began_s = time.monotonic()
     loader.close()
-    assert time.monotonic() - began_s < 2.0  # DataLoader by itself waits for 5, and then for the server
+    assert time.monotonic() - began_s < 2.0  # DataLoader itself waits for 5 s, then for the server
     assert not [process for process in processes if is_alive(process)]
 
 
-def be_elsewhere() -> None:
-    """Be somewhere else when a worker's death is noticed, as in backward, and make another error of it."""
+def fail_outside_the_loader() -> None:
+    """Run other code, as backward would be, when a worker's death is noticed, and raise another error for it."""
     try:
         time.sleep(20)
     except RuntimeError:
-        raise ValueError("what a library makes of it")  # noqa: B904
+        raise ValueError("an error raised by a library")  # noqa: B904
 
 
 @pytest.mark.parametrize("where", ["loading", "elsewhere"])
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "message"),
     [
-        (signal.SIGKILL, r"\(Killed\); most likely memory has run out: lower data\.workers, or give .* memory\. Then"),
+        (signal.SIGKILL, r"\(Killed\); most likely memory ran out: lower data\.workers, or give .* memory\. Then"),
         (
             signal.SIGBUS,
-            r"\(Bus error\); most likely a shard was changed, or cannot be read any more: .* --verify\. Then",
+            r"\(Bus error\); most likely a shard was changed or can no longer be read: .* --verify\. Then",
         ),
         (signal.SIGSEGV, r"\(Segmentation fault\); most likely memory .*; or a shard was changed"),
     ],
 )
-def test_a_killed_worker_is_told_in_a_sentence(
-    split: Split, number: signal.Signals, said: str, where: str, capfd: pytest.CaptureFixture[str]
+def test_a_killed_worker_is_reported_with_its_likely_cause(
+    split: Split, number: signal.Signals, message: str, where: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def load_and_lose_a_worker() -> None:
         before = children()
         with open_loader(split, workers=2) as loader:
-            batches = loader.run(repeat(training_orders(1)[0]))
+            batches = loader.run(repeat(training_requests(1)[0]))
             next(batches)
             os.kill(min(children() - before), number)
             if where == "elsewhere":
-                be_elsewhere()
+                fail_outside_the_loader()
             deque(batches, maxlen=0)
 
-    with pytest.raises(RunError, match=rf"^loader process \d+ was killed by a signal {said}"), worker_death_as_error():
+    with (
+        pytest.raises(RunError, match=rf"^loader process \d+ was killed by a signal {message}"),
+        worker_death_as_error(),
+    ):
         load_and_lose_a_worker()
     assert "shared memory" not in capfd.readouterr().err
 
 
 def test_other_errors_pass_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match=r"^a fault of ours$"), worker_death_as_error():
-        raise RuntimeError("a fault of ours")
+    with pytest.raises(RuntimeError, match=r"^another error$"), worker_death_as_error():
+        raise RuntimeError("another error")
 
 
-def test_a_death_that_was_noticed_late_is_told() -> None:
+def test_a_death_that_was_noticed_late_is_reported() -> None:
     with (
         pytest.raises(RunError, match=r"^loader process 7, 8 died; most likely memory .*; or a shard "),
         worker_death_as_error(),
@@ -159,35 +159,35 @@ def test_a_death_that_was_noticed_late_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda shard: shard.unlink(), "No such file or directory since the packed set was opened"),
-        (lambda shard: os.truncate(shard, 0), "cut short to 0 bytes since the packed set was opened"),
-        (lambda shard: os.truncate(shard, 1000), "cut short to 1,000 bytes since the packed set was opened"),
+        (lambda shard: os.truncate(shard, 0), "truncated to 0 bytes since the packed set was opened"),
+        (lambda shard: os.truncate(shard, 1000), "truncated to 1,000 bytes since the packed set was opened"),
     ],
 )
 def test_a_shard_that_changes_under_a_run_is_named(
-    pack_tiny: Pack, damage: Callable[[Path], object], said: str
+    pack_tiny: Pack, damage: Callable[[Path], object], message: str
 ) -> None:
     root = pack_tiny()
     with open_loader(Split.open(root, "train"), workers=1) as loader:
         damage(root / "train-000002.tar")
-        with pytest.raises(RunError, match=rf"{root}/train-000002\.tar: {said}.* start again"):
+        with pytest.raises(RunError, match=rf"{root}/train-000002\.tar: {message}.* start the run again"):
             list(loader.run([BatchRequest("train", 0, np.arange(8, 14), train=True)]))
 
 
-def test_a_shard_cut_short_while_it_is_mapped_is_told_by_its_signal(pack_tiny: Pack) -> None:
+def test_a_shard_truncated_while_it_is_mapped_is_reported_by_its_signal(pack_tiny: Pack) -> None:
     root = pack_tiny()
-    order = BatchRequest("train", 0, np.arange(8, 14), train=True)
+    request = BatchRequest("train", 0, np.arange(8, 14), train=True)
     with open_loader(Split.open(root, "train"), workers=1) as loader:
-        batches = loader.run(repeat(order))
+        batches = loader.run(repeat(request))
         next(batches)
         os.truncate(root / "train-000002.tar", 1000)
         with pytest.raises(RunError, match=r"Bus error.* a shard was changed"):
             deque(batches, maxlen=0)
 
 
-def test_processes_that_cannot_be_started_are_told_and_none_is_left(
+def test_processes_that_cannot_be_started_are_reported_and_none_is_left(
     pack_tiny: Pack, http_server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split, before = Split.open(remote_set(http_server.url(pack_tiny()), tmp_path), "train"), children()
@@ -202,14 +202,14 @@ def test_processes_that_cannot_be_started_are_told_and_none_is_left(
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process runs; an orphan that nobody has collected yet is dead."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-# A rank that loads for ever, or leaves without closing its loader.
+# A rank that loads forever, or exits without closing its loader.
 RANK = """
 import multiprocessing, sys
 from itertools import repeat
@@ -223,7 +223,7 @@ loader = Loader({"train": Split.open(Path(sys.argv[1]), "train")},
 batches = loader.run(repeat(BatchRequest("train", 0, np.arange(6), True)))
 next(batches)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-while sys.argv[2] == "for ever":
+while sys.argv[2] == "forever":
     next(batches)
 raise SystemExit(3)
 """
@@ -231,31 +231,31 @@ raise SystemExit(3)
 
 @contextmanager
 def running_rank(root: Path, how_long: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """Start a rank and give it with its workers' process ids once it has its first batch."""
+    """Start a rank, and yield it with its workers' process ids when it has its first batch."""
     rank = subprocess.Popen([sys.executable, "-c", RANK, str(root), how_long], stdout=subprocess.PIPE, text=True)
     with rank:
         try:
             assert rank.stdout is not None
-            yield rank, [int(word) for word in rank.stdout.readline().split()]
+            yield rank, [int(pid) for pid in rank.stdout.readline().split()]
         finally:
             rank.kill()
 
 
 def names_in_shared_memory(pid: int) -> list[str]:
-    """Return what a process has mapped from, or holds open in, the directory of named shared memory."""
+    """Return the files in /dev/shm that a process has mapped or holds open."""
     mapped = [line.split(maxsplit=5)[5] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/" in line]
     opened = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
     return [name for name in mapped + opened if name.startswith("/dev/shm")]
 
 
 def test_a_killed_rank_leaves_no_worker_and_nothing_in_dev_shm(pack_tiny: Pack) -> None:
-    with running_rank(pack_tiny(), "for ever") as (rank, workers):
+    with running_rank(pack_tiny(), "forever") as (rank, workers):
         assert len(workers) == 2
         for pid in (rank.pid, *workers):
             assert is_alive(pid)
-            # Semaphores have lost their names as soon as they are made; the ring never had one.
+            # Semaphores are unlinked as soon as they are created; the ring never had a name.
             assert [name for name in names_in_shared_memory(pid) if not name.endswith(" (deleted)")] == []
-    deadline_s = time.monotonic() + 2.0  # DataLoader itself would let them live for 5
+    deadline_s = time.monotonic() + 2.0  # DataLoader itself would take 5 s
     while any(is_alive(worker) for worker in workers) and time.monotonic() < deadline_s:
         time.sleep(0.02)
     assert not [worker for worker in workers if is_alive(worker)]

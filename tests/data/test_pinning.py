@@ -1,4 +1,4 @@
-"""The ring made known to CUDA: asked for once, told plainly where it fails, taken back at the end."""
+"""The ring is registered with CUDA once, a failure is reported, and it is unregistered at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.data.loader import Loader, BatchRequest
+from alexnet_dist.data.loader import BatchRequest, Loader
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError
 
@@ -18,23 +18,23 @@ OUT_OF_MEMORY = 2
 
 
 class Runtime:
-    """CUDA's runtime as far as it is called here: it writes down what it is asked, and answers as it is told."""
+    """A fake of the CUDA runtime functions that are called: it records the calls, and returns the given status."""
 
-    def __init__(self, answer: int) -> None:
-        self.answer = answer
-        self.asked: list[tuple[str, int, int]] = []
+    def __init__(self, status: int) -> None:
+        self.status = status
+        self.calls: list[tuple[str, int, int]] = []
 
     def cudaHostRegister(self, address: int, size_bytes: int, flags: int) -> int:  # noqa: N802
         assert flags == 0
-        self.asked.append(("register", address, size_bytes))
-        return self.answer
+        self.calls.append(("register", address, size_bytes))
+        return self.status
 
     def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
-        self.asked.append(("unregister", address, 0))
+        self.calls.append(("unregister", address, 0))
         return 0
 
-    def cudaGetErrorString(self, answer: int) -> str:  # noqa: N802
-        return f"out of memory ({answer})"
+    def cudaGetErrorString(self, status: int) -> str:  # noqa: N802
+        return f"out of memory ({status})"
 
 
 def open_loader(shards: Path) -> Loader:
@@ -44,34 +44,34 @@ def open_loader(shards: Path) -> Loader:
 def test_the_whole_ring_is_registered_once_and_taken_back_once(
     pack_tiny: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = Runtime(answer=0)
+    runtime = Runtime(status=0)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
     with open_loader(pack_tiny()) as loader:
-        assert runtime.asked == []
+        assert runtime.calls == []
         loader.pin()
-        assert runtime.asked == [("register", loader.ring.data_ptr(), loader.ring.numel())]
-        with pytest.raises(RuntimeError, match="called once"):
+        assert runtime.calls == [("register", loader.ring.data_ptr(), loader.ring.numel())]
+        with pytest.raises(RuntimeError, match="called only once"):
             loader.pin()
         (batch,) = loader.run([BatchRequest("train", 0, np.arange(6), train=True)])
         assert batch.rows.data_ptr() >= loader.ring.data_ptr()
     loader.close()
-    assert [what for what, _, _ in runtime.asked] == ["register", "unregister"]
-    assert runtime.asked[1][1] == loader.ring.data_ptr()
+    assert [name for name, _, _ in runtime.calls] == ["register", "unregister"]
+    assert runtime.calls[1][1] == loader.ring.data_ptr()
 
 
-def test_a_refusal_ends_the_run_in_cudas_words(pack_tiny: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = Runtime(answer=OUT_OF_MEMORY)
+def test_an_error_ends_the_run_with_cudas_message(pack_tiny: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime(status=OUT_OF_MEMORY)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
     with (
         open_loader(pack_tiny()) as loader,
         pytest.raises(RunError, match=r"pin the loader's ring .* out of memory \(2\).* fewer data\.workers"),
     ):
         loader.pin()
-    assert [what for what, _, _ in runtime.asked] == ["register"]
+    assert [name for name, _, _ in runtime.calls] == ["register"]
 
 
 def test_a_loader_that_was_not_pinned_asks_cuda_for_nothing(pack_tiny: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "cudart", lambda: pytest.fail("CUDA was asked for"))
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: pytest.fail("CUDA was called"))
     with open_loader(pack_tiny()):
         pass
 
