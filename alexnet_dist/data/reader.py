@@ -1,6 +1,6 @@
 """Read packed shards in place: JPEG bytes by sample id, from the shards and their index.
 
-A sample's id is its position in the split's shards laid end to end, 0 to images - 1.
+A sample's id is its position in the split's concatenated shards, 0 to images - 1.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from isal import isal_zlib
 from alexnet_dist.data.augment import colour_components
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar
 from alexnet_dist.data.plan import Ids
-from alexnet_dist.data.shards import REPACK, Files, Folder
+from alexnet_dist.data.shards import REPACK, Files, LocalFiles
 from alexnet_dist.errors import UserError
 
-# What can be wrong with a sample: its bytes are not those that were packed, they are no whole JPEG, or the picture has
-# other sides than the packed size.
+# What can be wrong with a sample: its bytes do not have the packed checksum, they are not a complete JPEG, or the
+# picture does not have the packed size.
 BadKind = Literal["checksum", "damaged", "size"]
 BAD_KINDS: tuple[BadKind, ...] = get_args(BadKind)
 
 
-class BadSample(Exception):  # noqa: N818 - a report first, and raised at times
-    """A sample that cannot be read or decoded; it stands for its slot in reports, and crosses process borders.
+class BadSample(Exception):  # noqa: N818 - mainly a report, sometimes raised
+    """A sample that cannot be read or decoded; it can be pickled, to be sent from a loader process to its rank.
 
-    sample: its id. shard: the tar's name. offset: bytes, of the JPEG in the tar. reason: a clause. kind: one of
-    BAD_KINDS, to count by.
+    sample: its id. shard: the tar's name. offset: of the JPEG in the tar, in bytes. reason: text for messages. kind:
+    the reason for metrics.
     """
 
     def __init__(self, sample: int, shard: str, offset: int, reason: str, kind: BadKind) -> None:
@@ -43,14 +43,14 @@ class BadSample(Exception):  # noqa: N818 - a report first, and raised at times
 
 
 class Split:
-    """One split of a packed set, `train` or `val`, checked and ready to read.
+    """One split of a packed set, checked and ready to read.
 
-    root: where it lies, for messages. manifest: what pack wrote. images: number of samples. counts: samples of each
-    shard. labels: int32 (images,).
+    root: the set's files; its text is the location. images: number of samples. counts: samples of each shard.
+    labels: int32 (images,).
     """
 
     def __init__(self, files: Files, manifest: Manifest) -> None:
-        """Read the index and the mean beside the shards; raises UserError naming the file that does not match."""
+        """Read the index and the mean image; raises UserError naming the file that does not match the manifest."""
         self.root = files
         self.manifest = manifest
         self.images = manifest.images
@@ -59,7 +59,7 @@ class Split:
         index = _array(files, manifest.index, (self.images,), INDEX_DTYPE)
         self.labels: npt.NDArray[np.int32] = np.ascontiguousarray(index["label"])
         self._check_index(index)
-        # Indexing a memoryview gives a plain int, in a third of the time that a NumPy scalar takes.
+        # Indexing a memoryview returns a plain int, in a third of the time of a NumPy scalar.
         self._offsets, self._sizes, self._crcs = (
             np.ascontiguousarray(index[column]).data for column in ("offset", "size", "crc32")
         )
@@ -70,12 +70,12 @@ class Split:
 
     @classmethod
     def open(cls, root: Path | Files, split: str) -> Split:
-        """Open a split, having checked that all its files are there, as long as, and as, the manifest says.
+        """Open a split and check that all its files exist and match the manifest.
 
-        The shards' hashes are not checked here, that would read every byte; each sample's checksum is, as it is read.
-        Raises UserError naming the first file that does not match, and what was expected of it.
+        Shards are checked by size only: their hashes would need every byte. Each sample's checksum is checked when it
+        is read. Raises UserError naming the first file that does not match, and what was expected.
         """
-        files: Files = Folder(root) if isinstance(root, Path) else root
+        files: Files = LocalFiles(root) if isinstance(root, Path) else root
         manifest = files.manifest(split)
         if manifest.split != split:
             name = f"{files}/{split}.manifest.json"
@@ -84,21 +84,21 @@ class Split:
 
     @property
     def manifest_name(self) -> str:
-        """What users call the manifest."""
+        """The manifest's path or URL, for messages."""
         return f"{self.root}/{self.manifest.split}.manifest.json"
 
     @property
     def mean(self) -> npt.NDArray[np.float32]:
-        """The mean image, float32 (3, size, size), RGB planes on the 0-255 scale; of a training split only."""
+        """The mean image, float32 (3, size, size), RGB on the 0-255 scale; raises UserError unless the split is train."""
         if self._mean is None:
-            raise UserError(f"{self.manifest_name}: no mean image; take split train's")
+            raise UserError(f"{self.manifest_name}: no mean image; use that of split train")
         return self._mean
 
     @property
     def components(self) -> npt.NDArray[np.float64]:
-        """The colour components, float64 (3, 3), of augment.colour_components; of a training split only."""
+        """The float64 (3, 3) of augment.colour_components; raises UserError unless the split is train."""
         if self.manifest.colour is None:
-            raise UserError(f"{self.manifest_name}: no colour covariance; take split train's")
+            raise UserError(f"{self.manifest_name}: no colour covariance; use that of split train")
         return colour_components(np.array(self.manifest.colour.covariance))
 
     def label(self, sample: int) -> int:
@@ -106,7 +106,7 @@ class Split:
         return int(self.labels[sample])
 
     def jpeg(self, sample: int) -> memoryview | bytes:
-        """Return the bytes of a sample's JPEG; raises BadSample where their checksum is another."""
+        """Return the bytes of a sample's JPEG; raises BadSample if they do not have the packed checksum."""
         if not 0 <= sample < self.images:
             raise IndexError(f"sample {sample}: the split has ids 0 to {self.images - 1}")
         shard = bisect_right(self._ends, sample)
@@ -115,21 +115,21 @@ class Split:
             if self.shards.refetch(shard):
                 data = self.shards.read(shard, self._offsets[sample], self._sizes[sample])
             if isal_zlib.crc32(data) != self._crcs[sample]:
-                raise self.bad_sample(sample, "its bytes are not those that were packed (crc32)")
+                raise self.bad_sample(sample, "its bytes are not those that were packed (crc32 differs)")
         return data
 
     def bad_sample(self, sample: int, reason: str, kind: BadKind = "checksum") -> BadSample:
-        """Return the report on a sample that cannot be used; kind: checksum for what reading finds."""
+        """Return the report on a sample that cannot be used."""
         shard = self.manifest.shards[bisect_right(self._ends, sample)]
         return BadSample(sample, shard.name, self._offsets[sample], reason, kind)
 
     def shards_of(self, samples: Ids) -> list[int]:
-        """Return the numbers of the shards that hold some samples, each once; -1, an empty row, is in none."""
-        numbers: list[int] = np.unique(np.searchsorted(self._ends, samples[samples >= 0], side="right")).tolist()
-        return numbers
+        """Return the indices of the shards that contain the samples, each once; -1, an empty row, is ignored."""
+        shards: list[int] = np.unique(np.searchsorted(self._ends, samples[samples >= 0], side="right")).tolist()
+        return shards
 
     def to_keep(self) -> dict[str, bytes]:
-        """Return what a run keeps of its training set, file name to content: the manifest and the mean image."""
+        """Return the files of the training set that a run keeps, name to content: the manifest and the mean image."""
         assert self.manifest.mean is not None
         mean = io.BytesIO()
         np.save(mean, self.mean)
@@ -139,17 +139,17 @@ class Split:
         }
 
     def _check_index(self, index: npt.NDArray[Any]) -> None:
-        """Refuse members outside their shards or out of order, and labels outside the classes."""
+        """Raise UserError for members outside their shards or out of order, and labels outside the classes."""
         sizes, offsets = index["size"].astype(np.int64), index["offset"]
         last_offsets = np.repeat([shard.size_bytes for shard in self.manifest.shards], self.counts) - sizes
         classes = len(self.manifest.classes)
-        # A shard's members follow one another; where they do not, the manifest counts them wrong.
+        # A shard's members are in ascending order; if they are not, the counts in the manifest are wrong.
         backwards = np.zeros(self.images, dtype=bool)
         backwards[1:] = offsets[1:] < offsets[:-1] + sizes[:-1]
         backwards[np.cumsum((0, *self.counts[:-1]))] = False
         for wrong, expected in (
             ((offsets < 0) | (sizes < 1) | (offsets > last_offsets), "bytes inside its shard"),
-            (backwards, "bytes behind those of the row before, in the same shard by the manifest's shards.images"),
+            (backwards, "bytes after those of the previous row, in the same shard by the manifest's shards.images"),
             ((self.labels < 0) | (self.labels >= classes), f"a label from 0 to {classes - 1}"),
         ):
             if wrong.any():
@@ -158,30 +158,30 @@ class Split:
 
 
 def _array(files: Files, sidecar: Sidecar, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Read an array that the manifest names, after its hash, shape and dtype are found to be right."""
+    """Read an array that the manifest names and check its hash, shape and dtype."""
     name, data = f"{files}/{sidecar.name}", files.sidecar(sidecar)
-    found = hashlib.sha256(data).hexdigest()
-    if found != sidecar.sha256:
-        raise UserError(f"{name}: sha256 {found[:12]}..., expected {sidecar.sha256[:12]}... by its manifest; {REPACK}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != sidecar.sha256:
+        raise UserError(f"{name}: sha256 {sha256[:12]}..., expected {sidecar.sha256[:12]}... by its manifest; {REPACK}")
     try:
-        array = _parsed(data)
-    except Exception as error:  # numpy reads the header as Python's literals, and raises whatever that does
+        array = _parse_npy(data)
+    except Exception as error:  # numpy parses the header as a Python literal, which may raise any exception
         raise UserError(f"{name}: not a NumPy array file ({error!s:.80}); {REPACK}") from None
     if array.shape != shape or array.dtype != dtype:
         raise UserError(f"{name}: {array.dtype} {array.shape}, expected {dtype} {shape}; {REPACK}")
     return array
 
 
-def _parsed(data: bytes) -> npt.NDArray[Any]:
+def _parse_npy(data: bytes) -> npt.NDArray[Any]:
     """Return the array in a .npy file's bytes, read-only and in place.
 
-    numpy.load would first allocate whatever the header asks for, and the file may be a stranger's.
+    numpy.load would first allocate as much memory as the header demands, and the file may be untrusted.
     """
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects")
+        raise ValueError("it contains Python objects")
     array: npt.NDArray[Any] = np.frombuffer(data, dtype, offset=file.tell())
     return array.reshape(shape, order="F" if fortran else "C")

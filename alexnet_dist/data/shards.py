@@ -1,4 +1,4 @@
-"""Where the bytes of a packed split come from: a folder, mapped into memory, or whatever else answers like one."""
+"""The source of a packed split's bytes: the protocols that readers use, and their implementation for local files."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from typing import Protocol
 from alexnet_dist.data.manifest import Manifest, Sidecar, load, manifest_path
 from alexnet_dist.errors import RunError, UserError
 
-# A mapped file holds a file descriptor, and a process may open 1,024 by default: fewer than ImageNet has shards.
+# A mapped file holds a file descriptor, and a process may by default open 1,024: fewer than ImageNet has shards.
 OPEN_SHARDS = 256
 
 REPACK = "pack the images again"
 SINCE_OPENED = (
-    "since the packed set was opened; leave a set alone while it is in use: put the shard back, and start again"
+    "since the packed set was opened; a set in use must not change: restore the shard, and start the run again"
 )
 
 
 class Shards(Protocol):
-    """The shards of one split, by their number in its manifest."""
+    """The shards of one split, by their index in its manifest."""
 
     def read(self, shard: int, offset: int, size: int) -> memoryview | bytes:
-        """Return a shard's bytes [offset, offset + size); fewer where the shard is shorter than its manifest says."""
+        """Return a shard's bytes [offset, offset + size); fewer if the shard is shorter than the manifest says."""
         ...
 
     def refetch(self, shard: int) -> bool:
-        """Return whether a shard that gave wrong bytes has been replaced, so that reading it again may help."""
+        """Fetch a shard that returned wrong bytes again; return False if there is no better copy."""
         ...
 
 
 class Files(Protocol):
-    """The files of a packed set, of any of its splits. str() is what users call the place."""
+    """The files of a packed set, of any of its splits. str() is the location as shown to users."""
 
     def manifest(self, split: str) -> Manifest:
-        """Return a split's manifest, checked against itself; raises UserError naming the file and what is wrong."""
+        """Return a split's manifest, checked as by manifest.parse; raises UserError naming the file and the problem."""
         ...
 
     def sidecar(self, sidecar: Sidecar) -> bytes:
-        """Return the bytes of an index or a mean, unchecked; raises UserError where there is no such file."""
+        """Return the bytes of an index or a mean, unchecked; raises UserError if there is no such file."""
         ...
 
     def shards(self, manifest: Manifest) -> Shards:
-        """Return the shards of a manifest, ready to read; raises UserError naming the first that cannot be right."""
+        """Return the shards of a manifest, ready to read; raises UserError naming the first that cannot be used."""
         ...
 
 
-class Folder:
-    """A packed set in a folder of this machine."""
+class LocalFiles:
+    """A packed set in a folder on this machine."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -67,13 +67,13 @@ class Folder:
         return file.read_bytes()
 
     def shards(self, manifest: Manifest) -> Shards:
-        """Check that the shards are there, each as long as the manifest says; their bytes are not read."""
+        """Check that the shards exist and have the sizes in the manifest; their bytes are not read."""
         for shard in manifest.shards:
             file = self.root / shard.name
-            found = _size_bytes(file)
-            if found != shard.size_bytes:
+            size_bytes = _size_bytes(file)
+            if size_bytes != shard.size_bytes:
                 name = manifest_path(self.root, manifest.split).name
-                raise UserError(f"{file}: {found} bytes, expected {shard.size_bytes} by {name}; {REPACK}")
+                raise UserError(f"{file}: {size_bytes} bytes, expected {shard.size_bytes} by {name}; {REPACK}")
         return MappedShards([self.root / shard.name for shard in manifest.shards])
 
 
@@ -85,16 +85,16 @@ class MappedShards:
         self._mapped = lru_cache(maxsize=OPEN_SHARDS)(self._map)
 
     def read(self, shard: int, offset: int, size: int) -> memoryview:
-        """Return a view of the mapped file, which stays mapped as long as a view of it lives.
+        """Return a view of the mapped file, which stays mapped while a view of it exists.
 
-        Raises RunError where the file is not there any more, or shorter than when the split was opened. One that is
-        cut short while it is mapped ends the process by a bus error: to ask before each read would cost a fifth of it.
+        Raises RunError if the file is missing, or shorter than when the split was opened. A file truncated while it is
+        mapped ends the process with a bus error: a check before each read would take a fifth of its time.
         """
         content = self._mapped(shard)
-        found = content[offset : offset + size]
-        if len(found) < size:
-            raise RunError(f"{self._files[shard]}: cut short to {len(content):,} bytes {SINCE_OPENED}")
-        return found
+        view = content[offset : offset + size]
+        if len(view) < size:
+            raise RunError(f"{self._files[shard]}: truncated to {len(content):,} bytes {SINCE_OPENED}")
+        return view
 
     def refetch(self, _shard: int) -> bool:
         """Return False: there is no other copy."""
@@ -106,8 +106,8 @@ class MappedShards:
                 return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
             raise RunError(f"{self._files[shard]}: {error.strerror} {SINCE_OPENED}") from None
-        except ValueError:  # mmap's, of an empty file
-            raise RunError(f"{self._files[shard]}: cut short to 0 bytes {SINCE_OPENED}") from None
+        except ValueError:  # raised by mmap for an empty file
+            raise RunError(f"{self._files[shard]}: truncated to 0 bytes {SINCE_OPENED}") from None
 
 
 def _size_bytes(file: Path) -> int:

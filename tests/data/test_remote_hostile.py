@@ -47,7 +47,7 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     ),
     "counts of other shards": (
         lambda root: edit_manifest(root, shards=with_images(root, 7, 2, 11)),
-        r"train\.index\.npy: row 8 does not have bytes behind those of the row before.*shards\.images",
+        r"train\.index\.npy: row 8 does not have bytes after those of the previous row.*shards\.images",
     ),
     "an index of other bytes": (
         lambda root: edit_manifest(root, index={"name": "train.index.npy", "sha256": "0" * 64}),
