@@ -1,4 +1,4 @@
-"""Kaggle's ILSVRC folder as a source: class folders for training, flat validation images with a table of labels."""
+"""The layout 'kaggle': class folders for training, a flat folder of validation images, and a table of their labels."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 from alexnet_dist.data.manifest import Rejected, SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources import folders
-from alexnet_dist.pack.sources.names import is_text, readable
-from alexnet_dist.pack.sources.source import File, Source, difference, labels_of, listed
+from alexnet_dist.pack.sources.classes import check_same_classes, class_labels
+from alexnet_dist.pack.sources.listing import NOT_REGULAR, NOT_UTF8, ImageFile, ImageSource, build_source
+from alexnet_dist.pack.sources.names import is_utf8, readable
 
 IMAGES = Path("ILSVRC/Data/CLS-LOC")
 MAPPING, SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 
 
-def find(root: Path, split: SplitName, train: tuple[str, ...] | None) -> Source:
-    """List a split; raises UserError naming the file and line of what does not fit."""
+def list_split(root: Path, split: SplitName, train_classes: tuple[str, ...] | None) -> ImageSource:
+    """List a split; raises UserError naming the file and line that is not valid."""
     if split == "test":
         raise UserError(f"{root}: Kaggle gives no labels for its test images; pack --split val instead")
-    words = _words(root / MAPPING)
-    classes = tuple(sorted(words))
-    if train is not None and classes != train:
-        raise UserError(f"{root / MAPPING}: not the classes of the packed train split: {difference(classes, train)}")
+    descriptions = _descriptions(root / MAPPING)
+    classes = tuple(sorted(descriptions))
+    check_same_classes(root / MAPPING, classes, train_classes, split)
     if split == "train":
-        return folders.list_classes(root / IMAGES / "train", classes, words)
-    folder, labels = root / IMAGES / "val", labels_of(classes)
-    files: list[File] = []
+        return folders.list_classes(root / IMAGES / "train", classes, descriptions)
+    folder, labels = root / IMAGES / "val", class_labels(classes)
+    files: list[ImageFile] = []
     rejected: list[Rejected] = []
     solution = _solution(root / SOLUTION)
     try:
@@ -35,49 +35,49 @@ def find(root: Path, split: SplitName, train: tuple[str, ...] | None) -> Source:
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror}; expected Kaggle's validation images") from None
     for entry in entries:
-        name = solution.get(entry.name.rsplit(".", 1)[0])
-        if not is_text(entry.name):
-            rejected.append(Rejected(readable(entry.name), "its name is not UTF-8"))
-        elif not entry.is_file() or name is None:
-            reason = "not a regular file" if not entry.is_file() else f"not in {SOLUTION}"
-            rejected.append(Rejected(entry.name, reason))
-        elif name not in labels:
-            raise UserError(f"{root / SOLUTION}: {entry.name} is of {name!r}, which {MAPPING} does not have")
+        class_name = solution.get(entry.name.rsplit(".", 1)[0])
+        if not is_utf8(entry.name):
+            rejected.append(Rejected(readable(entry.name), NOT_UTF8))
+        elif not entry.is_file() or class_name is None:
+            rejected.append(Rejected(entry.name, f"not in {SOLUTION}" if entry.is_file() else NOT_REGULAR))
+        elif class_name not in labels:
+            raise UserError(f"{root / SOLUTION}: {entry.name} is of class {class_name!r}, which is not in {MAPPING}")
         else:
-            files.append(File(f"{name}/{entry.name}", labels[name], entry.stat().st_size, entry.name))
-    return listed(folder, classes, files, rejected, words)
+            size_bytes = entry.stat().st_size
+            files.append(ImageFile(f"{class_name}/{entry.name}", labels[class_name], size_bytes, entry.name))
+    return build_source(folder, classes, files, rejected, descriptions)
 
 
-def _words(path: Path) -> dict[str, str]:
-    """Read a line a class: its WordNet id, and its words."""
-    words: dict[str, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+def _descriptions(path: Path) -> dict[str, str]:
+    """Return the description of each class; a line is its WordNet id, a blank and the description."""
+    descriptions: dict[str, str] = {}
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         name, _, description = line.strip().partition(" ")
-        if not name or name in words:
+        if not name or name in descriptions:
             raise UserError(f"{path}: line {number} is {line[:40]!r}, expected a new WordNet id and its words")
-        words[name] = description
-    return words
+        descriptions[name] = description
+    return descriptions
 
 
 def _solution(path: Path) -> dict[str, str]:
-    """Read the validation images' classes: ImageId,PredictionString, the latter beginning with the WordNet id."""
-    rows = csv.reader(_text(path).splitlines())
+    """Return each validation image's class; PredictionString begins with its WordNet id."""
+    rows = csv.reader(_read_text(path).splitlines())
     if next(rows, None) != ["ImageId", "PredictionString"]:
         raise UserError(f"{path}: line 1: expected ImageId,PredictionString")
-    found: dict[str, str] = {}
+    classes: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         if len(row) != 2 or not row[1].split():
             raise UserError(f"{path}: line {number}: expected an image's id and its prediction string")
-        found[row[0]] = row[1].split()[0]
-    return found
+        classes[row[0]] = row[1].split()[0]
+    return classes
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read: {error.strerror}; it comes with Kaggle's data: put it there"
+            f"{path}: cannot be read: {error.strerror}; it is part of Kaggle's data: put it there"
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text: download it again") from None

@@ -1,4 +1,4 @@
-"""Which layout a source has, seen from what lies in it, and the split that it so holds."""
+"""The layouts of sources: detect which one a source has, and list a split of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.sources import folders, huggingface, ilsvrc, kaggle, lists, webdataset_shards
-from alexnet_dist.pack.sources.source import Source, Stream, divide
+from alexnet_dist.pack.sources import folders, huggingface, ilsvrc, kaggle, lists, webdataset
+from alexnet_dist.pack.sources.listing import ImageSource, StreamSource, apply_holdout
 
 LAYOUTS = (
     "auto",
@@ -22,63 +22,65 @@ LAYOUTS = (
 )
 
 
-def find(
-    root: Path, layout: str, split: SplitName, holdout: float | None, seed: int, train: tuple[str, ...] | None
-) -> Source | Stream:
-    """List a split of a source, or the containers to read it from.
+def list_split(
+    root: Path, layout: str, split: SplitName, holdout: float | None, seed: int, train_classes: tuple[str, ...] | None
+) -> ImageSource | StreamSource:
+    """List the files of a split, or the containers to read them from.
 
-    layout: one of LAYOUTS. train: the classes of the packed training split, where there is one, in the order of the
-    labels. Raises UserError for what cannot be packed as it stands.
+    layout: one of LAYOUTS. train_classes: of the packed training split, in the order of the labels; None if it is not
+    packed. Raises UserError for a source that cannot be packed as it is.
     """
-    found = recognise(root) if layout == "auto" else layout
-    if found != "list" and not root.is_dir():
-        raise UserError(f"{root}: expected a folder for layout {found}")
+    detected = detect_layout(root) if layout == "auto" else layout
+    if detected != "list" and not root.is_dir():
+        raise UserError(f"{root}: expected a folder for layout {detected}")
     if holdout is not None and split == "test":
-        raise UserError("--holdout divides a set into train and val; there is no test in it")
-    if found in (huggingface.PARQUET, huggingface.TAR_GZ):
+        raise UserError("--holdout divides a set into train and val, not test: remove --holdout")
+    if detected in (huggingface.PARQUET, huggingface.TAR_GZ):
         if holdout is not None:
-            raise UserError(f"--holdout: {root} can only be read from front to back and is not divided; pack its val")
-        return huggingface.find(root, found, split)
-    source = _listed(root, found, split, holdout, train)
-    return source if holdout is None else divide(source, split, holdout, seed)
+            raise UserError(f"--holdout: {root} can only be read sequentially and cannot be divided; pack its own val")
+        return huggingface.list_containers(root, detected, split)
+    source = _list_files(root, detected, split, holdout, train_classes)
+    return source if holdout is None else apply_holdout(source, split, holdout, seed)
 
 
-def _listed(root: Path, layout: str, split: SplitName, holdout: float | None, train: tuple[str, ...] | None) -> Source:
-    # A set that is to be divided is listed as the training set that it is.
-    listed_split = split if holdout is None else "train"
+def _list_files(
+    root: Path, layout: str, split: SplitName, holdout: float | None, train_classes: tuple[str, ...] | None
+) -> ImageSource:
+    # A holdout divides the training split.
+    source_split = split if holdout is None else "train"
     if layout == "folder":
-        return folders.find(root, split, holdout, train)
+        return folders.list_split(root, split, holdout, train_classes)
     if layout == "kaggle":
-        return kaggle.find(root, listed_split, train)
+        return kaggle.list_split(root, source_split, train_classes)
     if layout == "list":
-        return lists.find(root, train)
+        return lists.list_images(root, train_classes)
     if layout == "webdataset":
-        return webdataset_shards.find(root, listed_split, train)
-    return ilsvrc.find(root, int(layout.removeprefix("ilsvrc")), listed_split, train)
+        return webdataset.list_split(root, source_split, train_classes)
+    return ilsvrc.list_split(root, int(layout.removeprefix("ilsvrc")), source_split, train_classes)
 
 
-def recognise(root: Path) -> str:
-    """Return the layout of a source; raises UserError where it is none, or could be two."""
+def detect_layout(root: Path) -> str:
+    """Return the layout of a source; raises UserError if it does not exist or could have two layouts."""
     if root.is_file():
         return "list"
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder or file; expected a folder of images, of archives, or a list")
+        raise UserError(f"{root}: no such folder or file; expected a folder of images, a folder of archives, or a list")
     for year, archives in ilsvrc.ARCHIVES.items():
         if any((root / name).is_file() for name in archives.values()):
             return f"ilsvrc{year}"
     if (root / kaggle.IMAGES).is_dir():
         return "kaggle"
     for folder in (root / "data", root):
-        for kind, patterns in huggingface.PATTERNS.items():
+        for layout, patterns in huggingface.PATTERNS.items():
             if any(next(folder.glob(pattern), None) for several in patterns.values() for pattern in several):
-                return kind
-    # A class folder may be called so, too.
+                return layout
+    # Files only, because a class folder may have such a name too.
     if not any(path.is_file() for path in root.glob("*.tar")):
         return "folder"
     classes = [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if classes:
         raise UserError(
-            f"{root}: has shards (*.tar) and the folder {classes[0]}/; say which is meant by --layout webdataset or "
+            f"{root}: has shards (*.tar) and the folder {classes[0]}/; choose one with --layout webdataset or "
             "--layout folder"
         )
     return "webdataset"

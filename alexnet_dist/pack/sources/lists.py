@@ -1,4 +1,4 @@
-"""A flat list as a source: a text file with an image and its class a line, ``path/to/cat.jpg<TAB>cat``."""
+"""The layout 'list': a text file with an image and its class on each line, ``path/to/cat.jpg<TAB>cat``."""
 
 from __future__ import annotations
 
@@ -7,81 +7,75 @@ from pathlib import Path
 
 from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.sources.source import File, Source, labels_of, listed, none_lost
+from alexnet_dist.pack.sources.classes import check_no_class_lost, class_labels, resolve_class, sorted_classes
+from alexnet_dist.pack.sources.listing import NOT_REGULAR, ImageFile, ImageSource, build_source
+from alexnet_dist.pack.sources.names import base_name
 
 
-def find(root: Path, train: tuple[str, ...] | None) -> Source:
-    """List the images of a list; paths are relative to its folder, the class is a line's last field.
+def list_images(path: Path, train_classes: tuple[str, ...] | None) -> ImageSource:
+    """List the images of a list; their paths are relative to its folder, the class is the last field of a line.
 
-    Fields are parted by a tab, or by the last blank of a line; lines with # in front are comments. Classes that are
-    all whole numbers are ordered as numbers. Raises UserError naming the line that does not fit.
+    Fields are separated by a tab, or by the last blank of a line; lines that begin with # are comments. Classes that
+    are all whole numbers are ordered as numbers. Raises UserError naming the line that is not valid.
     """
-    folder = root.parent
-    rows = _rows(root)
-    classes = train or class_names({name for _, _, name in rows})
-    labels = labels_of(classes)
-    files: list[File] = []
+    folder = path.parent
+    rows = _rows(path)
+    classes = train_classes or sorted_classes({class_name for _, _, class_name in rows})
+    labels = class_labels(classes)
+    files: list[ImageFile] = []
     rejected: list[Rejected] = []
-    met: dict[str, str] = {}
-    for number, path, found in rows:
-        name = found if found in labels else padded(found, classes)
+    first_seen: dict[str, str] = {}
+    for number, image, class_name in rows:
+        name = resolve_class(class_name, labels)
         if name not in labels:
-            raise UserError(f"{root}: line {number}: no class of the train split is called {found!r}")
-        met.setdefault(name, f"{root}: line {number}: {path}")
+            raise UserError(f"{path}: line {number}: no class of the train split is called {class_name!r}")
+        first_seen.setdefault(name, f"{path}: line {number}: {image}")
         try:
-            size_bytes = os.stat(folder / path).st_size  # noqa: PTH116 - one call a line of a million
+            size_bytes = os.stat(folder / image).st_size  # noqa: PTH116 - called for each of a million lines
         except OSError as error:
-            rejected.append(Rejected(path, f"cannot be read: {error.strerror}"))
+            rejected.append(Rejected(image, f"cannot be read: {error.strerror}"))
             continue
-        if os.path.isfile(folder / path):  # noqa: PTH113
-            files.append(File(f"{name}/{_below(path, found)}", labels[name], size_bytes, path))
+        if os.path.isfile(folder / image):  # noqa: PTH113
+            files.append(ImageFile(f"{name}/{_below(image, class_name)}", labels[name], size_bytes, image))
         else:
-            rejected.append(Rejected(path, "not a regular file"))
-    return none_lost(listed(folder, classes, files, rejected), met)
+            rejected.append(Rejected(image, NOT_REGULAR))
+    source = build_source(folder, classes, files, rejected)
+    check_no_class_lost(source, first_seen)
+    return source
 
 
-def class_names(found: set[str]) -> tuple[str, ...]:
-    """Return class names in the order of their labels; numbers are padded, so that sorting keeps their order."""
-    if found and all(name.isascii() and name.isdigit() for name in found):
-        width = max(map(len, found))
-        # A set, because 1 and 01 are one number.
-        return tuple(sorted({name.zfill(width) for name in found}))
-    return tuple(sorted(found))
-
-
-def padded(name: str, classes: tuple[str, ...]) -> str:
-    """Return a number as the class name that stands for it."""
-    return name.zfill(len(classes[0])) if classes and name.isascii() and name.isdigit() else name
-
-
-def _below(path: str, name: str) -> str:
-    """Return what follows the class's own folder in a path, or else the file's name: what the class folders give."""
+def _below(path: str, class_name: str) -> str:
+    """Return the part of a path below the class's folder, as the layout 'folder' has it, or else the file's name."""
     parts = path.split("/")
-    if name in parts[:-1]:
-        return "/".join(parts[len(parts) - parts[::-1].index(name) :])
-    return parts[-1]
+    if class_name in parts[:-1]:
+        return "/".join(parts[len(parts) - parts[::-1].index(class_name) :])
+    return base_name(path)
 
 
-def _rows(root: Path) -> list[tuple[int, str, str]]:
-    """Return (line number, path, class) of each line."""
+def _rows(path: Path) -> list[tuple[int, str, str]]:
+    """Return (line number, image's path, class) of each line."""
     try:
-        lines = root.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(
-            f"{root}: neither a folder nor a text file; expected a folder, or a list with an image and its class a line"
+            f"{path}: neither a folder nor a text file; expected a folder, or a list with an image and its class on "
+            "each line"
         ) from None
     rows: list[tuple[int, str, str]] = []
     lines_of: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        path, _, name = (part.strip() for part in (line.rpartition("\t") if "\t" in line else line.rpartition(" ")))
-        if not path or not name or "/" in name or "\0" in line:
-            raise UserError(f"{root}: line {number}: {line[:60]!r}; expected a path, a tab and a class")
-        first = lines_of.setdefault(os.path.normpath(path), number)
+        fields = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
+        image, _, class_name = (field.strip() for field in fields)
+        if not image or not class_name or "/" in class_name or "\0" in line:
+            raise UserError(f"{path}: line {number}: {line[:60]!r}; expected a path, a tab and a class")
+        first = lines_of.setdefault(os.path.normpath(image), number)
         if first != number:
-            raise UserError(f"{root}: lines {first} and {number} both list {path}: take one out, or it is packed twice")
-        rows.append((number, path, name))
+            raise UserError(
+                f"{path}: lines {first} and {number} both list {image}: remove one, or the image is packed twice"
+            )
+        rows.append((number, image, class_name))
     if not rows:
-        raise UserError(f"{root}: lists no images; expected a path, a tab and a class a line")
+        raise UserError(f"{path}: lists no images; expected a path, a tab and a class on each line")
     return rows

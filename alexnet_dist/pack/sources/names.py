@@ -1,4 +1,4 @@
-"""What names say: of which split something is, and whether they are text at all."""
+"""File names: which split they name, and their text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from alexnet_dist.data.manifest import SplitName
 
-# What a split is called, the best name first.
+# The names in use for each split, preferred first.
 SPLIT_NAMES: Mapping[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid"),
@@ -15,8 +15,13 @@ SPLIT_NAMES: Mapping[SplitName, tuple[str, ...]] = {
 }
 
 
-def is_text(name: str) -> bool:
-    """Tell whether a file's name is UTF-8; Python hands on one that is not with surrogates in it."""
+def base_name(name: str) -> str:
+    """Return the last part of the name of a file in a folder or archive."""
+    return name.rpartition("/")[2]
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a file name is UTF-8; Python represents any other bytes in it as surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -25,5 +30,5 @@ def is_text(name: str) -> bool:
 
 
 def readable(name: str) -> str:
-    """Return a file name as text that any JSON reader takes: bytes that are not UTF-8 become \\xff and the like."""
+    """Return a file name as text that every JSON reader accepts: bytes that are not UTF-8 are escaped as in \\xff."""
     return os.fsencode(name).decode(errors="backslashreplace")
