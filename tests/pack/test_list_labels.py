@@ -1,4 +1,4 @@
-"""A list as a source: its lines, its classes in the order of their labels, and what is refused by its line."""
+"""The layout 'list': its lines, its classes in the order of their labels, and the lines that are rejected."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.sources.layouts import find
-from alexnet_dist.pack.sources.source import Source
+from support.folders import image_source
 
 
 def write_list(root: Path, lines: list[str], images: list[str]) -> Path:
@@ -20,24 +19,18 @@ def write_list(root: Path, lines: list[str], images: list[str]) -> Path:
     return path
 
 
-def listed(path: Path, train: tuple[str, ...] | None = None) -> Source:
-    source = find(path, "auto", "train" if train is None else "val", None, 0, train)
-    assert isinstance(source, Source)
-    return source
-
-
 def test_classes_that_are_numbers_are_their_own_labels(tmp_path: Path) -> None:
     images = [f"{number}.jpg" for number in range(12)]
-    train = listed(write_list(tmp_path, [f"{number}.jpg\t{number}" for number in range(12)], images))
+    train = image_source(write_list(tmp_path, [f"{number}.jpg\t{number}" for number in range(12)], images))
     assert train.classes == tuple(f"{number:02d}" for number in range(12))
     assert {int(file.path.removesuffix(".jpg")): file.label for file in train.files} == {n: n for n in range(12)}
-    val = listed(write_list(tmp_path, ["3.jpg\t3", "11.jpg\t11"], []), train.classes)
+    val = image_source(write_list(tmp_path, ["3.jpg\t3", "11.jpg\t11"], []), train_classes=train.classes)
     assert [(file.name, file.label) for file in val.files] == [("03/3.jpg", 3), ("11/11.jpg", 11)]
 
 
 def test_a_class_is_what_follows_the_tab_or_the_last_blank(tmp_path: Path) -> None:
     lines = ["# path, class", "", "a cat.jpg\ttabby cat", "b cat.jpg tabby", "c/dogs/c/1.jpg \t c "]
-    source = listed(write_list(tmp_path, lines, ["a cat.jpg", "b cat.jpg", "c/dogs/c/1.jpg"]))
+    source = image_source(write_list(tmp_path, lines, ["a cat.jpg", "b cat.jpg", "c/dogs/c/1.jpg"]))
     assert source.classes == ("c", "tabby", "tabby cat")
     assert [(file.name, file.path) for file in source.files] == [
         ("c/1.jpg", "c/dogs/c/1.jpg"), ("tabby cat/a cat.jpg", "a cat.jpg"), ("tabby/b cat.jpg", "b cat.jpg"),
@@ -45,9 +38,9 @@ def test_a_class_is_what_follows_the_tab_or_the_last_blank(tmp_path: Path) -> No
 
 
 def test_what_is_not_there_is_rejected_by_its_path(tmp_path: Path) -> None:
-    source = listed(write_list(tmp_path, ["a/1.jpg\ta", "a/gone.jpg\ta", "a\ta"], ["a/1.jpg"]))
+    source = image_source(write_list(tmp_path, ["a/1.jpg\ta", "a/gone.jpg\ta", "a\ta"], ["a/1.jpg"]))
     assert [file.name for file in source.files] == ["a/1.jpg"]
-    assert [(one.file, one.reason) for one in source.rejected] == [
+    assert [(rejected.file, rejected.reason) for rejected in source.rejected] == [
         ("a/gone.jpg", "cannot be read: No such file or directory"), ("a", "not a regular file"),
     ]  # fmt: skip
 
@@ -67,10 +60,10 @@ def test_a_line_that_does_not_fit_is_named(
     tmp_path: Path, lines: list[str], train: tuple[str, ...] | None, message: str
 ) -> None:
     with pytest.raises(UserError, match=rf"list\.txt: {message}"):
-        listed(write_list(tmp_path, lines, ["1.jpg"]), train)
+        image_source(write_list(tmp_path, lines, ["1.jpg"]), train_classes=train)
 
 
 def test_a_picture_is_no_list(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(UserError, match=r"1\.jpg: neither a folder nor a text file"):
-        listed(tmp_path / "1.jpg")
+        image_source(tmp_path / "1.jpg")

@@ -1,4 +1,4 @@
-"""One set of images, arranged in every layout that pack reads: class folders, tars, parquet files, lists, shards."""
+"""One set of images, written in every layout that pack reads: class folders, tars, parquet files, lists, shards."""
 
 from __future__ import annotations
 
@@ -21,39 +21,41 @@ from scipy.io import savemat
 from support.folders import encoded, photo
 
 CLASSES = ("n01440764", "n02105855", "n03347037", "n07583066", "n13037406")
-WORDS = {name: f"thing {number}, Res {number}" for number, name in enumerate(CLASSES)}
-# The development kit's numbers follow another order than the sorted ids, and count the nodes above as well.
+DESCRIPTIONS = {name: f"thing {number}, Res {number}" for number, name in enumerate(CLASSES)}
+# The development kit numbers the classes in another order than that of the sorted ids, and numbers hypernyms too.
 KIT_NUMBERS = {"n03347037": 1, "n13037406": 2, "n01440764": 3, "n07583066": 4, "n02105855": 5}
 
 
 @dataclass(frozen=True)
 class Images:
-    """Files by class: (name without ending, bytes); validation names carry the number of their line of truth."""
+    """Files by class, (name without extension, bytes); a validation name has its line number in the ground truth."""
 
     train: Mapping[str, list[tuple[str, bytes]]]
     val: Mapping[str, list[tuple[str, bytes]]]
 
 
-def draw(train: int = 5, val: int = 2, photographs: Iterable[bytes] = ()) -> Images:
-    """Draw images, or take photographs, with a quirk of each kind among the training ones."""
-    given = iter(photographs)
-    seed = iter(range(1_000_000))
+def draw_images(train: int = 5, val: int = 2, photographs: Iterable[bytes] = ()) -> Images:
+    """Draw images, or use photographs while there are any; the training images include one quirk of each kind.
 
-    def one() -> bytes:
-        number = next(seed)
-        return next(given, None) or encoded(photo(number, 17 + number % 9, 16 + number % 7))
+    train, val: images per class, without the quirks.
+    """
+    remaining = iter(photographs)
+    seeds = iter(range(1_000_000))
 
-    files = {name: [(f"{name}_{10 * place}", one()) for place in range(train)] for name in CLASSES}
-    quirks = [file for several in quirks_by_class().values() for file in several]
-    for (name, place), quirk in zip([(n, p) for n in CLASSES for p in range(2)], quirks, strict=True):
-        files[name].append((f"{name}_9000{place}", quirk))
+    def next_image() -> bytes:
+        seed = next(seeds)
+        return next(remaining, None) or encoded(photo(seed, 17 + seed % 9, 16 + seed % 7))
+
+    files = {name: [(f"{name}_{10 * index}", next_image()) for index in range(train)] for name in CLASSES}
+    for name, quirks in quirks_by_class().items():
+        files[name] += [(f"{name}_9000{index}", quirk) for index, quirk in enumerate(quirks)]
     numbers = np.random.default_rng(3).permutation(len(CLASSES) * val) + 1
     names = iter(f"ILSVRC2012_val_{number:08d}" for number in numbers)
-    return Images(files, {name: [(next(names), one()) for _ in range(val)] for name in CLASSES})
+    return Images(files, {name: [(next(names), next_image()) for _ in range(val)] for name in CLASSES})
 
 
 def quirks_by_class() -> dict[str, list[bytes]]:
-    """Return files that need a rule, all named .JPEG: two for each class."""
+    """Return files that need special handling although all are named .JPEG: two for each class."""
     whole = photo(77, 30, 20)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -69,7 +71,7 @@ def quirks_by_class() -> dict[str, list[bytes]]:
         b"GIF89a" + bytes(200),
         encoded(whole, progressive=True),
     ]
-    return {name: kinds[2 * place : 2 * place + 2] for place, name in enumerate(CLASSES)}
+    return {name: kinds[2 * label : 2 * label + 2] for label, name in enumerate(CLASSES)}
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -87,11 +89,11 @@ def tar_of(files: Iterable[tuple[str, bytes]], form: int = tarfile.GNU_FORMAT) -
 
 
 def flat(files: Mapping[str, list[tuple[str, bytes]]]) -> list[tuple[str, str, bytes]]:
-    """Return (class, name without ending, bytes) in the order of the names, as archives hold validation images."""
-    return sorted((name, stem, data) for name, several in files.items() for stem, data in several)
+    """Return (class, name without extension, bytes) of all files, sorted by class and name."""
+    return sorted((name, stem, data) for name, of_class in files.items() for stem, data in of_class)
 
 
-def folder(root: Path, images: Images) -> Path:
+def class_folders(root: Path, images: Images) -> Path:
     for split, files in (("train", images.train), ("val", images.val)):
         for name, stem, data in flat(files):
             (root / split / name).mkdir(parents=True, exist_ok=True)
@@ -99,17 +101,17 @@ def folder(root: Path, images: Images) -> Path:
     return root
 
 
-def truth_of(images: Images) -> str:
+def ground_truth(images: Images) -> str:
     by_stem = sorted((stem, name) for name, stem, _ in flat(images.val))
     return "".join(f"{KIT_NUMBERS[name]}\n" for _, name in by_stem)
 
 
 def meta_mat(year: int) -> bytes:
-    """Return the kit's table of synsets, with two nodes that are no classes."""
-    rows = [(number, name, WORDS[name], 0) for name, number in KIT_NUMBERS.items()]
+    """Return the kit's table of synsets, including two hypernyms, which are not classes."""
+    rows = [(number, name, DESCRIPTIONS[name], 0) for name, number in KIT_NUMBERS.items()]
     rows += [(6, "n00001740", "entity", 2), (7, "n00021939", "artifact", 3)]
     kinds = [(f"ILSVRC{year}_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
-    table = np.array([(number, name, words, "a gloss", children) for number, name, words, children in rows], kinds)
+    table = np.array([(number, name, text, "a gloss", children) for number, name, text, children in rows], kinds)
     content = io.BytesIO()
     with warnings.catch_warnings(action="ignore"):
         savemat(content, {"synsets": table.reshape(-1, 1)}, do_compression=True)
@@ -118,8 +120,8 @@ def meta_mat(year: int) -> bytes:
 
 def ilsvrc2012(root: Path, images: Images) -> Path:
     inner = {
-        f"{name}.tar": tar_of((f"{stem}.JPEG", data) for stem, data in several)
-        for name, several in images.train.items()
+        f"{name}.tar": tar_of((f"{stem}.JPEG", data) for stem, data in of_class)
+        for name, of_class in images.train.items()
     }
     root.mkdir(parents=True)
     (root / "ILSVRC2012_img_train.tar").write_bytes(tar_of(sorted(inner.items(), reverse=True)))
@@ -129,59 +131,61 @@ def ilsvrc2012(root: Path, images: Images) -> Path:
     kit = [
         ("ILSVRC2012_devkit_t12/readme.txt", b"read me"),
         ("ILSVRC2012_devkit_t12/data/meta.mat", meta_mat(2012)),
-        ("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth_of(images).encode()),
+        ("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", ground_truth(images).encode()),
     ]
     (root / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(gzip.compress(tar_of(kit)))
     return root
 
 
 def ilsvrc2010(root: Path, images: Images) -> Path:
-    """Arrange the archives of 2010: some images in the main ones are damaged, and whole in the patch."""
+    """Write the archives of 2010: some images in the main ones are damaged, and intact in the patch."""
     root.mkdir(parents=True)
     patches: list[tuple[str, bytes]] = []
 
-    def damaged(stem: str, data: bytes) -> bytes:
+    def damage_some(stem: str, data: bytes) -> bytes:
         if stem.endswith(("0", "3")):
             patches.append((f"patch_images/{stem}.JPEG", data))
             return data[: len(data) // 2] or b"gone"
         return data
 
     inner = [
-        (f"{name}.tar", tar_of([(f"{stem}.JPEG", damaged(stem, data)) for stem, data in several]))
-        for name, several in images.train.items()
+        (f"{name}.tar", tar_of([(f"{stem}.JPEG", damage_some(stem, data)) for stem, data in of_class]))
+        for name, of_class in images.train.items()
     ]
     (root / "ILSVRC2010_images_train.tar").write_bytes(tar_of(inner))
     renamed = sorted((stem.replace("2012", "2010"), data) for _, stem, data in flat(images.val))
     (root / "ILSVRC2010_images_val.tar").write_bytes(
-        tar_of((f"val/{stem}.JPEG", damaged(stem, data)) for stem, data in renamed)
+        tar_of((f"val/{stem}.JPEG", damage_some(stem, data)) for stem, data in renamed)
     )
     test = [(f"test/{stem.replace('val', 'test')}.JPEG", data) for stem, data in renamed]
     (root / "ILSVRC2010_images_test.tar").write_bytes(tar_of(test))
     (root / "patch_images.tar").write_bytes(tar_of(patches))
-    (root / "ILSVRC2010_test_ground_truth.txt").write_text(truth_of(images))
+    (root / "ILSVRC2010_test_ground_truth.txt").write_text(ground_truth(images))
     (root / "devkit-1.0" / "data").mkdir(parents=True)
     (root / "devkit-1.0" / "data" / "meta.mat").write_bytes(meta_mat(2010))
-    (root / "devkit-1.0" / "data" / "ILSVRC2010_validation_ground_truth.txt").write_text(truth_of(images))
+    (root / "devkit-1.0" / "data" / "ILSVRC2010_validation_ground_truth.txt").write_text(ground_truth(images))
     return root
 
 
 def kaggle(root: Path, images: Images) -> Path:
-    home = root / "ILSVRC" / "Data" / "CLS-LOC"
-    folder(home, Images(images.train, {}))
-    (home / "val").mkdir()
-    (home / "test").mkdir()
+    data_folder = root / "ILSVRC" / "Data" / "CLS-LOC"
+    class_folders(data_folder, Images(images.train, {}))
+    (data_folder / "val").mkdir()
+    (data_folder / "test").mkdir()
     for _, stem, data in flat(images.val):
-        (home / "val" / f"{stem}.JPEG").write_bytes(data)
+        (data_folder / "val" / f"{stem}.JPEG").write_bytes(data)
     rows = [f"{stem},{name} 1 2 30 40 {name} 5 6 7 8 " for name, stem, _ in flat(images.val)]
     (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]) + "\n")
-    (root / "LOC_synset_mapping.txt").write_text("".join(f"{name} {words}\n" for name, words in WORDS.items()))
+    (root / "LOC_synset_mapping.txt").write_text(
+        "".join(f"{name} {description}\n" for name, description in DESCRIPTIONS.items())
+    )
     return root
 
 
 def named_by_class(files: Mapping[str, list[tuple[str, bytes]]]) -> list[tuple[str, str, bytes]]:
-    """Return (name as Hugging Face gives it, class, bytes), in an order that is nobody's."""
+    """Return (name as on Hugging Face, class, bytes) of all files in a shuffled order."""
     named = [(f"{stem}_{name}.JPEG", name, data) for name, stem, data in flat(files)]
-    return [named[place] for place in np.random.default_rng(5).permutation(len(named))]
+    return [named[index] for index in np.random.default_rng(5).permutation(len(named))]
 
 
 def huggingface_tar(root: Path, images: Images) -> Path:
@@ -229,26 +233,26 @@ def webdataset(root: Path, images: Images) -> Path:
     return root
 
 
-def listed(root: Path, images: Images) -> Path:
-    folder(root, images)
+def image_lists(root: Path, images: Images) -> Path:
+    class_folders(root, images)
     for split, files in (("train", images.train), ("val", images.val)):
         rows = [f"{split}/{name}/{stem}.JPEG\t{name}\n" for name, stem, _ in flat(files)]
         (root / f"{split}.txt").write_text("# path, class\n\n" + "".join(rows[::-1]))
     return root
 
 
-ARRANGE: Mapping[str, Callable[[Path, Images], Path]] = {
-    "folder": folder,
+WRITERS: Mapping[str, Callable[[Path, Images], Path]] = {
+    "folder": class_folders,
     "ilsvrc2012": ilsvrc2012,
     "ilsvrc2010": ilsvrc2010,
     "kaggle": kaggle,
     "huggingface-tar": huggingface_tar,
     "parquet": parquet_files,
     "webdataset": webdataset,
-    "list": listed,
+    "list": image_lists,
 }
 
 
-def place_of(root: Path, layout: str, split: str) -> Path:
-    """Return what pack is given for a split of an arranged set: a list names its split itself."""
+def source_path(root: Path, layout: str, split: str) -> Path:
+    """Return the SOURCE of a split for pack: the list of the split, or the root of any other layout."""
     return root / f"{split}.txt" if layout == "list" else root
