@@ -1,4 +1,4 @@
-"""Train and val of one folder of shards fit together, and share no image."""
+"""Train and val in one folder of shards have the same classes and size, and share no image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_dist.data.manifest import SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.packing import pack
 from support.folders import request, write_folder
 
 
@@ -24,28 +24,28 @@ def test_a_holdout_packs_every_image_once(tmp_path: Path) -> None:
     assert not (out / "val.mean.npy").exists()
 
 
-@pytest.mark.parametrize(("one", "two"), [("train", "val"), ("val", "train")])
-def test_a_holdout_that_could_overlap_is_refused(tmp_path: Path, one: SplitName, two: SplitName) -> None:
+@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("val", "train")])
+def test_a_holdout_that_could_overlap_is_refused(tmp_path: Path, first: SplitName, second: SplitName) -> None:
     source, out = write_folder(tmp_path / "source", {"a": 10}), tmp_path / "out"
     other = write_folder(tmp_path / "other", {"a": 10}, seed=1)
-    pack(request(source, out, one, holdout=0.2))
-    for asked in (
-        request(source, out, two),
-        request(source, out, two, holdout=0.3),
-        request(source, out, two, holdout=0.2, seed=1),
-        request(other, out, two, holdout=0.2),
+    pack(request(source, out, first, holdout=0.2))
+    for mismatched in (
+        request(source, out, second),
+        request(source, out, second, holdout=0.3),
+        request(source, out, second, holdout=0.2, seed=1),
+        request(other, out, second, holdout=0.2),
     ):
         with pytest.raises(UserError, match="the two could share images"):
-            pack(asked)
-    pack(request(source, out, two, holdout=0.2))
+            pack(mismatched)
+    pack(request(source, out, second, holdout=0.2))
 
 
-@pytest.mark.parametrize(("one", "two"), [("train", "val"), ("val", "train")])
-def test_train_and_val_of_the_same_files_are_refused(tmp_path: Path, one: SplitName, two: SplitName) -> None:
+@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("val", "train")])
+def test_train_and_val_of_the_same_files_are_refused(tmp_path: Path, first: SplitName, second: SplitName) -> None:
     source, out = write_folder(tmp_path / "source", {"a": 3}), tmp_path / "out"
-    pack(request(source, out, one))
-    with pytest.raises(UserError, match=r"from these very files.*--holdout 0\.1"):
-        pack(request(source, out, two))
+    pack(request(source, out, first))
+    with pytest.raises(UserError, match=r"from the same files.*--holdout 0\.1"):
+        pack(request(source, out, second))
 
 
 def test_val_from_its_own_folder_has_trains_labels(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_val_from_its_own_folder_has_trains_labels(tmp_path: Path) -> None:
     val = write_folder(tmp_path / "held out", {"c": 2}, seed=1)
     pack(request(train, tmp_path / "out"))
     manifest = pack(request(val, tmp_path / "out", "val")).manifest
-    assert [kind.name for kind in manifest.classes] == ["a", "b", "c"]
+    assert [described.name for described in manifest.classes] == ["a", "b", "c"]
     assert np.load(tmp_path / "out" / "val.index.npy")["label"].tolist() == [2, 2]
 
 
@@ -61,7 +61,7 @@ def test_splits_of_other_size_or_classes_are_refused(tmp_path: Path) -> None:
     val = write_folder(tmp_path / "val", {"a": 2})
     train = write_folder(tmp_path / "train", {"a": 2, "b": 2}, seed=1)
     pack(request(val, tmp_path / "out", "val"))
-    with pytest.raises(UserError, match="val is packed there with 1 classes"):
+    with pytest.raises(UserError, match="val is already packed with 1 classes"):
         pack(request(train, tmp_path / "out"))
-    with pytest.raises(UserError, match="val is packed there with --size 16"):
+    with pytest.raises(UserError, match="val is already packed with --size 16"):
         pack(request(train, tmp_path / "out", size=24))
