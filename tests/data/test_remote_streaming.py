@@ -109,7 +109,7 @@ def rank(url: str, cache: Path) -> None:
     split = Split.open(unlimited, "train")
     limit_bytes = needed_bytes(split, LANES, WINDOW, None, 1)
     limited = Remote(unlimited.url, replace(unlimited.cache, max_bytes=limit_bytes), unlimited.retry_policy)
-    split = Split(limited, split.manifest)
+    split = Split.open(limited, "train")
     plan = EpochPlan(split.counts, seed=0, epoch=0, global_batch=BATCH, lanes=LANES, window=WINDOW)
     with Loader(
         {"train": split}, seed=0, crop=224, rows=BATCH, workers=WORKERS, max_bad_fraction=0.0, ahead_bytes=limit_bytes
