@@ -1,4 +1,4 @@
-"""The resolved configuration as YAML: for the run directory, and for people with where each value came from."""
+"""Formatting of a configuration as YAML, for the run directory, and with the origin of each value, for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import yaml
 
 from alexnet_dist.config import keys
-from alexnet_dist.config.loading import DEFAULT, Resolved
+from alexnet_dist.config.loading import DEFAULT, LoadedConfig
 from alexnet_dist.config.schema import Config
 from alexnet_dist.config.sources import FLOAT, FLOAT_TAG
 
@@ -20,29 +20,29 @@ class _Line:
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, which also quotes text that only YAML 1.2 takes for a number, such as "1e-2"."""
+    """PyYAML's safe dumper, which also quotes text that is a number only in YAML 1.2, such as "1e-2"."""
 
 
 _Dumper.add_implicit_resolver(FLOAT_TAG, FLOAT, None)
 
 
 def to_yaml(config: Config) -> str:
-    """Return a configuration as complete YAML, a layer a line; load gives an equal Config back."""
+    """Return a complete configuration as YAML, one line per layer; `load` parses it to an equal Config."""
     return "".join(f"{line.text}\n" for line in _lines(config))
 
 
-def print_config(resolved: Resolved) -> str:
-    """Return the same YAML with a comment after each value that says where it came from."""
-    lines = list(_lines(resolved.config))
-    rows = [keys.row_of(line.keys[0]) is not None if line.keys else False for line in lines]
+def print_config(loaded: LoadedConfig) -> str:
+    """Return the same YAML with the origin of each value in a comment after it."""
+    lines = list(_lines(loaded.config))
+    in_table = [keys.layer_key(line.keys[0]) is not None if line.keys else False for line in lines]
     width = {
-        kind: max(len(line.text) for line, row in zip(lines, rows, strict=True) if row is kind)
+        kind: max(len(line.text) for line, is_layer in zip(lines, in_table, strict=True) if is_layer is kind)
         for kind in (True, False)
     }
     text = ""
-    for line, row in zip(lines, rows, strict=True):
-        comment = _origin(line.keys, resolved.origins) if line.keys else ""
-        text += f"{line.text.ljust(width[row])}  # {comment}\n" if comment else f"{line.text}\n"
+    for line, is_layer in zip(lines, in_table, strict=True):
+        comment = _origin(line.keys, loaded.origins) if line.keys else ""
+        text += f"{line.text.ljust(width[is_layer])}  # {comment}\n" if comment else f"{line.text}\n"
     return text
 
 
@@ -62,18 +62,18 @@ def _lines(config: Config) -> Iterator[_Line]:
 
 
 def _table(values: Mapping[str, object]) -> Iterator[_Line]:
-    """Yield the rows of the layers with their fields in columns."""
-    rows = list(dict.fromkeys(row for key in values if (row := keys.row_of(key))))
-    cells = {row: [f"{cell}, " for cell in _cells(row, values)] for row in rows if row not in values}
+    """Yield one line per layer, with the fields aligned in columns."""
+    layers = list(dict.fromkeys(layer for key in values if (layer := keys.layer_key(key))))
+    cells = {layer: [f"{cell}, " for cell in _cells(layer, values)] for layer in layers if layer not in values}
     widths = [max(map(len, column)) for column in zip(*cells.values(), strict=True)]
-    label = max(len(row) for row in rows) - len(keys.LAYERS) + 1
-    for row in rows:
-        name = f"    {row[len(keys.LAYERS) + 1 :] + ':':<{label}}"
-        if row in values:
-            yield _Line(f"{name}null", (row,))
+    label_width = max(len(layer) for layer in layers) - len(keys.LAYERS) + 1
+    for layer in layers:
+        label = f"    {layer[len(keys.LAYERS) + 1 :] + ':':<{label_width}}"
+        if layer in values:
+            yield _Line(f"{label}null", (layer,))
         else:
-            text = "".join(cell.ljust(width) for cell, width in zip(cells[row], widths, strict=True))
-            yield _Line(f"{name}{{{text.rstrip(', ')}}}", _below(row, values))
+            text = "".join(cell.ljust(width) for cell, width in zip(cells[layer], widths, strict=True))
+            yield _Line(f"{label}{{{text.rstrip(', ')}}}", _below(layer, values))
 
 
 def _below(key: str, values: Mapping[str, object]) -> tuple[str, ...]:
@@ -92,11 +92,11 @@ def _yaml(value: object) -> str:
 
 
 def _origin(names: Sequence[str], origins: Mapping[str, str]) -> str:
-    """Return where a line's values came from: one place, or each place with its fields, the defaults last."""
-    places: dict[str, list[str]] = {}
+    """Return the origin of a line's values: the only one, or each with its fields, the defaults last."""
+    fields_by_origin: dict[str, list[str]] = {}
     for name in names:
-        places.setdefault(origins[name], []).append(name.rpartition(".")[2])
-    if len(places) == 1:
-        return next(iter(places))
-    rest = ["the rest default"] if places.pop(DEFAULT, None) else []
-    return "; ".join([f"{', '.join(fields)}: {place}" for place, fields in places.items()] + rest)
+        fields_by_origin.setdefault(origins[name], []).append(name.rpartition(".")[2])
+    if len(fields_by_origin) == 1:
+        return next(iter(fields_by_origin))
+    rest = ["the rest default"] if fields_by_origin.pop(DEFAULT, None) else []
+    return "; ".join([f"{', '.join(fields)}: {origin}" for origin, fields in fields_by_origin.items()] + rest)

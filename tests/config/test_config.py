@@ -1,4 +1,4 @@
-"""The configuration: its defaults and files, how sources merge, and what is said of values that do not agree."""
+"""The configuration: its defaults and files, the merging of sources, and the errors for conflicting values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alexnet_dist.config import Config, keys, load
 from alexnet_dist.nn.geometry import PAPER_LAYERS, Geometry, Layer, Norm
 from support.config_files import problems, write
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
@@ -37,25 +37,25 @@ def test_the_defaults_are_paper_yaml() -> None:
 
 def test_paper_yaml_says_every_value_but_the_plain_ones_of_rows() -> None:
     origins = load([ROOT / "configs" / "paper.yaml"], []).origins
-    silent = {key for key, origin in origins.items() if origin == "default"}
-    plain = dataclasses.asdict(Layer())
+    unset = {key for key, origin in origins.items() if origin == "default"}
+    layer_defaults = dataclasses.asdict(Layer())
     values = keys.flat(Config())
-    assert all(keys.row_of(key) and values[key] == plain[key.rpartition(".")[2]] for key in silent)
+    assert all(keys.layer_key(key) and values[key] == layer_defaults[key.rpartition(".")[2]] for key in unset)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_loads_and_opens_with_its_command(path: Path) -> None:
     load([path], [])
-    opening = path.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
-    assert all(line.startswith("#") for line in opening)
+    header = path.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    assert all(line.startswith("#") for line in header)
     assert f"launch/train.py --config {path.relative_to(ROOT).as_posix()}" in path.read_text(encoding="utf-8")
 
 
 def test_small_files_differ_as_they_say() -> None:
     cifar = load([ROOT / "configs" / "cifar10.yaml"], []).config
     assert cifar.optim.drop_epochs == pytest.approx((0.6 * cifar.run.epochs, 0.9 * cifar.run.epochs))
-    assert {row.init_std for row in cifar.model.layers.values()} == {"he"}
-    assert {row.init_bias for row in cifar.model.layers.values()} == {0.0}
+    assert {layer.init_std for layer in cifar.model.layers.values()} == {"he"}
+    assert {layer.init_bias for layer in cifar.model.layers.values()} == {0.0}
     one_gpu = load([ROOT / "configs" / "one_gpu.yaml"], []).config
     assert one_gpu.model == Config().model
     assert one_gpu.topology.layout == "fused"
@@ -63,7 +63,9 @@ def test_small_files_differ_as_they_say() -> None:
     assert large.model == Config().model
     assert large.optim.reference_batch == Config().data.global_batch
     scaled = large.optim.learning_rate * large.data.global_batch / Config().data.global_batch
-    assert scaled * large.optim.trust_coefficient == pytest.approx(10 * 0.001, rel=0.01)  # as the file says
+    assert scaled * large.optim.trust_coefficient == pytest.approx(
+        10 * 0.001, rel=0.01
+    )  # as the comment in the file says
 
 
 def test_every_key_is_described() -> None:
@@ -74,16 +76,21 @@ def test_every_key_is_described() -> None:
         if not (field.description or "").endswith(".")
     ]
     assert undescribed == []
-    silent = [f.name for row in (Layer, Norm) for f in dataclasses.fields(row) if f.name not in (row.__doc__ or "")]
-    assert set(silent) <= {"padding"}  # a convolution's, as everywhere
+    undescribed = [
+        field.name
+        for block in (Layer, Norm)
+        for field in dataclasses.fields(block)
+        if field.name not in (block.__doc__ or "")
+    ]
+    assert set(undescribed) <= {"padding"}  # of a convolution, with the usual meaning
 
 
 def test_every_number_has_a_range() -> None:
-    words = {key: keys.expected(key) for key in keys.LEAVES}
-    numbers = {key: text for key, text in words.items() if text.startswith(("an integer", "a number", "a list"))}
+    phrases = {key: keys.expected(key) for key in keys.KEY_SPECS}
+    numbers = {key: text for key, text in phrases.items() if text.startswith(("an integer", "a number", "a list"))}
     assert len(numbers) > 80
-    without = {key for key, text in numbers.items() if "at least" not in text and "above" not in text}
-    assert without == {f"model.layers.{name}.init_bias" for name in PAPER_LAYERS}
+    unbounded = {key for key, text in numbers.items() if "at least" not in text and "above" not in text}
+    assert unbounded == {f"model.layers.{name}.init_bias" for name in PAPER_LAYERS}
 
 
 def test_it_is_frozen_and_can_be_sent_to_another_process() -> None:
@@ -93,7 +100,7 @@ def test_it_is_frozen_and_can_be_sent_to_another_process() -> None:
 
 
 def test_python_callers_are_checked_too() -> None:
-    bad: list[dict[str, Any]] = [
+    invalid: list[dict[str, Any]] = [
         {"data": {"global_batch": "3"}},
         {"data": {"size": 3}},
         {"model": {"norm": Norm(size=True)}},
@@ -102,15 +109,15 @@ def test_python_callers_are_checked_too() -> None:
         {"model": {"layers": {**PAPER_LAYERS, "conv1": Layer(channels=95, kernel=11)}}},
         {"data": {"global_batch": 3}, "train": {"accumulate": 4}},
     ]
-    for tree in bad:
+    for tree in invalid:
         with pytest.raises(ValidationError):
             Config.model_validate(tree)
 
 
 def test_importing_it_does_not_import_torch_or_numpy() -> None:
     code = "import sys, alexnet_dist.config; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
 
 
 # Merging.
@@ -119,8 +126,8 @@ def test_importing_it_does_not_import_torch_or_numpy() -> None:
 def test_files_merge_left_to_right_and_then_the_command_line() -> None:
     first = write("optim:\n  momentum: 0.5\n  weight_decay: 0.1\n  learning_rate: 1\n", "first.yaml")
     second = write("# a comment\noptim: {momentum: 0.6,\n        weight_decay: 0.2}\n", "second.yaml")
-    resolved = load([first, second], ["optim.momentum=0.7", "optim.momentum=0.8"])
-    optim, origins = resolved.config.optim, resolved.origins
+    loaded = load([first, second], ["optim.momentum=0.7", "optim.momentum=0.8"])
+    optim, origins = loaded.config.optim, loaded.origins
     assert (optim.learning_rate, optim.weight_decay, optim.momentum) == (1.0, 0.2, 0.8)
     assert origins["optim.learning_rate"] == "first.yaml:4"
     assert origins["optim.weight_decay"] == "second.yaml:3"
@@ -132,14 +139,14 @@ def test_files_merge_left_to_right_and_then_the_command_line() -> None:
 
 def test_rows_of_layers_lie_over_the_papers_rows() -> None:
     path = write("model:\n  layers:\n    conv4: {kernel: 5, padding: 2}\n    conv6: {channels: 10, kernel: 3}\n")
-    resolved = load([path], ["model.layers.conv6.padding=1"])
-    layers = resolved.config.model.layers
+    loaded = load([path], ["model.layers.conv6.padding=1"])
+    layers = loaded.config.model.layers
     assert layers["conv4"] == dataclasses.replace(PAPER_LAYERS["conv4"], kernel=5, padding=2)
     assert layers["conv6"] == Layer(channels=10, kernel=3, padding=1)
     assert {**layers, "conv4": None, "conv6": None} == {**PAPER_LAYERS, "conv4": None, "conv6": None}
-    assert resolved.origins["model.layers.conv4.kernel"] == "x.yaml:3"
-    assert resolved.origins["model.layers.conv4.channels"] == "default"
-    assert list(config.geometry(resolved.config).layers) == [
+    assert loaded.origins["model.layers.conv4.kernel"] == "x.yaml:3"
+    assert loaded.origins["model.layers.conv4.channels"] == "default"
+    assert list(config.geometry(loaded.config).layers) == [
         "conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8",
     ]  # fmt: skip
 
@@ -150,9 +157,9 @@ def test_rows_of_layers_lie_over_the_papers_rows() -> None:
 def test_null_removes_a_layer_until_it_is_named_again(again: str) -> None:
     removed = write("model:\n  layers:\n    conv4: null\n")
     changed = write("model:\n  layers:\n    conv4: {channels: 2}\n", "changed.yaml")
-    without = load([changed, removed], [])
-    assert set(PAPER_LAYERS) - set(without.config.model.layers) == {"conv4"}
-    assert without.origins["model.layers.conv4"] == "x.yaml:3"
+    loaded = load([changed, removed], [])
+    assert set(PAPER_LAYERS) - set(loaded.config.model.layers) == {"conv4"}
+    assert loaded.origins["model.layers.conv4"] == "x.yaml:3"
     assert load([changed, removed], [again]).config == Config()
 
 
@@ -164,44 +171,44 @@ def test_an_empty_file_and_dotted_keys_are_welcome() -> None:
     assert dotted.origins["model.layers.conv1.channels"] == "x.yaml:2"
 
 
-# Values that fit but cannot stand together.
+# Values that are in range but conflict.
 
 
 def test_contradictions_are_reported_where_they_were_given() -> None:
     path = write("data:\n  global_batch: 4\noptim:\n  drop_epochs: [3, 3]\nmodel:\n  norm: {size: 4}\n")
     assert problems([path], ["model.layers.conv4.channels=383", "train.accumulate=5"]) == [
-        "command line: train.accumulate = 5: expected at most data.global_batch = 4: each micro-batch takes at least"
+        "command line: train.accumulate = 5: expected at most data.global_batch = 4: each micro-batch needs at least"
         " one image",
         "x.yaml:4: optim.drop_epochs = [3.0, 3.0]: expected increasing numbers",
-        "x.yaml:4: optim.drop_epochs = [3.0, 3.0]: read by optim.schedule = epochs only; expected [] with plateau",
-        "x.yaml:6: model.norm.size = 4: expected an odd number: the window is centred on a map",
+        "x.yaml:4: optim.drop_epochs = [3.0, 3.0]: used only by optim.schedule = epochs; expected [] with plateau",
+        "x.yaml:6: model.norm.size = 4: expected an odd number: the window is centred on a channel",
         "command line: model.layers.conv4.channels: 383; expected an even number, half for each tower",
     ]
     again = write("train: {accumulate: 9}\n", "again.yaml")
     assert problems([again], ["train.accumulate=200"])[0].startswith("command line: train.accumulate = 200")
     assert problems([again], ["data.global_batch=4"])[0].startswith("again.yaml:1: train.accumulate = 9")
     assert load([], ["data.global_batch=4", "train.accumulate=4"])
-    words = ["optim.schedule=epochs", "optim.drop_epochs=[1, 1.5]"]
-    assert load([], [*words, "optim.warmup_epochs=1"])
-    assert problems([], [*words, "optim.warmup_epochs=1.25"]) == [
-        "command line: optim.warmup_epochs = 1.25: expected at most 1, the first of optim.drop_epochs: the rate drops"
-        " after its warm-up"
+    schedule = ["optim.schedule=epochs", "optim.drop_epochs=[1, 1.5]"]
+    assert load([], [*schedule, "optim.warmup_epochs=1"])
+    assert problems([], [*schedule, "optim.warmup_epochs=1.25"]) == [
+        "command line: optim.warmup_epochs = 1.25: expected at most 1, the first of optim.drop_epochs: the learning"
+        " rate drops after the warm-up"
     ]
 
 
 @pytest.mark.parametrize(
-    ("words", "report"),
+    ("overrides", "report"),
     [
         (["data.crop=3"], "command line: model.layers.conv1: nothing of the 3-pixel image is left"),
-        (["model.layers.fc8.channels=7"], "command line: model.layers.fc8.channels: 7; the last layer's are model.cl"),
-        (["model.layers.conv1.reads=both"], "command line: model.layers.conv1.reads: both; the first layer reads"),
-        (["model.layers.conv9={}"], "command line: model.layers.conv9.kernel: 0; a conv layer's is at least 1"),
+        (["model.layers.fc8.channels=7"], "command line: model.layers.fc8.channels: 7; expected null: the last"),
+        (["model.layers.conv1.reads=both"], "command line: model.layers.conv1.reads: both; expected own: the first"),
+        (["model.layers.conv9={}"], "command line: model.layers.conv9.kernel: 0; expected at least 1 in a"),
         (["data.global_batch=4", "train.accumulate=5"], "command line: train.accumulate = 5: expected at most"),
     ],
 )
-def test_what_no_net_can_be(words: list[str], report: str) -> None:
-    (found,) = problems([], words)
-    assert found.startswith(report)
+def test_what_no_net_can_be(overrides: list[str], report: str) -> None:
+    (message,) = problems([], overrides)
+    assert message.startswith(report)
 
 
 def test_a_contradiction_that_a_reported_problem_may_have_caused_is_not_reported() -> None:
@@ -217,7 +224,7 @@ def test_options_and_words_in_any_order() -> None:
     first, second = write("run: {seed: 1, keep: 4}\n", "first.yaml"), write("run: {seed: 2}\n", "second.yaml")
     parser = argparse.ArgumentParser()
     config.add_config_arguments(parser)
-    words = ["--config", str(first), "run.log_every=5", "--config", str(second), "data.root=there"]
-    resolved = config.from_arguments(parser.parse_intermixed_args(words)).config
-    assert (resolved.run.seed, resolved.run.keep, resolved.run.log_every, resolved.data.root) == (2, 4, 5, "there")
+    arguments = ["--config", str(first), "run.log_every=5", "--config", str(second), "data.root=elsewhere"]
+    loaded = config.from_arguments(parser.parse_intermixed_args(arguments)).config
+    assert (loaded.run.seed, loaded.run.keep, loaded.run.log_every, loaded.data.root) == (2, 4, 5, "elsewhere")
     assert config.from_arguments(parser.parse_intermixed_args([])).config == Config()

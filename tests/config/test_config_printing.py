@@ -1,4 +1,4 @@
-"""The configuration as YAML: it loads as itself, other readers agree, and it says where each value came from."""
+"""The configuration as YAML: it loads as an equal Config, other parsers agree, and origins are printed."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ CHANGES = st.fixed_dictionaries({"optim.schedule": st.just("epochs")}, optional=
 
 
 def build(changes: dict[str, Any]) -> Config:
-    """Return the default with changes by dotted key; conv6 needs more than its name."""
+    """Return the defaults with changes by dotted key; a new conv6 also gets channels and a kernel."""
     if "model.layers.conv6" in changes:
         changes = {**changes, "model.layers.conv6.channels": 4, "model.layers.conv6.kernel": 3}
     return Config.model_validate(keys.tree(changes))
 
 
 def as_yaml(value: object) -> str:
-    """Return a value as one line of YAML, by another writer than ours."""
+    """Return a value as one line of YAML, written by PyYAML instead of our printer."""
     value = list(value) if isinstance(value, tuple) else value
     style = '"' if isinstance(value, str) else None
     return yaml.safe_dump(value, default_flow_style=True, default_style=style, width=1e9).removesuffix("...\n").rstrip()
@@ -75,7 +75,7 @@ def test_resolved_yaml_loads_as_the_same_configuration(tmp_path_factory: pytest.
 def test_files_merge_as_their_changes_do(tmp_path_factory: pytest.TempPathFactory, left: Any, right: Any) -> None:
     files = []
     for name, changes in (("left.yaml", left), ("right.yaml", right)):
-        # Removed rows, and rows over other rows, are another test's.
+        # Removed and changed layers are tested in test_config.py.
         lines = [f"{key}: {as_yaml(value)}\n" for key, value in changes.items() if not key.startswith("model.layers")]
         files.append(tmp_path_factory.getbasetemp() / name)
         files[-1].write_text("".join(lines), encoding="utf-8")

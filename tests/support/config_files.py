@@ -1,4 +1,4 @@
-"""Configuration files for tests, and the report of what is wrong with them."""
+"""Configuration files for tests, and the errors reported for them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from alexnet_dist.errors import UserError
 
 
 def write(text: str, name: str = "x.yaml") -> Path:
-    """Write a file into the working directory and return its relative path, as messages show it."""
+    """Write a file into the working directory and return its relative path, as messages name it."""
     Path(name).write_text(text, encoding="utf-8")
     return Path(name)
 
 
 def problems(files: Sequence[Path], overrides: Sequence[str]) -> list[str]:
-    """Return the lines of the report that these end in, without its heading."""
+    """Return the lines of the error report for these files and overrides, without its heading."""
     with pytest.raises(UserError) as caught:
         load(files, overrides)
     first, *rest = str(caught.value).split("\n")
