@@ -1,4 +1,4 @@
-"""From files and key=value words to one checked configuration, or to one report of everything that is wrong."""
+"""Merging of files and key=value arguments into a validated configuration, or a report of all their errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from alexnet_dist.config import keys
-from alexnet_dist.config.schema import CONTRADICTION, Config, Contradiction
-from alexnet_dist.config.sources import Given, Problem, read_file, read_override
+from alexnet_dist.config import keys, named
+from alexnet_dist.config.schema import CONFLICT, Config, Conflict
+from alexnet_dist.config.sources import Diagnostic, Setting, read_file, read_override
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.geometry import PAPER_LAYERS
 
@@ -19,85 +19,90 @@ DEFAULT = "default"
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """A configuration, and by dotted key where each value came from: default, configs/x.yaml:7 or command line.
+class LoadedConfig:
+    """A configuration, and the origin of each value by dotted key: default, configs/x.yaml:7 or command line.
 
-    A layer of the paper's net that was removed stands in origins under its row's key, such as model.layers.conv4.
+    A removed layer of the paper's net has one origin, under the layer's key, such as model.layers.conv4.
     """
 
     config: Config
     origins: Mapping[str, str]
 
 
-def load(files: Sequence[Path], overrides: Sequence[str]) -> Resolved:
-    """Return the paper's configuration changed by YAML files, left to right, then by key=value words.
+def load(files: Sequence[Path], overrides: Sequence[str]) -> LoadedConfig:
+    """Return the paper's configuration changed by YAML files, left to right, then by key=value arguments.
 
-    A mapping changes the keys it names; the row of a layer lies over the paper's row of that name, and null removes
-    the layer until a later source names it again. Raises UserError with every problem of every source, a line each.
+    A file is a path or the name of a configuration (see `named`). A mapping changes the keys it names. The entry of a
+    layer changes fields of the paper's layer of that name; null removes the layer until a later source names it again.
+    Raises UserError with all errors of all sources, one per line.
     """
-    read = [item for path in files for item in read_file(path)]
-    read += [item for word in overrides for item in read_override(word)]
-    given = [item for item in read if isinstance(item, Given)]
-    problems = [item for item in read if isinstance(item, Problem)]
-    problems += _removed_in_vain(given)
-    values = _merged(given)
+    parsed = [item for path in files for item in read_file(path)]
+    parsed += [item for argument in overrides for item in read_override(argument)]
+    settings = [item for item in parsed if isinstance(item, Setting)]
+    diagnostics = [item for item in parsed if isinstance(item, Diagnostic)]
+    diagnostics += _unknown_removals(settings)
+    merged = _merge(settings)
     try:
-        config = Config.model_validate(keys.tree({key: item.value for key, item in values.items()}))
+        config = Config.model_validate(keys.tree({key: setting.value for key, setting in merged.items()}))
     except ValidationError as error:
-        problems += _contradictions(error, given, problems)
-    if problems:
-        count = f"{len(problems)} problems in the configuration:\n" if len(problems) > 1 else ""
-        raise UserError(count + "\n".join(str(problem) for problem in problems))
-    origins = {key: values[key].origin if key in values else DEFAULT for key in keys.flat(config)}
-    return Resolved(config, origins)
+        diagnostics += _conflicts(error, settings, diagnostics)
+    if diagnostics:
+        heading = f"{len(diagnostics)} problems in the configuration:\n" if len(diagnostics) > 1 else ""
+        raise UserError(heading + "\n".join(str(diagnostic) for diagnostic in diagnostics))
+    origins = {key: merged[key].origin if key in merged else DEFAULT for key in keys.flat(config)}
+    return LoadedConfig(config, origins)
 
 
-def _merged(given: Iterable[Given]) -> dict[str, Given]:
-    merged: dict[str, Given] = {}
-    for item in given:
-        row = keys.row_of(item.key)
-        if row is not None and item.value is None and item.key == row:
-            merged = {key: kept for key, kept in merged.items() if keys.row_of(key) != row}
-        elif row is not None and row in merged and merged[row].value is None:
-            del merged[row]
-        merged[item.key] = item
+def _merge(settings: Iterable[Setting]) -> dict[str, Setting]:
+    """Return the last setting of each key; removing a layer discards the earlier settings of its fields."""
+    merged: dict[str, Setting] = {}
+    for setting in settings:
+        layer = keys.layer_key(setting.key)
+        if layer is not None and setting.value is None and setting.key == layer:
+            merged = {key: kept for key, kept in merged.items() if keys.layer_key(key) != layer}
+        elif layer is not None and layer in merged and merged[layer].value is None:
+            del merged[layer]
+        merged[setting.key] = setting
     return merged
 
 
-def _removed_in_vain(given: Iterable[Given]) -> Iterator[Problem]:
+def _unknown_removals(settings: Iterable[Setting]) -> Iterator[Diagnostic]:
+    """Yield an error for each null that removes a layer which no earlier source and not the paper defines."""
     known = {f"{keys.LAYERS}.{name}" for name in PAPER_LAYERS}
-    for item in given:
-        row = keys.row_of(item.key)
-        if row is not None and row not in known and item.value is None and item.key == row:
-            yield Problem(item.origin, f"{row} = null: there is no such layer to remove", row)
-        elif row is not None:
-            known.add(row)
+    for setting in settings:
+        layer = keys.layer_key(setting.key)
+        if layer is not None and layer not in known and setting.value is None and setting.key == layer:
+            yield Diagnostic(setting.origin, f"{layer} = null: there is no such layer to remove", layer)
+        elif layer is not None:
+            known.add(layer)
 
 
-def _contradictions(error: ValidationError, given: Sequence[Given], problems: Sequence[Problem]) -> Iterator[Problem]:
-    """Yield the contradictions between values, but none that a problem reported already may be the cause of."""
-    troubled = {problem.key.partition(".")[0] for problem in problems}
+def _conflicts(
+    error: ValidationError, settings: Sequence[Setting], diagnostics: Sequence[Diagnostic]
+) -> Iterator[Diagnostic]:
+    """Yield the conflicts between values, except those that an error in one of their sections may have caused."""
+    faulty_sections = {diagnostic.key.partition(".")[0] for diagnostic in diagnostics}
     for details in error.errors():
-        # Each value fits its key: keys.fits was asked, so that nothing but contradictions is left.
-        assert details["type"] == CONTRADICTION, details
-        for found in details["ctx"]["contradictions"]:
-            if not troubled & {"", *(key.partition(".")[0] for key in found.keys)}:
-                yield Problem(_origin(found, given), found.text, found.keys[0])
+        # keys.fits has checked each value against its key, so only conflicts remain.
+        assert details["type"] == CONFLICT, details
+        for conflict in details["ctx"]["conflicts"]:
+            if not faulty_sections & {"", *(key.partition(".")[0] for key in conflict.keys)}:
+                yield Diagnostic(_origin(conflict, settings), conflict.text, conflict.keys[0])
 
 
-def _origin(found: Contradiction, given: Sequence[Given]) -> str:
-    """Return where the first of the keys that was given at all was given last."""
-    for key in found.keys:
-        for item in reversed(given):
-            if item.key == key or item.key.startswith(f"{key}."):
-                return item.origin
+def _origin(conflict: Conflict, settings: Sequence[Setting]) -> str:
+    """Return the origin of the last setting of the first of the conflict's keys that a source sets."""
+    for key in conflict.keys:
+        for setting in reversed(settings):
+            if setting.key == key or setting.key.startswith(f"{key}."):
+                return setting.origin
     return DEFAULT
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --config FILE, as often as wanted, and key=value words to a command.
+    """Add the repeatable option --config FILE and key=value arguments to a command.
 
-    Parse with parse_intermixed_args: then words and options may stand in any order.
+    Parse with parse_intermixed_args, which accepts options and arguments in any order.
     """
     parser.add_argument(
         "--config",
@@ -105,17 +110,18 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="YAML file of changes to the paper's configuration; several are merged left to right",
+        help="YAML file of changes to the paper's configuration, or the name of one that the package contains"
+        f" ({', '.join(named.names())}); several are merged left to right",
     )
     parser.add_argument(
         "overrides",
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="change of one value, such as data.global_batch=64; comes after all files",
+        help="change of one value, such as data.global_batch=64; applied after all files",
     )
 
 
-def from_arguments(arguments: argparse.Namespace) -> Resolved:
-    """Return the configuration that a parsed command line asks for. Raises UserError as load does."""
+def from_arguments(arguments: argparse.Namespace) -> LoadedConfig:
+    """Return the configuration that a parsed command line specifies. Raises UserError as `load` does."""
     return load(arguments.config, arguments.overrides)

@@ -1,8 +1,8 @@
-"""Where values come from: YAML files, with line numbers, and key=value words of the command line.
+"""Parsing of the sources of a configuration: YAML files, with line numbers, and key=value arguments.
 
-A source is read into what it gives and what is wrong with it, item by item, so that all problems of all sources can
-be reported at once. YAML is read as version 1.2 reads plain scalars (1e-2 is a number, 010 and no are text), because
-PyYAML's version 1.1 surprises; anchors, aliases and tags are refused.
+A source is parsed into settings and diagnostics, so that one report can contain every error of every source. Plain
+scalars follow YAML 1.2 (1e-2 is a number; 010 and no are text), not PyYAML's YAML 1.1 (1e-2 is text, 010 is 8, no is
+false). Anchors, aliases and tags are rejected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from alexnet_dist.config import keys
+from alexnet_dist.config import keys, named
 
 COMMAND_LINE = "command line"
 NULL = "tag:yaml.org,2002:null"
@@ -27,8 +27,8 @@ FLOAT = re.compile(
 
 
 @dataclass(frozen=True)
-class Given:
-    """A value that a source gives to a key; for a layer's row itself None (removed) or {} (present)."""
+class Setting:
+    """The value that a source assigns to a key; for the key of a layer None (removed) or {} (present)."""
 
     key: str
     value: object
@@ -36,8 +36,8 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is wrong at a place of a source."""
+class Diagnostic:
+    """An error in a source, with the file and line or the command line as origin."""
 
     origin: str
     text: str
@@ -50,7 +50,7 @@ class Problem:
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, with the plain scalars of YAML 1.2."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's name and shape; None: whatever the first letter
+    yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's name and type; None: any first character
         None: [
             (NULL, re.compile(r"(~|null|Null|NULL|)\Z")),
             ("tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)\Z")),
@@ -60,93 +60,100 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def read_file(path: Path) -> Iterator[Given | Problem]:
-    """Yield what a YAML file gives, and what is wrong with it; origins are like configs/x.yaml:7."""
+def read_file(path: Path) -> Iterator[Setting | Diagnostic]:
+    """Yield the settings and errors of a YAML file or named configuration; origins are like configs/x.yaml:7."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = named.locate(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        yield Diagnostic(str(path), named.not_found(path))
+        return
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        yield Problem(str(path), f"expected a YAML file, but it cannot be read: {reason}")
+        yield Diagnostic(str(path), f"expected a YAML file, but it cannot be read: {reason}")
         return
     yield from _read(text, "", lambda line: f"{path}:{line + 1}")
 
 
-def read_override(word: str) -> Iterator[Given | Problem]:
-    """Yield what one key=value word of the command line gives, its value as YAML, and what is wrong with it."""
-    key, equals, text = word.partition("=")
+def read_override(argument: str) -> Iterator[Setting | Diagnostic]:
+    """Yield the settings and errors of a key=value argument of the command line; its value is YAML."""
+    key, equals, text = argument.partition("=")
     if equals and key.strip():
         yield from _read(text, key.strip(), lambda _: COMMAND_LINE)
     else:
-        text = f"found {word!r}, expected key=value, such as data.global_batch=64; a file is given by --config FILE"
-        yield Problem(COMMAND_LINE, text)
+        text = f"found {argument!r}, expected key=value, such as data.global_batch=64; use --config FILE for a file"
+        yield Diagnostic(COMMAND_LINE, text)
 
 
-def _read(text: str, key: str, origin_at: Callable[[int], str]) -> Iterator[Given | Problem]:
-    """Read YAML text into the key it is for; the empty key is above all."""
-    start = f"{key} = {keys.show(text)}: " if key else ""
+def _read(text: str, key: str, origin_at: Callable[[int], str]) -> Iterator[Setting | Diagnostic]:
+    """Parse YAML text as the value of a key; the empty key is the root."""
+    prefix = f"{key} = {keys.format_value(text)}: " if key else ""
     try:
         for event in yaml.parse(text, Loader=_Loader):
             if getattr(event, "anchor", None) or getattr(event, "tag", None):
                 line = event.start_mark.line if event.start_mark else 0
-                yield Problem(origin_at(line), f"{start}found a YAML anchor, alias or tag, expected plain values", key)
+                yield Diagnostic(
+                    origin_at(line), f"{prefix}found a YAML anchor, alias or tag, expected plain values", key
+                )
                 return
         loader = _Loader(text)
         node = loader.get_single_node()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        yield Problem(origin_at(mark.line if mark else 0), f"{start}not YAML: {reason}", key)
+        yield Diagnostic(origin_at(mark.line if mark else 0), f"{prefix}not YAML: {reason}", key)
         return
     if node is None and not key:
-        return  # an empty file, or one of comments alone
-    yield from _Walk(loader, origin_at).visit(node or yaml.ScalarNode(NULL, ""), key, origin_at(0))
+        return  # an empty file, or only comments
+    yield from _DocumentParser(loader, origin_at).parse(node or yaml.ScalarNode(NULL, ""), key, origin_at(0))
 
 
 @dataclass(frozen=True)
-class _Walk:
-    """One walk through a document: down the sections, to what each key is given."""
+class _DocumentParser:
+    """Parses the nodes of one YAML document, recursively, into settings and diagnostics."""
 
     loader: _Loader
     origin_at: Callable[[int], str]
-    lines: dict[str, int] = field(default_factory=dict)  # of the keys met so far, counted from 0
+    lines: dict[str, int] = field(default_factory=dict)  # of the keys parsed so far, counted from 0
 
-    def visit(self, node: yaml.Node, key: str, origin: str) -> Iterator[Given | Problem]:
+    def parse(self, node: yaml.Node, key: str, origin: str) -> Iterator[Setting | Diagnostic]:
         if not keys.is_section(key):
-            yield self._leaf(node, key, origin)
+            yield self._setting(node, key, origin)
         elif isinstance(node, yaml.MappingNode):
-            if keys.row_of(key):
-                yield Given(key, {}, origin)
+            if keys.layer_key(key):
+                yield Setting(key, {}, origin)
             for name, child in node.value:
                 yield from self._entry(name, child, key)
-        elif node.tag == NULL and keys.row_of(key):
-            yield Given(key, None, origin)
+        elif node.tag == NULL and keys.layer_key(key):
+            yield Setting(key, None, origin)
         else:
-            shown = keys.show(self._value(node))
-            found = f"{key} = {shown}: " if key else f"found {shown}, "
-            some = ", ".join(keys.children(key)[:3])
-            yield Problem(origin, f"{found}expected a mapping with keys such as {some}", key)
+            value = keys.format_value(self._value(node))
+            found = f"{key} = {value}: " if key else f"found {value}, "
+            examples = ", ".join(keys.children(key)[:3])
+            yield Diagnostic(origin, f"{found}expected a mapping with keys such as {examples}", key)
 
-    def _entry(self, name: yaml.Node, child: yaml.Node, above: str) -> Iterator[Given | Problem]:
+    def _entry(self, name: yaml.Node, child: yaml.Node, parent: str) -> Iterator[Setting | Diagnostic]:
         line = name.start_mark.line if name.start_mark else 0
         origin = self.origin_at(line)
         if not isinstance(name, yaml.ScalarNode):
-            yield Problem(origin, f"{above}: found a list or mapping as a key, expected a name".lstrip(": "), above)
+            yield Diagnostic(
+                origin, f"{parent}: found a list or mapping as a key, expected a name".lstrip(": "), parent
+            )
             return
-        key = f"{above}.{name.value}" if above else str(name.value)
+        key = f"{parent}.{name.value}" if parent else str(name.value)
         if key in self.lines:
-            yield Problem(origin, f"{key}: given twice, first on line {self.lines[key] + 1}; keep one of them", key)
+            yield Diagnostic(origin, f"{key}: given twice, first on line {self.lines[key] + 1}; keep one of them", key)
             return
         self.lines[key] = line
-        yield from self.visit(child, key, origin)
+        yield from self.parse(child, key, origin)
 
-    def _leaf(self, node: yaml.Node, key: str, origin: str) -> Given | Problem:
+    def _setting(self, node: yaml.Node, key: str, origin: str) -> Setting | Diagnostic:
         value = self._value(node)
-        found = f"{key} = {keys.show(value)}"
-        if keys.leaf(key) is None:
-            return Problem(origin, f"{found}: unknown key; {keys.hint(key)}", key)
+        assignment = f"{key} = {keys.format_value(value)}"
+        if keys.key_spec(key) is None:
+            return Diagnostic(origin, f"{assignment}: unknown key; {keys.suggestion(key)}", key)
         if not keys.fits(key, value):
-            return Problem(origin, f"{found}: expected {keys.expected(key)}", key)
-        return Given(key, value, origin)
+            return Diagnostic(origin, f"{assignment}: expected {keys.expected(key)}", key)
+        return Setting(key, value, origin)
 
     def _value(self, node: yaml.Node) -> object:
         if isinstance(node, yaml.SequenceNode):
@@ -155,6 +162,6 @@ class _Walk:
             return {str(name.value): self._value(item) for name, item in node.value}
         try:
             value: object = self.loader.construct_object(node)
-        except ValueError:  # a number of more digits than Python reads: no key holds it, nor its text
+        except ValueError:  # a number with more digits than Python parses; its text fits no key either
             value = node.value
         return value

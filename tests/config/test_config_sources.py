@@ -1,4 +1,4 @@
-"""What values and files the configuration takes, and in which words it refuses the others."""
+"""Parsing of configuration files and key=value arguments, and the messages for those that are rejected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("word", "value"),
+    ("argument", "value"),
     [
         ("optim.learning_rate=1e-2", 0.01),
         ("optim.learning_rate=1E2", 100.0),
@@ -41,10 +41,10 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("model.norm.k=1", 1.0),
     ],
 )
-def test_what_a_word_of_the_command_line_gives(word: str, value: object) -> None:
-    found = keys.flat(load([], [word]).config)[word.partition("=")[0]]
-    assert found == value
-    assert type(found) is type(value)
+def test_what_a_word_of_the_command_line_gives(argument: str, value: object) -> None:
+    result = keys.flat(load([], [argument]).config)[argument.partition("=")[0]]
+    assert result == value
+    assert type(result) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -91,15 +91,15 @@ def test_what_a_word_of_the_command_line_gives(word: str, value: object) -> None
     ],
 )
 def test_a_value_that_does_not_fit(key: str, value: str, expected: str) -> None:
-    *above, name = key.split(".")
-    nested = "".join(f"{'  ' * depth}{part}:\n" for depth, part in enumerate(above))
-    path = write(f"{nested}{'  ' * len(above)}{name}: {value}\n")
-    from_file, from_word = problems([path], [f"{key}={value}"])
-    assert from_file.startswith(f"x.yaml:{len(above) + 1}: {key} = ")
-    assert from_word.startswith(f"command line: {key} = ")
+    *parents, name = key.split(".")
+    nested = "".join(f"{'  ' * depth}{part}:\n" for depth, part in enumerate(parents))
+    path = write(f"{nested}{'  ' * len(parents)}{name}: {value}\n")
+    from_file, from_argument = problems([path], [f"{key}={value}"])
+    assert from_file.startswith(f"x.yaml:{len(parents) + 1}: {key} = ")
+    assert from_argument.startswith(f"command line: {key} = ")
     assert from_file.endswith(f": expected {expected}")
-    assert from_word.endswith(f": expected {expected}")
-    assert len(from_word) < 250
+    assert from_argument.endswith(f": expected {expected}")
+    assert len(from_argument) < 250
 
 
 # The report.
@@ -115,8 +115,7 @@ def test_all_problems_of_all_sources_in_one_report() -> None:
         "second.yaml:3: data.crop = -1: expected an integer of at least 1 and at most 4096",
         "command line: data.workers = -1: expected an integer of at least 0",
         "command line: momentum = 0.9: unknown key; did you mean 'optim.momentum'?",
-        "command line: found 'fast', expected key=value, such as data.global_batch=64; a file is given by --config"
-        " FILE",
+        "command line: found 'fast', expected key=value, such as data.global_batch=64; use --config FILE for a file",
     ]
 
 
@@ -136,8 +135,8 @@ def test_all_problems_of_all_sources_in_one_report() -> None:
         ("model.norm.sise", "did you mean 'model.norm.size'?"),
         ("topology.zzz", "topology has layout, timeout_s, share_device"),
         ("zzz", "the configuration has data, model, optim, topology, train, run, metrics"),
-        ("zzz.zzz", "no key is near"),
-        ("optim.momentum.zzz", "no key is near"),
+        ("zzz.zzz", "no known key is similar"),
+        ("optim.momentum.zzz", "no known key is similar"),
     ],
 )
 def test_an_unknown_key(key: str, hint: str) -> None:
@@ -151,7 +150,7 @@ def test_an_unknown_key(key: str, hint: str) -> None:
         ("run:\n\tseed: 1\n", "x.yaml:2: not YAML: found character '\\t' that cannot start any token"),
         ("run: {}\n---\nrun: {}\n", "x.yaml:2: not YAML: but found another document"),
         ("- 1\n- 2\n", "x.yaml:1: found [1, 2], expected a mapping with keys such as data, model, optim"),
-        ("words\n", "x.yaml:1: found 'words', expected a mapping with keys such as data, model, optim"),
+        ("text\n", "x.yaml:1: found 'text', expected a mapping with keys such as data, model, optim"),
         ("\nrun: 3\n", "x.yaml:2: run = 3: expected a mapping with keys such as directory, epochs, steps"),
         ("run:\n", "x.yaml:1: run = null: expected a mapping with keys such as directory, epochs, steps"),
         ("run:\n  seed: 1\n  seed: 1\n", "x.yaml:3: run.seed: given twice, first on line 2; keep one of them"),
@@ -177,10 +176,10 @@ def test_files_that_are_not_text(tmp_path: Path) -> None:
     assert reports[2].startswith("nul.yaml:1: not YAML: unacceptable character")
 
 
-@pytest.mark.parametrize("word", ["", "=", "=3", "configs/paper.yaml"])
-def test_a_word_without_key_and_value(word: str) -> None:
-    (report,) = problems([], [word])
-    assert report.startswith(f"command line: found {word!r}, expected key=value")
+@pytest.mark.parametrize("argument", ["", "=", "=3", "configs/paper.yaml"])
+def test_a_word_without_key_and_value(argument: str) -> None:
+    (report,) = problems([], [argument])
+    assert report.startswith(f"command line: found {argument!r}, expected key=value")
 
 
 def test_a_word_whose_value_is_not_yaml() -> None:
