@@ -1,4 +1,4 @@
-"""The pictures of a run: the right sizes, the right content where it can be said, refusals in plain words."""
+"""The figures command: sizes and content of its pictures, and its errors."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_dist import figures
 from alexnet_dist.errors import UserError
+from alexnet_dist.figures.__main__ import draw_all, main
+from alexnet_dist.figures.drawing import DOTS_PER_INCH, draw_curves
 from alexnet_dist.pack.__main__ import main as pack
-from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.runs.directory import EVALUATIONS, METRICS, append
+from alexnet_dist.runs.load import load_run
 from support.runs import CLASSES, SIZE, write_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return the directory of a run with its lines, and of shards with held-out images for it."""
+    """Return the directory of a run with log lines, and that of shards with held-out images for it."""
     home = tmp_path_factory.mktemp("finished")
     directory, _ = write_run(home)
     for step in range(10, 210, 10):
         line = {"step": step, "epoch": step / 50, "images": step * 6, "loss": 3 / step, "top1_error": 5 / step}
-        run_directory.append(
-            directory / run_directory.METRICS, {**line, "learning_rate": 0.01 if step < 150 else 0.001}
-        )
+        append(directory / METRICS, {**line, "learning_rate": 0.01 if step < 150 else 0.001})
     for epoch in range(1, 5):
         line = {"step": epoch * 50, "epoch": epoch, "loss": 1 / epoch, "top1_error": 0.5 / epoch}
-        run_directory.append(directory / run_directory.EVALUATIONS, line)
+        append(directory / EVALUATIONS, line)
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for label in range(CLASSES):
@@ -48,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def _size(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         assert image.format == "PNG"
-        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20  # something is on it
+        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20  # the picture is not blank
         return image.size
 
 
@@ -57,29 +55,29 @@ def test_a_run_with_shards_gives_four_pictures(
 ) -> None:
     directory, shards = finished
     out = tmp_path / "deep" / "out"
-    figures.main([str(directory), str(out), "--data", str(shards)])
+    main([str(directory), str(out), "--data", str(shards)])
     assert capsys.readouterr().out.split() == [
         str(out / f"{name}.png") for name in ("conv1", "curves", "predictions", "neighbours")
     ]
     inches = {"curves": (10.0, 4.2), "predictions": (10.0, 8.8), "neighbours": (1.4 * 7 + 0.3, 1.4 * 5 + 0.5)}
     for name, (width, height) in inches.items():
-        expected = (round(width * figures.DOTS_PER_INCH), round(height * figures.DOTS_PER_INCH))
+        expected = (round(width * DOTS_PER_INCH), round(height * DOTS_PER_INCH))
         assert np.abs(np.subtract(_size(out / f"{name}.png"), expected)).max() <= 1
-    assert _size(out / "conv1.png")[0] == 8 * figures.DOTS_PER_INCH
+    assert _size(out / "conv1.png")[0] == 8 * DOTS_PER_INCH
 
 
 def test_without_shards_there_are_two_pictures_and_a_reason(
     finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # the run's data.root is the relative `shards`, which is not here
-    figures.main([str(finished[0]), "out"])
+    monkeypatch.chdir(tmp_path)  # the run's data.root is the relative path `shards`, which does not exist here
+    main([str(finished[0]), "out"])
     assert sorted(path.name for path in Path("out").iterdir()) == ["conv1.png", "curves.png"]
-    assert "no shards of val in shards; give them by --data" in capsys.readouterr().out
+    assert "no shards of val in shards; pass --data" in capsys.readouterr().out
 
 
 def test_a_run_without_a_line_has_no_curves(tmp_path: Path) -> None:
     directory, _ = write_run(tmp_path)
-    assert list(figures.draw_all(run_directory.load_run(directory), None)) == ["conv1.png"]
+    assert list(draw_all(load_run(directory), None)) == ["conv1.png"]
 
 
 def test_what_cannot_be_drawn_is_refused(
@@ -87,12 +85,12 @@ def test_what_cannot_be_drawn_is_refused(
 ) -> None:
     directory = finished[0]
     with pytest.raises(UserError, match="not a run"):
-        figures.main([str(tmp_path), str(tmp_path / "out")])
+        main([str(tmp_path), str(tmp_path / "out")])
     with pytest.raises(UserError, match=r"val\.manifest\.json"):
-        figures.main([str(directory), str(tmp_path / "out"), "--data", str(tmp_path)])
+        main([str(directory), str(tmp_path / "out"), "--data", str(tmp_path)])
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written: .*; choose another folder"):
-        figures.main([str(directory), str(tmp_path / "file" / "out")])
+        main([str(directory), str(tmp_path / "file" / "out")])
     other = tmp_path / "other"
     source = tmp_path / "images" / "only"
     source.mkdir(parents=True)
@@ -101,50 +99,17 @@ def test_what_cannot_be_drawn_is_refused(
     for split in ("train", "val"):
         pack([str(source.parent), str(other), "--split", split, "--size", "8", "--holdout", "0.5", "--processes", "1"])
     with pytest.raises(UserError, match=r"1 classes, 8 pixels a side; .*run was trained on 7, 16 pixels"):
-        figures.main([str(directory), str(tmp_path / "out"), "--data", str(other)])
+        main([str(directory), str(tmp_path / "out"), "--data", str(other)])
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"pip install 'alexnet_dist\[figures\]'"):
-        figures.main([str(directory), str(tmp_path / "out")])
+        main([str(directory), str(tmp_path / "out")])
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), st.integers(0, 5))
-def test_smoothing_is_the_mean_of_the_values_around(values: list[float], reach: int) -> None:
-    width = min(len(values), 2 * reach + 1)
-    width -= 1 - width % 2
-    found = figures.smoothed(np.array(values), width)
-    around = [values[max(0, place - width // 2) : place + width // 2 + 1] for place in range(len(values))]
-    assert np.allclose(found, [np.mean(some) for some in around], atol=1e-9)
-
-
-def test_a_mosaic_holds_each_kernel_at_its_place() -> None:
-    kernels = np.zeros((5, 3, 2, 2))
-    kernels[4] = [[[2.0, -2.0], [0.0, 1.0]]] * 3
-    picture = figures.mosaic(kernels, 3)
-    assert picture.shape == (2 * 3 + 1, 3 * 3 + 1, 3)
-    assert np.all(picture[1:3, 1:3] == 0.5)  # zero is the middle grey
-    assert picture[4:6, 4:6, 0].tolist() == [[1.0, 0.0], [0.5, 0.75]]
-    assert np.all(picture[0] == 1)
-    assert np.all(picture[4:6, 7:] == 1)  # no sixth kernel
-
-
-def test_neighbours_are_the_nearest_by_euclidean_distance() -> None:
-    features = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [-2.0, 0.0]])
-    assert figures.nearest(features, 0, 6) == [2, 3, 1]
-    assert figures.nearest(features, 1, 1) == [2]
-
-
-def test_shown_images_are_of_different_classes_where_there_are_enough() -> None:
-    truth = [2, 2, 2, 0, 1, 0]
-    assert figures.varied(truth, 3) == [0, 3, 4]
-    assert figures.varied(truth, 5) == [0, 3, 4, 1, 5]
-    assert figures.varied(truth, 9) == [0, 3, 4, 1, 5, 2]
-
-
-def test_curves_mark_the_drops_of_the_rate(finished: tuple[Path, Path]) -> None:
-    steps = [json.loads(line) for line in (finished[0] / run_directory.METRICS).read_text().splitlines()]
-    loss, error = figures.draw_curves("a", steps, []).axes
+def test_curves_mark_the_drops_of_the_learning_rate(finished: tuple[Path, Path]) -> None:
+    steps = [json.loads(line) for line in (finished[0] / METRICS).read_text().splitlines()]
+    loss, error = draw_curves("a", steps, []).axes
     for axes in (loss, error):
-        marks = [line for line in axes.lines if line.get_linestyle() == ":"]
-        assert [list(np.asarray(line.get_xdata())) for line in marks] == [[2.8, 2.8]]
+        drops = [line for line in axes.lines if line.get_linestyle() == ":"]
+        assert [list(np.asarray(line.get_xdata())) for line in drops] == [[2.8, 2.8]]
     assert np.allclose(np.asarray(loss.lines[0].get_ydata()), [line["loss"] for line in steps])
     assert np.allclose(np.asarray(error.lines[0].get_ydata()), [line["top1_error"] for line in steps])

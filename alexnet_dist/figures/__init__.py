@@ -1,0 +1,1 @@
+"""Pictures of a run: its curves, first-layer kernels, predictions and nearest neighbours."""
