@@ -1,7 +1,7 @@
-"""The geometry of the net as one frozen value: a row a layer, and the pure functions that follow from it.
+"""The geometry of the net: one frozen value with one entry per layer, and pure functions of it.
 
-Everything that differs between the paper's net and a variant (widths, classes, image size, norm, pooling, links
-between the towers, initial weights) is a number in a row here, never a branch in the net.
+Everything in which a variant differs from the paper's net (widths, classes, image size, norm, pooling, links between
+the towers, initial weights) is a value here, never a branch in the net.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ NAME = re.compile(r"(conv|fc)(\d+)")
 class Layer:
     """One layer of both towers.
 
-    channels: kernels or units over both towers, half of them in each; None in the last layer: the classes.
+    channels: kernels or units over both towers, half of them in each; None in the last layer: the number of classes.
     kernel: side of the square kernels; 0: fully connected.
-    reads: "own": the maps of the same tower (§3.2, conv2, conv4, conv5); "both": also the other tower's, over
+    reads: "own": the maps of the same tower (§3.2, conv2, conv4, conv5); "both": the other tower's maps as well, over
         the link (conv3, fc6, fc7, fc8). The first layer reads the image in both towers.
     norm: local response normalisation after the activation (§3.3), within the tower.
     pool: (kernel, stride) of max-pooling after it (§3.4).
-    dropout: probability to drop a unit of the output (§4.2).
+    dropout: probability with which each unit of the output is zeroed (§4.2).
     init_std: standard deviation of the zero-mean Gaussian initial weights (§5); "he": sqrt(2 / fan-in).
     init_bias: initial value of the biases (§5).
     """
@@ -54,7 +54,7 @@ class Norm:
     k: float = 2.0
 
 
-# §3.5 and figure 2; initial weights and biases from §5; the source's 0.03 in conv3-5 is not in the text.
+# §3.5 and figure 2; initial weights and biases from §5. The 2012 source's 0.03 in conv3-5 is not in the text.
 PAPER_LAYERS: Mapping[str, Layer] = MappingProxyType(
     {
         "conv1": Layer(channels=96, kernel=11, stride=4, norm=True, pool=(3, 2)),
@@ -71,10 +71,10 @@ PAPER_LAYERS: Mapping[str, Layer] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Geometry:
-    """The whole net: its layers by name, in order, and what they share. The default is the paper's net.
+    """The whole net: its layers by name, in order, and the settings they share. The default is the paper's net.
 
-    side: of the images, in pixels. input_scale: what mean-subtracted pixels on the 0-255 scale are multiplied by in
-    front of the first layer; the paper's weights and rates are made for 1.
+    side: of the images, in pixels. input_scale: factor for the mean-subtracted pixels on the 0-255 scale before the
+    first layer; the paper's initial weights and learning rates assume 1.
     """
 
     layers: Mapping[str, Layer] = field(default_factory=lambda: PAPER_LAYERS)
@@ -85,9 +85,9 @@ class Geometry:
     input_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        """Order the layers, give the last one the classes, and refuse what cannot be built.
+        """Order the layers, give the last one a channel per class, and check that the net can be built.
 
-        Raises ValueError naming the layer, what was found, what was expected.
+        Raises ValueError, which names the layer, the value found and the value expected.
         """
         object.__setattr__(self, "layers", MappingProxyType(_ordered(self.layers, self.classes)))
         for shape in shapes(self):
@@ -100,7 +100,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Shape:
-    """What one layer reads and writes; sides are of square maps, channels are over both towers."""
+    """The input and output of one layer; sides are of square maps, channels are over both towers."""
 
     name: str
     fan_in: int  # inputs of one output unit or kernel position
@@ -116,77 +116,84 @@ def _ordered(layers: Mapping[str, Layer], classes: int) -> dict[str, Layer]:
     def position(name: str) -> tuple[bool, int]:
         match = NAME.fullmatch(name)
         if match is None:
-            raise ValueError(f"layers.{name}: a layer's name is conv or fc and a number, such as conv1 or fc6")
+            raise ValueError(f"layers.{name}: expected a name made of conv or fc and a number, such as conv1 or fc6")
         return match[1] == "fc", int(match[2])
 
     names = sorted(layers, key=position)
     if len(names) < 2 or names[0][:4] != "conv" or names[-1][:2] != "fc":
         raise ValueError(f"layers: expected a convolution first and a fully connected layer last, got {names}")
-    rows = {name: layers[name] for name in names}
+    ordered = {name: layers[name] for name in names}
     last = names[-1]
-    if rows[last].channels not in (None, classes):
-        raise ValueError(f"layers.{last}.channels: {rows[last].channels}; the last layer's are model.classes: null")
-    rows[last] = replace(rows[last], channels=classes)
-    for name, row in rows.items():
-        if (row.kernel > 0) != name.startswith("conv"):
-            raise ValueError(f"layers.{name}.kernel: {row.kernel}; a conv layer's is at least 1, an fc layer's is 0")
-        if name != last and (row.channels is None or row.channels < 2 or row.channels % 2):
-            raise ValueError(f"layers.{name}.channels: {row.channels}; expected an even number, half for each tower")
-        if row.pool and (not row.kernel or row.pool[1] > row.pool[0]):
-            raise ValueError(
-                f"layers.{name}.pool: {row.pool}; expected (kernel, stride) with a stride of at most the kernel, so"
-                " that every pixel is read, and in conv layers only"
-            )
-        if row.dropout and row.kernel:
-            raise ValueError(f"layers.{name}.dropout: {row.dropout}; expected 0: dropout is for fc layers (§4.2)")
-    if rows[names[0]].reads != "own":
-        raise ValueError(f"layers.{names[0]}.reads: both; the first layer reads the image: own")
-    if rows[last].norm or rows[last].pool or rows[last].dropout:
-        raise ValueError(f"layers.{last}: the logits take no norm, pool or dropout")
-    return rows
+    if ordered[last].channels not in (None, classes):
+        raise ValueError(
+            f"layers.{last}.channels: {ordered[last].channels}; expected null: the last layer has model.classes units"
+        )
+    ordered[last] = replace(ordered[last], channels=classes)
+    for name, layer in ordered.items():
+        _check(name, layer, name == last)
+    if ordered[names[0]].reads != "own":
+        raise ValueError(f"layers.{names[0]}.reads: both; expected own: the first layer reads the image")
+    if ordered[last].norm or ordered[last].pool or ordered[last].dropout:
+        raise ValueError(f"layers.{last}: norm, pool or dropout is set; expected none after the logits")
+    return ordered
+
+
+def _check(name: str, layer: Layer, is_last: bool) -> None:
+    """Raise ValueError if one layer on its own cannot be built."""
+    if (layer.kernel > 0) != name.startswith("conv"):
+        raise ValueError(f"layers.{name}.kernel: {layer.kernel}; expected at least 1 in a conv layer, 0 in an fc layer")
+    if not is_last and (layer.channels is None or layer.channels < 2 or layer.channels % 2):
+        raise ValueError(f"layers.{name}.channels: {layer.channels}; expected an even number, half for each tower")
+    if layer.pool and (not layer.kernel or layer.pool[1] > layer.pool[0]):
+        raise ValueError(
+            f"layers.{name}.pool: {layer.pool}; expected (kernel, stride) with a stride of at most the kernel, so"
+            " that every pixel is read, and in conv layers only"
+        )
+    if layer.dropout and layer.kernel:
+        raise ValueError(f"layers.{name}.dropout: {layer.dropout}; expected 0: only fc layers have dropout (§4.2)")
 
 
 def covering(side: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
-    """Return (outputs a side, overhang) so that windows cover all of a padded side, as cuda-convnet counts them.
+    """Return (outputs a side, overhang) such that windows cover the whole padded side, as in cuda-convnet.
 
-    Outputs are 1 + ceil((2 * padding + side - kernel) / stride) (layer.py of the 2012 source): why 224 pixels
-    give 55, not 54. The last window may overhang the image, which then reads as zero.
+    Outputs are 1 + ceil((2 * padding + side - kernel) / stride) (layer.py of the 2012 source), so 224 pixels give 55,
+    not 54. The last window may overhang the image; pixels outside it read as zero.
     """
     outputs = 1 + math.ceil((2 * padding + side - kernel) / stride)
     return outputs, (outputs - 1) * stride + kernel - 2 * padding - side
 
 
 def channel_span(channels: int, tower: int) -> tuple[int, int]:
-    """Return tower's [first, end) of a layer's channels; where they are odd, tower 0 has the smaller half."""
+    """Return a tower's [first, end) of a layer's channels; tower 0 has the smaller half of an odd number."""
     return (0, channels // 2) if tower == 0 else (channels // 2, channels)
 
 
 def shapes(geometry: Geometry) -> tuple[Shape, ...]:
-    """Return what each layer reads and writes, in order."""
-    rows: list[Shape] = []
+    """Return the shape of each layer, in order."""
+    result: list[Shape] = []
     side, own, other = geometry.side, COLOURS, 0
     for name, layer in geometry.layers.items():
         assert layer.channels is not None
         inputs = own + (other if layer.reads == "both" else 0)
-        kernel = layer.kernel or side  # a fully connected layer is a kernel that covers the whole map
+        kernel = layer.kernel or side  # a fully connected layer is a convolution whose kernel covers the whole map
         convolved, overhang = covering(side, kernel, layer.stride, layer.padding) if layer.kernel else (1, 0)
         fan_in = inputs * kernel * kernel
         side = covering(convolved, *layer.pool, 0)[0] if layer.pool else convolved
         weights = layer.channels * fan_in
         macs = weights * convolved * convolved
-        rows.append(Shape(name, fan_in, overhang, convolved, side, layer.channels, weights, macs))
+        result.append(Shape(name, fan_in, overhang, convolved, side, layer.channels, weights, macs))
         own = other = layer.channels // 2
-    return tuple(rows)
+    return tuple(result)
 
 
 def stages(geometry: Geometry) -> tuple[tuple[str, ...], ...]:
-    """Return the names of the layers between two joins; every layer that reads both towers begins a stage."""
-    runs: list[list[str]] = [[]]
+    """Return each stage's layer names; a stage begins at every layer that reads both towers, that is, at a join."""
+    groups: list[list[str]] = [[]]
     for name, layer in geometry.layers.items():
         if layer.reads == "both":
-            runs.append([])
-        runs[-1].append(name)
-    return tuple(tuple(run) for run in runs)
+            groups.append([])
+        groups[-1].append(name)
+    return tuple(tuple(names) for names in groups)
 
 
 def parameter_count(geometry: Geometry) -> int:
@@ -200,9 +207,9 @@ def multiply_adds(geometry: Geometry) -> int:
 
 
 def training_flops(geometry: Geometry) -> int:
-    """Return the floating-point operations to train on one image: forward, and backward by inputs and by weights.
+    """Return the floating-point operations to train on one image: forward, input gradients and weight gradients.
 
-    Backward costs each layer two more forwards, but the first layer only one: the image needs no gradient.
+    Each gradient costs a layer as much as its forward pass; the first layer has no input gradient.
     """
     first = shapes(geometry)[0].multiply_adds
     return 2 * (3 * multiply_adds(geometry) - first)

@@ -1,4 +1,4 @@
-"""The layers that torch does not have: local response normalisation, dropout by address, cross layers."""
+"""The layers that torch lacks: local response normalisation, counter-based dropout, cross layers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from alexnet_dist import rng
 from alexnet_dist.nn.geometry import Norm
 
-# Bytes of maps that are normalised at a time on a CPU: with what is made of them they stay in its cache, and passes
-# over them cost a third less. A GPU takes all of them at once.
+# Bytes of maps that a CPU normalises at a time: they stay in its cache together with their intermediate results, which
+# makes the passes over them a third cheaper. A GPU takes all rows at once.
 CHUNK_BYTES = 2 << 20
 
 Window = Callable[[Tensor, int], Tensor]
@@ -32,7 +32,7 @@ def window_sum(maps: Tensor, size: int) -> Tensor:
 
 
 def _fusible_window_sum(maps: Tensor, size: int) -> Tensor:
-    """Return the same sum in a form that a compiler makes one loop of; as it stands it is slower."""
+    """Return the same sum in a form that a compiler fuses into one loop; without a compiler it is slower."""
     padded = F.pad(maps, (0, 0, 0, 0, size // 2, size // 2))
     total = padded[:, : maps.shape[1]]
     for first in range(1, size):
@@ -53,14 +53,14 @@ def _power(denominator: Tensor, beta: float) -> Tensor:
 
 
 def _values(maps: Tensor, norm: Norm, window: Window) -> tuple[Tensor, Tensor]:
-    """Return the normalised maps, of their dtype, and the denominators, of at least float32."""
+    """Return the normalised maps, in the dtype of `maps`, and the denominators, in at least float32."""
     wide = _wide(maps)
     denominator = window(wide.square(), norm.size) * norm.alpha + norm.k
     return (wide * _power(denominator, norm.beta)).to(maps.dtype), denominator
 
 
 def _gradient(maps: Tensor, denominator: Tensor, gradient: Tensor, norm: Norm, window: Window) -> Tensor:
-    """Return the maps' gradient, of their dtype.
+    """Return the gradient of the maps, in their dtype.
 
     y_i = x_i d_i^-b and d_j = k + a sum of x_i^2 over j's window, so
     dL/dx_i = g_i d_i^-b - 2 a b x_i sum over the window of g_j x_j d_j^-b / d_j.
@@ -78,11 +78,11 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _chunks(maps: Tensor) -> list[slice]:
-    """Return the rows to take at a time."""
-    rows = len(maps)
-    if maps.device.type == "cpu" and rows:
-        rows = max(1, CHUNK_BYTES // (maps[0].numel() * maps.element_size()))
-    return [slice(first, first + rows) for first in range(0, len(maps), max(1, rows))]
+    """Return the slices of samples to normalise at a time."""
+    samples = len(maps)
+    if maps.device.type == "cpu" and samples:
+        samples = max(1, CHUNK_BYTES // (maps[0].numel() * maps.element_size()))
+    return [slice(first, first + samples) for first in range(0, len(maps), max(1, samples))]
 
 
 class _Normalise(torch.autograd.Function):
@@ -97,10 +97,10 @@ class _Normalise(torch.autograd.Function):
             result, denominator = _values(maps, norm, window_sum)
         else:
             result, denominator = torch.empty_like(maps), torch.empty_like(maps, dtype=_wide(maps[:0]).dtype)
-            for rows in chunks:
-                result[rows], denominator[rows] = _values(maps[rows], norm, window_sum)
+            for chunk in chunks:
+                result[chunk], denominator[chunk] = _values(maps[chunk], norm, window_sum)
         ctx.save_for_backward(maps, denominator)
-        ctx.norm, ctx.compiled = norm, compiled  # type: ignore[attr-defined]  # autograd's context is open to attributes
+        ctx.norm, ctx.compiled = norm, compiled  # type: ignore[attr-defined]  # autograd's context accepts any attribute
         return cast("Tensor", result)
 
     @staticmethod
@@ -112,23 +112,23 @@ class _Normalise(torch.autograd.Function):
         if len(chunks) == 1:
             return _gradient(maps, denominator, gradient, ctx.norm, window_sum), None, None
         result = torch.empty_like(maps)
-        for rows in chunks:
-            result[rows] = _gradient(maps[rows], denominator[rows], gradient[rows], ctx.norm, window_sum)
+        for chunk in chunks:
+            result[chunk] = _gradient(maps[chunk], denominator[chunk], gradient[chunk], ctx.norm, window_sum)
         return result, None, None
 
 
 def local_response_norm(maps: Tensor, norm: Norm, compiled: bool = False) -> Tensor:
-    """Normalise each map by its neighbours' activity within the tower, (B, C, H, W) (§3.3).
+    """Normalise each map by the activity of its neighbours within the tower, (B, C, H, W) (§3.3).
 
-    b_i = a_i / (k + alpha * sum of a_j^2, j from i - n/2 to i + n/2) ^ beta: a sum as printed, and not the mean that
-    torch.nn.LocalResponseNorm and the 2012 source take (alpha there is divided by the window's size).
-    compiled: by torch.compile, once for each shape; raises RuntimeError if that fails (no C++ compiler).
+    b_i = a_i / (k + alpha * sum of a_j^2, j from i - n/2 to i + n/2) ^ beta: a sum as printed, not the mean that
+    torch.nn.LocalResponseNorm and the 2012 source use (there alpha is divided by the window size).
+    compiled: use torch.compile, once for each shape; raises RuntimeError if that fails (no C++ compiler).
     """
     return cast("Tensor", _Normalise.apply(maps, norm, compiled))  # type: ignore[no-untyped-call]
 
 
 def compile_problem(norm: Norm, device: torch.device) -> str | None:
-    """Return the first line of why torch.compile cannot compile the norm here, or None if it can."""
+    """Return the first line of the error if torch.compile cannot compile the norm on this machine, otherwise None."""
     try:
         local_response_norm(torch.zeros(1, 1, 1, 1, device=device), norm, compiled=True)
     except RuntimeError as error:
@@ -137,32 +137,32 @@ def compile_problem(norm: Norm, device: torch.device) -> str | None:
 
 
 class _Pool(torch.autograd.Function):
-    """Max pooling of maps that lie channel by channel on a CPU, in half the time of torch's.
+    """Max pooling of contiguous (channels-first) maps on a CPU, in half the time of torch's kernel for them.
 
-    torch's kernel for channels last is vectorised, the other is not; turning the maps there and the smaller result back
-    costs less than the difference. The gradient goes by torch's own kernel and the same places.
+    torch vectorises only its channels-last kernel. Converting the maps to that format and the smaller result back
+    costs less than the difference. The gradient uses torch's own kernel with the same indices.
     """
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, kernel: int, stride: int) -> Tensor:
-        last = maps.contiguous(memory_format=torch.channels_last)
-        largest, places = F.max_pool2d_with_indices(last, [kernel], [stride], ceil_mode=True)
-        ctx.save_for_backward(maps, places.contiguous())
+        channels_last = maps.contiguous(memory_format=torch.channels_last)
+        largest, indices = F.max_pool2d_with_indices(channels_last, [kernel], [stride], ceil_mode=True)
+        ctx.save_for_backward(maps, indices.contiguous())
         ctx.window = (kernel, stride)
         return largest.contiguous()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        maps, places = ctx.saved_tensors
+        maps, indices = ctx.saved_tensors
         kernel, stride = ([side, side] for side in ctx.window)
         result = torch.ops.aten.max_pool2d_with_indices_backward(
-            gradient.contiguous(), maps, kernel, stride, [0, 0], [1, 1], True, places
+            gradient.contiguous(), maps, kernel, stride, [0, 0], [1, 1], True, indices
         )
         return result, None, None
 
 
 def max_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
-    """Take the largest of each window, (B, C, H, W); windows overlap and may hang over the edges (§3.4)."""
+    """Return the maximum of each window, (B, C, H, W); windows overlap and may extend past the edges (§3.4)."""
     if maps.device.type == "cpu" and maps.is_contiguous():
         return cast("Tensor", _Pool.apply(maps, kernel, stride))  # type: ignore[no-untyped-call]
     return F.max_pool2d(maps, kernel, stride, ceil_mode=True)
@@ -170,9 +170,9 @@ def max_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
 
 @dataclass(frozen=True)
 class DropoutKey:
-    """Where a batch stands in its run: what dropout masks are drawn from.
+    """The key of a batch's dropout masks: the seed, the completed steps, and the slots of its samples.
 
-    slots: (B,) int64, the places of the rows in the global batch.
+    slots: (B,) int64, the positions of the samples in the global batch.
     """
 
     seed: int
@@ -180,27 +180,27 @@ class DropoutKey:
     slots: Tensor
 
 
-def dropout(units: Tensor, rate: float, layer: str, first_unit: int, address: DropoutKey) -> Tensor:
-    """Zero each unit with probability `rate`, without rescaling the others (§4.2); (B, U).
+def dropout(units: Tensor, probability: float, layer: str, first_unit: int, dropout_key: DropoutKey) -> Tensor:
+    """Zero each unit with the given probability, without rescaling the others (§4.2); (B, U).
 
-    first_unit: index of the first column in the whole layer, counted over both towers. The mask is a function of
-    (seed, step, layer, slot, unit), so it does not depend on towers, replicas or micro-batches.
+    first_unit: index of the first column in the whole layer, over both towers. The mask is a function of (seed, step,
+    layer, slot, unit), so it does not depend on towers, replicas or micro-batches.
     """
-    at = rng.key(address.seed, "dropout", address.step, layer)
+    key = rng.key(dropout_key.seed, "dropout", dropout_key.step, layer)
     columns = torch.arange(first_unit, first_unit + units.shape[1], device=units.device)
-    return units * rng.keep(at, address.slots, columns, rate)
+    return units * rng.keep(key, dropout_key.slots, columns, probability)
 
 
 class Convolution(nn.Conv2d):
-    """A convolution whose last windows may overhang the input to the right and below, over zeros."""
+    """A convolution whose last windows may overhang the input to the right and below; the overhang reads as zero."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int, overhang: int, bias: bool):
-        """Take channels, the kernel's side and the overhang in pixels (geometry.covering)."""
+        """Take the channels, the side of the kernel and the overhang in pixels (geometry.covering)."""
         super().__init__(inputs, outputs, kernel, stride, padding, bias=bias)
         self.overhang = overhang
 
     def reset_parameters(self) -> None:
-        """Leave the values to model.Tower, which draws them by address."""
+        """Draw nothing: model.Tower draws the initial weights, each from its own stream."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve (B, C, H, W)."""
@@ -213,7 +213,7 @@ class Dense(nn.Linear):
     """A fully connected layer that reads maps or units, in (channel, y, x) order."""
 
     def reset_parameters(self) -> None:
-        """Leave the values to model.Tower, which draws them by address."""
+        """Draw nothing: model.Tower draws the initial weights, each from its own stream."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (B, C, H, W) or (B, U) to (B, units)."""
@@ -221,15 +221,15 @@ class Dense(nn.Linear):
 
 
 class Cross(nn.Module):
-    """A layer that reads both towers: its half of the kernels, in two parts by the tower whose maps they read."""
+    """A layer that reads both towers: one tower's kernels, in two parts, one for the maps of each tower."""
 
     def __init__(self, own: nn.Module, other: nn.Module) -> None:
-        """Take the part for this tower's maps, which has the bias, and the part for the other tower's."""
+        """Take the part for this tower's maps, which has the bias, and the part for the other tower's maps."""
         super().__init__()
         self.own, self.other = own, other
 
     def forward(self, maps: Tensor, other_maps: Callable[[], Tensor]) -> Tensor:
-        """Compute the own half while the other tower's maps are on their way, then ask for them."""
-        half: Tensor = self.own(maps)
-        whole: Tensor = half + self.other(other_maps())
-        return whole
+        """Compute the part of this tower's maps while the other tower's are in flight, then call `other_maps`."""
+        own_sum: Tensor = self.own(maps)
+        total: Tensor = own_sum + self.other(other_maps())
+        return total

@@ -1,7 +1,7 @@
 """The only definition of AlexNet: `Tower`, one of the two; `AlexNet`, both in one process.
 
 The other wiring, one process a tower, is `distributed.tower_parallel.LinkedTower`. They differ only in how stages are
-connected. This module does not know that processes exist.
+connected. This module does not depend on processes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Tower(nn.Module):
         return maps
 
     def _after(self, name: str, layer: Layer, maps: Tensor, dropout_key: DropoutKey | None) -> Tensor:
-        """Apply what follows a layer's sum: activation, norm, pool (§3.5's order), dropout."""
+        """Apply activation, norm and pool in the order of §3.5, then dropout, to the output of a layer."""
         maps = ACTIVATIONS[self.net.activation](maps)
         if layer.norm:
             maps = local_response_norm(maps, self.net.norm, self.compile_norm)
@@ -77,7 +77,7 @@ class Tower(nn.Module):
             return maps * (1 - layer.dropout)
         if layer.dropout:
             if dropout_key is None:
-                raise ValueError(f"{name} has dropout: training it needs a dropout key (seed, step, slots)")
+                raise ValueError(f"{name} has dropout: pass a dropout key (seed, step, slots) to train")
             assert layer.channels is not None
             return dropout(maps, layer.dropout, name, channel_span(layer.channels, self.index)[0], dropout_key)
         return maps
@@ -93,7 +93,7 @@ class AlexNet(nn.Module):
         dtype: torch.dtype = torch.float32,
         compile_norm: bool = False,
     ) -> None:
-        """Build both towers with the initial weights that linked towers of this seed have."""
+        """Build both towers, with the same initial weights as linked towers of this seed."""
         super().__init__()
         self.net = net or Geometry()
         self.towers = nn.ModuleList([Tower(index, self.net, seed, dtype, compile_norm) for index in (0, 1)])
@@ -113,17 +113,17 @@ class AlexNet(nn.Module):
         for stage in range(stages):
             before = maps
             maps = [
-                tower.stage(stage, before[t], partial(before.__getitem__, 1 - t), dropout_key)  # type: ignore[operator]
-                for t, tower in enumerate(self.towers)
+                tower.stage(stage, before[index], partial(before.__getitem__, 1 - index), dropout_key)  # type: ignore[operator]
+                for index, tower in enumerate(self.towers)
             ]
             if stage == 0 and self.on_boundary is not None:
-                for own in maps:
-                    hook_gradient(own, self.on_boundary)
+                for tower_maps in maps:
+                    hook_gradient(tower_maps, self.on_boundary)
         return maps
 
 
 def hook_gradient(maps: Tensor, on_gradient: Callable[[Tensor], None]) -> None:
-    """Call a function with the gradient of `maps` when it is complete; never, if no gradients are recorded."""
+    """Call a function with the gradient of `maps` once it is complete; do nothing if no gradients are recorded."""
     if maps.requires_grad:
         maps.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
@@ -144,7 +144,7 @@ def _module(index: int, layer: Layer, shape: Shape) -> nn.Module:
 
 
 def _draw(module: nn.Module, prefix: str, layer: Layer, shape: Shape, seed: int) -> None:
-    """Draw each weight from its own stream, keyed by its full name, so that it does not depend on the wiring."""
+    """Draw each weight from its own stream, keyed by its full name, so that the wiring does not change it."""
     std = (2 / shape.fan_in) ** 0.5 if layer.init_std == "he" else layer.init_std
     for name, parameter in module.named_parameters(prefix):
         if name.endswith(".bias"):
@@ -157,23 +157,23 @@ def _draw(module: nn.Module, prefix: str, layer: Layer, shape: Shape, seed: int)
 def merge_cross_weights(index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a tower's tensors with the two parts of each cross layer concatenated, inputs of tower 0 first.
 
-    tensors: weights or velocities under the names of the tower's parameters. The paper's conv3.own.weight and
-    conv3.other.weight (192, 128, 3, 3) become conv3.weight (192, 256, 3, 3).
+    tensors: weights or velocities by parameter name. The paper's conv3.own.weight and conv3.other.weight
+    (192, 128, 3, 3) become conv3.weight (192, 256, 3, 3).
     """
-    whole: dict[str, Tensor] = {}
+    merged: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith(".own.weight"):
             parts = [tensor, tensors[name.replace(".own.", ".other.")]]
-            whole[name.replace(".own.", ".")] = torch.cat(parts if index == 0 else parts[::-1], 1)
+            merged[name.replace(".own.", ".")] = torch.cat(parts if index == 0 else parts[::-1], 1)
         elif not name.endswith(".other.weight"):
-            whole[name.replace(".own.", ".")] = tensor
-    return whole
+            merged[name.replace(".own.", ".")] = tensor
+    return merged
 
 
-def split_cross_weights(index: int, net: Geometry, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def split_cross_weights(index: int, net: Geometry, merged: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Undo `merge_cross_weights`."""
     tensors: dict[str, Tensor] = {}
-    for name, tensor in whole.items():
+    for name, tensor in merged.items():
         layer, kind = name.split(".")
         if net.layers[layer].reads == "own":
             tensors[name] = tensor

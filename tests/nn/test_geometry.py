@@ -1,4 +1,4 @@
-"""The paper's net in numbers, and what a geometry refuses."""
+"""The paper's net in numbers, and the geometries that are rejected."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from support import literal
 PAPER = Geometry()
 
 
-def changed(**rows: Layer | None) -> dict[str, Layer]:
-    """The paper's layers with some rows replaced, added or, with None, removed."""
-    return {name: row for name, row in {**PAPER_LAYERS, **rows}.items() if row is not None}
+def changed(**layers: Layer | None) -> dict[str, Layer]:
+    """Return the paper's layers with changes; None removes a layer."""
+    return {name: layer for name, layer in {**PAPER_LAYERS, **layers}.items() if layer is not None}
 
 
 def test_the_papers_counts() -> None:
     assert geometry.parameter_count(PAPER) == 60_965_224
     assert geometry.multiply_adds(PAPER) == 724_406_816
-    assert [(row.weights + row.channels, row.multiply_adds) for row in geometry.shapes(PAPER)] == [
+    assert [(shape.weights + shape.channels, shape.multiply_adds) for shape in geometry.shapes(PAPER)] == [
         (34_944, 105_415_200),
         (307_456, 223_948_800),
         (885_120, 149_520_384),
@@ -43,18 +43,17 @@ def test_training_flops_leave_out_the_gradient_of_the_image() -> None:
 
 
 def test_the_papers_shapes() -> None:
-    rows = geometry.shapes(PAPER)
-    assert [row.name for row in rows] == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
-    assert [row.convolved_side for row in rows] == [55, 27, 13, 13, 13, 1, 1, 1]
-    assert [row.side for row in rows] == [27, 13, 13, 13, 6, 1, 1, 1]
-    assert [row.channels for row in rows] == [96, 256, 384, 384, 256, 4096, 4096, 1000]
-    assert [row.fan_in for row in rows] == [363, 1200, 2304, 1728, 1728, 9216, 4096, 4096]
-    assert [row.overhang for row in rows] == [3, 0, 0, 0, 0, 0, 0, 0]
+    shapes = geometry.shapes(PAPER)
+    assert [shape.name for shape in shapes] == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    assert [shape.convolved_side for shape in shapes] == [55, 27, 13, 13, 13, 1, 1, 1]
+    assert [shape.side for shape in shapes] == [27, 13, 13, 13, 6, 1, 1, 1]
+    assert [shape.channels for shape in shapes] == [96, 256, 384, 384, 256, 4096, 4096, 1000]
+    assert [shape.fan_in for shape in shapes] == [363, 1200, 2304, 1728, 1728, 9216, 4096, 4096]
+    assert [shape.overhang for shape in shapes] == [3, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_the_papers_numbers_of_units() -> None:
-    rows = geometry.shapes(PAPER)
-    units = [row.channels * row.convolved_side**2 for row in rows]
+    units = [shape.channels * shape.convolved_side**2 for shape in geometry.shapes(PAPER)]
     assert units == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
     assert sum(units) == 659_272  # "650,000 neurons"
 
@@ -65,19 +64,19 @@ def test_the_papers_stages() -> None:
 
 def test_the_papers_constants() -> None:
     assert Norm() == Norm(size=5, alpha=1e-4, beta=0.75, k=2.0)
-    assert [name for name, row in PAPER.layers.items() if row.norm] == ["conv1", "conv2"]
-    assert {name: row.pool for name, row in PAPER.layers.items() if row.pool} == dict.fromkeys(
+    assert [name for name, layer in PAPER.layers.items() if layer.norm] == ["conv1", "conv2"]
+    assert {name: layer.pool for name, layer in PAPER.layers.items() if layer.pool} == dict.fromkeys(
         ["conv1", "conv2", "conv5"], (3, 2)
     )
-    assert [name for name, row in PAPER.layers.items() if row.dropout == 0.5] == ["fc6", "fc7"]
-    assert [name for name, row in PAPER.layers.items() if row.init_bias == 1] == [
+    assert [name for name, layer in PAPER.layers.items() if layer.dropout == 0.5] == ["fc6", "fc7"]
+    assert [name for name, layer in PAPER.layers.items() if layer.init_bias == 1] == [
         "conv2",
         "conv4",
         "conv5",
         "fc6",
         "fc7",
     ]
-    assert {row.init_std for row in PAPER.layers.values()} == {0.01}
+    assert {layer.init_std for layer in PAPER.layers.values()} == {0.01}
 
 
 @given(side=st.integers(1, 60), kernel=st.integers(1, 12), stride=st.integers(1, 5), padding=st.integers(0, 4))
@@ -85,7 +84,7 @@ def test_windows_cover_every_pixel_and_none_is_needless(side: int, kernel: int, 
     outputs, overhang = covering(side, kernel, stride, padding)
     assert outputs == literal.sides(side, kernel, stride, padding)
     if outputs >= 1:
-        end = (outputs - 1) * stride + kernel  # of the last window, from the left edge of the padding
+        end = (outputs - 1) * stride + kernel  # of the last window, counted from the left edge of the padding
         assert end == side + 2 * padding + overhang
         assert overhang >= 0
         assert outputs == 1 or end - stride < side + 2 * padding
@@ -104,8 +103,8 @@ def test_the_towers_channels_lie_side_by_side(channels: int) -> None:
 
 
 def test_layers_are_ordered_by_kind_and_number() -> None:
-    rows = changed(conv6=Layer(channels=256, kernel=3, padding=1, reads="both"), conv10=PAPER_LAYERS["conv4"])
-    shuffled = dict(sorted(rows.items(), reverse=True))
+    layers = changed(conv6=Layer(channels=256, kernel=3, padding=1, reads="both"), conv10=PAPER_LAYERS["conv4"])
+    shuffled = dict(sorted(layers.items(), reverse=True))
     names = ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "conv10", "fc6", "fc7", "fc8"]
     assert list(Geometry(shuffled).layers) == names
 
@@ -123,46 +122,48 @@ def test_conv6_is_the_papers_larger_net() -> None:
 
 
 def test_no_links_between_towers_is_one_stage() -> None:
-    rows = {name: replace(row, reads="own") for name, row in PAPER_LAYERS.items()}
-    net = Geometry(rows)
+    net = Geometry({name: replace(layer, reads="own") for name, layer in PAPER_LAYERS.items()})
     assert geometry.stages(net) == (tuple(PAPER_LAYERS),)
     assert geometry.shapes(net)[5].fan_in == 4608
 
 
 def test_a_geometry_does_not_change() -> None:
-    rows = changed()
-    net = Geometry(rows)
-    rows["conv1"] = Layer(channels=2, kernel=3)
+    layers = changed()
+    net = Geometry(layers)
+    layers["conv1"] = Layer(channels=2, kernel=3)
     assert net == PAPER
     with pytest.raises(TypeError):
-        net.layers["conv1"] = rows["conv1"]  # type: ignore[index]
+        net.layers["conv1"] = layers["conv1"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("layers", "message"),
     [
-        (changed(convx=Layer(2, 3)), r"layers\.convx: a layer's name is conv or fc and a number"),
+        (changed(convx=Layer(2, 3)), r"layers\.convx: expected a name made of conv or fc and a number"),
         ({"fc1": Layer(4), "fc2": Layer()}, r"layers: expected a convolution first .*\['fc1', 'fc2'\]"),
         ({"conv1": Layer(4, 3), "conv2": Layer(4, 3)}, "fully connected layer last"),
         ({"conv1": Layer(4, 3)}, "fully connected layer last"),
-        (changed(fc8=Layer(12)), r"layers\.fc8\.channels: 12; the last layer's are model\.classes: null"),
-        (changed(conv2=Layer(256)), r"layers\.conv2\.kernel: 0; a conv layer's is at least 1"),
-        (changed(fc6=Layer(4096, 3)), r"layers\.fc6\.kernel: 3; .* an fc layer's is 0"),
+        (changed(fc8=Layer(12)), r"layers\.fc8\.channels: 12; expected null: the last layer has model\.classes units"),
+        (changed(conv2=Layer(256)), r"layers\.conv2\.kernel: 0; expected at least 1 in a conv layer"),
+        (changed(fc6=Layer(4096, 3)), r"layers\.fc6\.kernel: 3; expected .* 0 in an fc layer"),
         (changed(conv3=Layer(383, 3)), r"layers\.conv3\.channels: 383; expected an even number"),
         (changed(fc7=Layer(None)), r"layers\.fc7\.channels: None; expected an even number"),
         (changed(fc7=Layer(0)), r"layers\.fc7\.channels: 0; expected an even number"),
-        (changed(conv1=Layer(96, 11, reads="both")), r"layers\.conv1\.reads: both; the first layer reads the image"),
-        (changed(fc8=Layer(dropout=0.5)), r"layers\.fc8: the logits take no norm, pool or dropout"),
-        (changed(fc8=Layer(norm=True)), r"layers\.fc8: the logits take no norm, pool or dropout"),
+        (
+            changed(conv1=Layer(96, 11, reads="both")),
+            r"layers\.conv1\.reads: both; expected own: the first layer reads the image",
+        ),
+        (changed(fc8=Layer(dropout=0.5)), r"layers\.fc8: norm, pool or dropout is set; expected none after the logits"),
+        (changed(fc8=Layer(norm=True)), r"layers\.fc8: norm, pool or dropout is set; expected none after the logits"),
         (changed(conv5=Layer(256, 3, pool=(2, 3))), r"layers\.conv5\.pool: \(2, 3\); expected .* stride of at most"),
         (changed(fc7=Layer(4096, pool=(2, 2))), r"layers\.fc7\.pool: \(2, 2\); .* in conv layers only"),
         (changed(conv3=Layer(384, 3, dropout=0.5)), r"layers\.conv3\.dropout: 0\.5; expected 0"),
         (changed(conv5=Layer(256, 31)), r"layers\.conv5: nothing of the 224-pixel image is left .*data\.crop"),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_name(rows: dict[str, Layer], message: str) -> None:
+def test_what_cannot_be_built_is_refused_by_name(layers: dict[str, Layer], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Geometry(rows)
+        Geometry(layers)
 
 
 def test_multiply_adds_follow_the_image() -> None:

@@ -1,4 +1,4 @@
-"""Local response normalisation, overlapping pooling, overhanging convolution, dropout, cross layers, literally."""
+"""Local response normalisation, pooling, overhanging convolution, dropout and cross layers against literal loops."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from alexnet_dist import rng
 from alexnet_dist.nn import layers
 from alexnet_dist.nn.geometry import Norm
 from alexnet_dist.nn.layers import (
-    DropoutKey,
     Convolution,
     Cross,
     Dense,
+    DropoutKey,
     dropout,
     local_response_norm,
     max_pool,
@@ -39,9 +39,9 @@ def test_lrn_is_the_papers_formula(norm: Norm, channels: int) -> None:
 
 def test_lrn_takes_a_sum_where_torch_takes_a_mean() -> None:
     norm, maps = Norm(), noise(2, 9, 3, 3, scale=100.0)
-    found = local_response_norm(maps, norm)
-    torch.testing.assert_close(found, F.local_response_norm(maps, 5, 5 * 1e-4, 0.75, 2.0), rtol=1e-12, atol=1e-12)
-    assert (found - F.local_response_norm(maps, 5, 1e-4, 0.75, 2.0)).abs().max() > 1
+    result = local_response_norm(maps, norm)
+    torch.testing.assert_close(result, F.local_response_norm(maps, 5, 5 * 1e-4, 0.75, 2.0), rtol=1e-12, atol=1e-12)
+    assert (result - F.local_response_norm(maps, 5, 1e-4, 0.75, 2.0)).abs().max() > 1
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -71,17 +71,17 @@ def test_the_gradient_of_lrn_is_a_difference_of_the_papers_formula(norm: Norm) -
 def test_lrn_of_bfloat16_is_computed_in_float32(norm: Norm) -> None:
     maps, gradient = noise(2, 9, 4, 4, scale=60.0).bfloat16(), noise(9, 4, 4).bfloat16()
     narrow, wide = maps.clone().requires_grad_(), maps.float().requires_grad_()
-    found, wanted = local_response_norm(narrow, norm), local_response_norm(wide, norm)
-    assert found.dtype == torch.bfloat16
-    assert found.equal(wanted.bfloat16())
-    found.backward(gradient.expand_as(found))  # type: ignore[no-untyped-call]
-    wanted.backward(gradient.float().expand_as(wanted))  # type: ignore[no-untyped-call]
+    result, expected = local_response_norm(narrow, norm), local_response_norm(wide, norm)
+    assert result.dtype == torch.bfloat16
+    assert result.equal(expected.bfloat16())
+    result.backward(gradient.expand_as(result))  # type: ignore[no-untyped-call]
+    expected.backward(gradient.float().expand_as(expected))  # type: ignore[no-untyped-call]
     assert narrow.grad is not None
     assert wide.grad is not None
     assert narrow.grad.dtype == torch.bfloat16
     assert narrow.grad.equal(wide.grad.bfloat16())
     coarse = maps / (norm.k + norm.alpha * window_sum(maps.square(), norm.size)) ** norm.beta
-    assert not found.equal(coarse)  # arithmetic in bfloat16 would have shown
+    assert not result.equal(coarse)  # arithmetic in bfloat16 would have given this
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -91,30 +91,30 @@ def test_lrn_does_not_depend_on_how_many_rows_the_cache_holds(
     maps, gradient = noise(7, 9, 4, 4, scale=30.0).contiguous(memory_format=memory_format), noise(7, 9, 4, 4)
     whole = value_and_gradient(maps, gradient, Norm(), compiled=False)
     monkeypatch.setattr(layers, "CHUNK_BYTES", 3 * maps[0].nbytes)
-    taken: list[int] = []
+    chunk_sizes: list[int] = []
 
-    def window(rows: Tensor, size: int) -> Tensor:
-        taken.append(len(rows))
-        return window_sum(rows, size)
+    def window(chunk: Tensor, size: int) -> Tensor:
+        chunk_sizes.append(len(chunk))
+        return window_sum(chunk, size)
 
     monkeypatch.setattr(layers, "window_sum", window)
     parts = value_and_gradient(maps, gradient, Norm(), compiled=False)
-    assert taken == [3, 3, 1] * 2
-    for found, wanted in zip(parts, whole, strict=True):
-        assert found.equal(wanted)
+    assert chunk_sizes == [3, 3, 1] * 2
+    for result, expected in zip(parts, whole, strict=True):
+        assert result.equal(expected)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # torch's compiler about torch
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # raised inside torch's compiler
 def test_compiled_lrn_is_the_same_function() -> None:
     maps, gradient, norm = noise(3, 9, 4, 4, scale=30.0), noise(3, 9, 4, 4), Norm(5, 0.2, 0.75, 2.0)
-    found, eager = (value_and_gradient(maps, gradient, norm, compiled) for compiled in (True, False))
-    assert np.abs(found[0].numpy() - literally(maps, norm)).max() <= 1e-12 * 30
-    torch.testing.assert_close(found, eager, rtol=1e-12, atol=1e-12)
+    result, eager = (value_and_gradient(maps, gradient, norm, compiled) for compiled in (True, False))
+    assert np.abs(result[0].numpy() - literally(maps, norm)).max() <= 1e-12 * 30
+    torch.testing.assert_close(result, eager, rtol=1e-12, atol=1e-12)
     leaf = maps.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: local_response_norm(x, norm, True), (leaf,), rtol=1e-6, atol=1e-9)
     narrow = value_and_gradient(maps.bfloat16(), gradient.bfloat16(), norm, compiled=True)
-    wanted = value_and_gradient(maps.bfloat16(), gradient.bfloat16(), norm, compiled=False)
-    torch.testing.assert_close(narrow, wanted, rtol=0.008, atol=1e-6)  # the last bit of bfloat16
+    expected = value_and_gradient(maps.bfloat16(), gradient.bfloat16(), norm, compiled=False)
+    torch.testing.assert_close(narrow, expected, rtol=0.008, atol=1e-6)  # the last bit of bfloat16
 
 
 def test_lrn_leaves_its_input_alone() -> None:
@@ -133,14 +133,15 @@ def test_lrn_keeps_the_dtype(dtype: torch.dtype) -> None:
     ("side", "kernel", "stride"), [(7, 3, 2), (6, 3, 2), (5, 2, 2), (8, 3, 3), (3, 3, 2), (4, 3, 1)]
 )
 def test_pooling_overlaps_and_covers_the_map(side: int, kernel: int, stride: int) -> None:
-    maps = noise(2, 3, side, side) - 10  # below zero: a window's missing part must not read as zero
+    maps = noise(2, 3, side, side) - 10  # negative: the part of a window outside the map must not read as zero
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        ours, torchs = (maps.clone(memory_format=memory_format).requires_grad_() for _ in range(2))
-        found = max_pool(ours, kernel, stride)
-        np.testing.assert_array_equal(found.detach().numpy(), literal.pool(maps.numpy(), kernel, stride))
-        wanted = F.max_pool2d(torchs, kernel, stride, ceil_mode=True)
-        pull = noise(*found.shape)
-        gradients = (torch.autograd.grad(made, leaf, pull)[0] for made, leaf in ((found, ours), (wanted, torchs)))
+        our_maps, torch_maps = (maps.clone(memory_format=memory_format).requires_grad_() for _ in range(2))
+        result = max_pool(our_maps, kernel, stride)
+        np.testing.assert_array_equal(result.detach().numpy(), literal.pool(maps.numpy(), kernel, stride))
+        expected = F.max_pool2d(torch_maps, kernel, stride, ceil_mode=True)
+        pull = noise(*result.shape)
+        pairs = ((result, our_maps), (expected, torch_maps))
+        gradients = (torch.autograd.grad(pooled, leaf, pull)[0] for pooled, leaf in pairs)
         assert next(gradients).equal(next(gradients))
 
 
@@ -154,12 +155,12 @@ def test_a_convolution_may_overhang(side: int, kernel: int, stride: int, padding
         for parameter in layer.parameters():
             parameter.copy_(noise(*parameter.shape))
     maps = noise(2, 2, side, side)
-    wanted = literal.convolve(
+    expected = literal.convolve(
         maps.numpy(), layer.weight.detach().numpy(), cast("Tensor", layer.bias).detach().numpy(), stride, padding
     )
-    found = layer(maps)
-    assert found.shape == wanted.shape
-    np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-12, atol=1e-12)
+    result = layer(maps)
+    assert result.shape == expected.shape
+    np.testing.assert_allclose(result.detach().numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_224_pixels_give_55() -> None:
@@ -167,13 +168,13 @@ def test_224_pixels_give_55() -> None:
     with torch.no_grad():
         layer.weight.copy_(noise(2, 1, 11, 11))
     image = noise(1, 1, 224, 224)
-    found = layer(image)
-    assert found.shape == (1, 2, 55, 55)
+    result = layer(image)
+    assert result.shape == (1, 2, 55, 55)
     # The last window's last three rows and columns lie outside the image and read as zero.
     corner = (layer.weight[:, 0, :8, :8] * image[0, 0, 216:, 216:]).sum((1, 2))
-    torch.testing.assert_close(found[0, :, 54, 54], corner, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result[0, :, 54, 54], corner, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(
-        found[:, :, 53:, 53:].detach().numpy(),
+        result[:, :, 53:, 53:].detach().numpy(),
         literal.convolve(image[:, :, 212:, 212:].numpy(), layer.weight.detach().numpy(), None, 4, 0),
         rtol=1e-12,
         atol=1e-12,
@@ -186,12 +187,14 @@ def test_a_dense_layer_reads_maps_by_channel_row_and_column() -> None:
         layer.weight.copy_(noise(5, 12))
         layer.bias.copy_(noise(5))
     maps = noise(2, 3, 2, 2)
-    wanted = literal.connect(maps.numpy(), layer.weight.detach().numpy(), layer.bias.detach().numpy())
-    np.testing.assert_allclose(layer(maps).detach().numpy(), wanted, rtol=1e-12, atol=1e-12)
+    expected = literal.connect(maps.numpy(), layer.weight.detach().numpy(), layer.bias.detach().numpy())
+    np.testing.assert_allclose(layer(maps).detach().numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
-def masks(address: DropoutKey, layer: str = "fc6", units: int = 64, first: int = 0, rate: float = 0.5) -> Tensor:
-    return dropout(torch.ones(len(address.slots), units), rate, layer, first, address)
+def masks(
+    dropout_key: DropoutKey, layer: str = "fc6", units: int = 64, first: int = 0, probability: float = 0.5
+) -> Tensor:
+    return dropout(torch.ones(len(dropout_key.slots), units), probability, layer, first, dropout_key)
 
 
 def test_dropout_does_not_rescale() -> None:
@@ -201,10 +204,10 @@ def test_dropout_does_not_rescale() -> None:
     assert 0 < int((kept == 0).sum()) < kept.numel()
 
 
-def test_the_mask_is_the_table_of_the_address() -> None:
+def test_the_mask_is_the_table_of_the_dropout_key() -> None:
     slots = torch.tensor([3, 9, 127])
-    wanted = rng.keep(rng.key(5, "dropout", 40, "fc7"), slots, torch.arange(16, 48), 0.3)
-    assert masks(DropoutKey(5, 40, slots), "fc7", 32, 16, 0.3).equal(wanted.float())
+    expected = rng.keep(rng.key(5, "dropout", 40, "fc7"), slots, torch.arange(16, 48), 0.3)
+    assert masks(DropoutKey(5, 40, slots), "fc7", 32, 16, 0.3).equal(expected.float())
 
 
 def test_masks_do_not_depend_on_micro_batches_towers_or_order() -> None:
@@ -250,11 +253,11 @@ def cross(part: Callable[[bool], nn.Module]) -> Cross:
 def test_a_cross_layer_is_one_layer_over_both_towers() -> None:
     layer = cross(lambda bias: Convolution(2, 3, 3, 1, 1, 0, bias))
     assert [name for name, _ in layer.named_parameters()] == ["own.weight", "own.bias", "other.weight"]
-    own, other, wanted = noise(2, 2, 4, 4), noise(2, 2, 4, 4) + 1, layer.state_dict()
+    own, other, expected = noise(2, 2, 4, 4), noise(2, 2, 4, 4) + 1, layer.state_dict()
     whole = literal.convolve(
         torch.cat([own, other], 1).numpy(),
-        torch.cat([wanted["own.weight"], wanted["other.weight"]], 1).numpy(),
-        wanted["own.bias"].numpy(),
+        torch.cat([expected["own.weight"], expected["other.weight"]], 1).numpy(),
+        expected["own.bias"].numpy(),
         1,
         1,
     )
@@ -268,8 +271,8 @@ def test_a_cross_layer_computes_its_own_half_while_the_other_is_on_its_way() -> 
     layer.other.register_forward_hook(lambda *_: events.append("other"))
 
     def other_maps() -> Tensor:
-        events.append("asked")
+        events.append("called")
         return noise(2, 4)
 
     layer(noise(2, 4), other_maps)
-    assert events == ["own", "asked", "other"]
+    assert events == ["own", "called", "other"]

@@ -1,4 +1,4 @@
-"""The one AlexNet's structure: the paper's shapes and counts, names, initial weights, joined and parted tensors."""
+"""The structure of the net: the paper's shapes and counts, names, initial weights, merged and split cross weights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def paper() -> AlexNet:
     return AlexNet().eval()
 
 
-def images(net: Geometry, rows: int) -> Tensor:
-    generator = torch.Generator().manual_seed(rows)
-    return 50 * torch.randn(rows, 3, net.side, net.side, generator=generator, dtype=torch.float64)
+def images(net: Geometry, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return 50 * torch.randn(count, 3, net.side, net.side, generator=generator, dtype=torch.float64)
 
 
 def watch_outputs(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, nn.Module, Tensor, Tensor]]:
-    """Return a list that fills with (name, module, input, output) as the model computes."""
+    """Return a list to which (name, module, input, output) of each module is appended as the model computes."""
     seen: list[tuple[str, nn.Module, Tensor, Tensor]] = []
 
     def hook(name: str) -> Callable[..., None]:
@@ -48,17 +48,17 @@ def test_the_papers_shapes(paper: AlexNet) -> None:
         assert isinstance(tower, Tower)
         assert isinstance(other, Tower)
         maps = torch.zeros(2, 3, 224, 224)
-        wanted = [(2, 128, 13, 13), (2, 128, 6, 6), (2, 2048), (2, 2048), (2, 500)]
-        for stage, shape in enumerate(wanted):
+        expected = [(2, 128, 13, 13), (2, 128, 6, 6), (2, 2048), (2, 2048), (2, 500)]
+        for stage, shape in enumerate(expected):
             maps = tower.stage(stage, maps, lambda maps=maps: maps, None)  # type: ignore[misc]
             assert maps.shape == shape
-        assert len(wanted) == len(other.stage_names)
+        assert len(expected) == len(other.stage_names)
         assert paper(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
         assert paper.features(torch.zeros(1, 3, 224, 224)).shape == (1, 4096)
 
 
 def test_the_papers_shapes_and_multiply_adds_layer_by_layer() -> None:
-    """Counted from the modules' weights and what they put out, and not from the geometry."""
+    """Counted from the modules' weights and outputs, not from the geometry."""
     model = AlexNet().eval()
     seen = watch_outputs(model, (nn.Conv2d, nn.Linear))
     with torch.no_grad():
@@ -134,11 +134,12 @@ def test_initial_weights_belong_to_seed_and_name() -> None:
 
 
 def test_initial_weights_do_not_depend_on_the_rest_of_the_net() -> None:
-    rows = {name: row for name, row in SMALL.layers.items() if name != "conv2"}
-    few = AlexNet(Geometry(layers=rows | {"conv1": replace(rows["conv1"], channels=12)}, classes=11, side=32), seed=4)
+    layers = {name: layer for name, layer in SMALL.layers.items() if name != "conv2"}
+    layers["conv1"] = replace(layers["conv1"], channels=12)
+    fewer = AlexNet(Geometry(layers=layers, classes=11, side=32), seed=4)
     whole = AlexNet(SMALL, seed=4)
     for name in ("conv4.weight", "fc7.own.weight", "fc7.other.weight", "fc8.own.weight"):
-        assert few.get_parameter(f"towers.1.{name}").equal(whole.get_parameter(f"towers.1.{name}"))
+        assert fewer.get_parameter(f"towers.1.{name}").equal(whole.get_parameter(f"towers.1.{name}"))
 
 
 def test_initial_weights_are_the_same_in_every_dtype_and_take_nothing_from_torch() -> None:
@@ -151,23 +152,23 @@ def test_initial_weights_are_the_same_in_every_dtype_and_take_nothing_from_torch
         assert double.get_parameter(name).equal(values.double())
 
 
-def test_joined_is_one_layer_over_both_towers_inputs() -> None:
+def test_merged_is_one_layer_over_both_towers_inputs() -> None:
     model, batch = AlexNet(SMALL, 1, torch.float64).eval(), images(SMALL, 2)
     features = model.features(batch)
     assert features.shape == (2, 160)
     logits = []
     for index, tower in enumerate(model.towers):
-        whole = merge_cross_weights(index, dict(tower.named_parameters()))
-        assert set(whole) == {f"{name}.{kind}" for name in SMALL.layers for kind in ("weight", "bias")}
-        assert whole["conv3.weight"].shape == (8, 12, 3, 3)
-        assert whole["fc8.weight"].shape == ((5, 160), (6, 160))[index]
-        logits.append(features @ whole["fc8.weight"].T + whole["fc8.bias"])
+        merged = merge_cross_weights(index, dict(tower.named_parameters()))
+        assert set(merged) == {f"{name}.{kind}" for name in SMALL.layers for kind in ("weight", "bias")}
+        assert merged["conv3.weight"].shape == (8, 12, 3, 3)
+        assert merged["fc8.weight"].shape == ((5, 160), (6, 160))[index]
+        logits.append(features @ merged["fc8.weight"].T + merged["fc8.bias"])
     torch.testing.assert_close(torch.cat(logits, 1), model(batch), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_parted_undoes_joined(index: int) -> None:
+def test_split_undoes_merged(index: int) -> None:
     tensors = dict(Tower(index, SMALL, seed=9).named_parameters())
-    back = split_cross_weights(index, SMALL, merge_cross_weights(index, tensors))
-    assert set(back) == set(tensors)
-    assert all(back[name].equal(tensor) for name, tensor in tensors.items())
+    restored = split_cross_weights(index, SMALL, merge_cross_weights(index, tensors))
+    assert set(restored) == set(tensors)
+    assert all(restored[name].equal(tensor) for name, tensor in tensors.items())

@@ -1,4 +1,4 @@
-"""The one AlexNet's arithmetic: the paper's, index by index; its gradients; dropout by address."""
+"""The arithmetic of the net: the paper's formulas, index by index; its gradients; counter-based dropout."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from alexnet_dist.nn.geometry import Geometry, Layer, Norm
 from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import AlexNet
 from support import literal
-from support.literal import Row
+from support.literal import LiteralLayer
 from support.nets import SMALL
 
-# Everything the paper's net has, small enough for loops: overhangs, overlapping pools, odd classes, maps into units.
+# Everything in the paper's net, small enough for loops: overhangs, overlapping pools, odd classes, maps into units.
 TINY = Geometry(
     layers={
         "conv1": Layer(channels=12, kernel=4, stride=2, norm=True, pool=(3, 2), init_std=0.3, init_bias=0.1),
@@ -35,21 +35,21 @@ TINY = Geometry(
     side=15,
     norm=Norm(size=5, alpha=0.1, beta=0.75, k=2.0),
 )
-ROWS = [
-    Row("conv1", stride=2, normalised=True, pooled=(3, 2)),
-    Row("conv2", padding=1, normalised=True, pooled=(2, 2)),
-    Row("conv3", both=True, padding=1),
-    Row("conv4", padding=1),
-    Row("conv5", padding=1, pooled=(2, 1)),
-    Row("fc6", both=True, dropped=True),
-    Row("fc7", both=True, dropped=True),
-    Row("fc8", both=True),
+TINY_LITERALLY = [
+    LiteralLayer("conv1", stride=2, normalised=True, pooled=(3, 2)),
+    LiteralLayer("conv2", padding=1, normalised=True, pooled=(2, 2)),
+    LiteralLayer("conv3", both=True, padding=1),
+    LiteralLayer("conv4", padding=1),
+    LiteralLayer("conv5", padding=1, pooled=(2, 1)),
+    LiteralLayer("fc6", both=True, dropped=True),
+    LiteralLayer("fc7", both=True, dropped=True),
+    LiteralLayer("fc8", both=True),
 ]
 
 
-def images(net: Geometry, rows: int) -> Tensor:
-    generator = torch.Generator().manual_seed(rows)
-    return 50 * torch.randn(rows, 3, net.side, net.side, generator=generator, dtype=torch.float64)
+def images(net: Geometry, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return 50 * torch.randn(count, 3, net.side, net.side, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("activation", "function"), [("relu", lambda a: np.maximum(a, 0.0)), ("tanh", np.tanh)])
@@ -57,21 +57,21 @@ def test_the_net_is_the_papers_index_by_index(activation: Literal["relu", "tanh"
     model = AlexNet(replace(TINY, activation=activation), 2, torch.float64).eval()
     batch = images(TINY, 2) / 50
     parameters = {name.removeprefix("towers."): values.detach().numpy() for name, values in model.named_parameters()}
-    wanted = literal.forward(ROWS, parameters, batch.numpy(), (2.0, 5, 0.1, 0.75), function)
-    found = model(batch).detach().numpy()
-    assert found.shape == (2, 5)
-    assert np.abs(found - wanted).max() <= 1e-10 * np.abs(wanted).max()
-    assert np.abs(found[0] - found[1]).max() > 1e-3 * np.abs(wanted).max()
+    expected = literal.forward(TINY_LITERALLY, parameters, batch.numpy(), (2.0, 5, 0.1, 0.75), function)
+    result = model(batch).detach().numpy()
+    assert result.shape == (2, 5)
+    assert np.abs(result - expected).max() <= 1e-10 * np.abs(expected).max()
+    assert np.abs(result[0] - result[1]).max() > 1e-3 * np.abs(expected).max()
 
 
 def test_gradients_are_difference_quotients() -> None:
     model = AlexNet(TINY, 2, torch.float64).train()
-    batch, address = images(TINY, 3) / 50, DropoutKey(1, 2, torch.arange(3))
+    batch, dropout_key = images(TINY, 3) / 50, DropoutKey(1, 2, torch.arange(3))
     weights = list[Tensor](model.parameters())
     pull = images(TINY, 4).flatten()[: 3 * 5].reshape(3, 5)
 
     def value() -> Tensor:
-        total: Tensor = (model(batch, address) * pull).sum()
+        total: Tensor = (model(batch, dropout_key) * pull).sum()
         return total
 
     gradients = torch.autograd.grad(value(), weights)
@@ -89,13 +89,13 @@ def test_gradients_are_difference_quotients() -> None:
         assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
 
-def test_training_with_dropout_needs_an_address() -> None:
+def test_training_with_dropout_needs_a_dropout_key() -> None:
     model = AlexNet(SMALL, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"fc6 has dropout: training it needs its address \(seed, step, slots\)"):
+    with pytest.raises(ValueError, match=r"fc6 has dropout: pass a dropout key \(seed, step, slots\) to train"):
         model(images(SMALL, 1))
     model.eval()(images(SMALL, 1))
-    rows = {name: replace(row, dropout=0.0) for name, row in SMALL.layers.items()}
-    AlexNet(replace(SMALL, layers=rows), dtype=torch.float64)(images(SMALL, 1))
+    layers = {name: replace(layer, dropout=0.0) for name, layer in SMALL.layers.items()}
+    AlexNet(replace(SMALL, layers=layers), dtype=torch.float64)(images(SMALL, 1))
 
 
 def test_dropout_masks_count_units_over_both_towers_and_test_time_halves() -> None:
@@ -103,7 +103,7 @@ def test_dropout_masks_count_units_over_both_towers_and_test_time_halves() -> No
     inputs: dict[str, list[Tensor]] = {}
     for name in ("0.fc7.own", "1.fc7.own", "0.fc7.other", "1.fc7.other"):
         seen = inputs.setdefault(name, [])
-        model.get_submodule(f"towers.{name}").register_forward_pre_hook(lambda _, read, seen=seen: seen.extend(read))
+        model.get_submodule(f"towers.{name}").register_forward_pre_hook(lambda _, args, seen=seen: seen.extend(args))
     model.train()(batch, DropoutKey(8, 3, torch.arange(10, 14)))
     model.eval()(batch)
     keep = rng.keep(rng.key(8, "dropout", 3, "fc6"), torch.arange(10, 14), torch.arange(32), 0.5)
@@ -128,11 +128,11 @@ def test_the_input_scale_multiplies_the_image() -> None:
     assert halved(batch).equal(AlexNet(SMALL, 1, torch.float64).eval()(batch / 2))
 
 
-def test_the_boundary_is_told_once_for_each_tower() -> None:
-    model, told = AlexNet(SMALL, 1, torch.float64), []
-    model.on_boundary = lambda gradient: told.append(gradient.shape)
+def test_the_boundary_is_called_once_for_each_tower() -> None:
+    model, shapes = AlexNet(SMALL, 1, torch.float64), []
+    model.on_boundary = lambda gradient: shapes.append(gradient.shape)
     model(images(SMALL, 2), DropoutKey(0, 0, torch.arange(2))).sum().backward()
-    assert told == [(2, 6, 3, 3)] * 2
+    assert shapes == [(2, 6, 3, 3)] * 2
     with torch.no_grad():
         model.eval()(images(SMALL, 2))
-    assert len(told) == 2
+    assert len(shapes) == 2

@@ -1,4 +1,4 @@
-"""The paper's arithmetic in NumPy float64, index by index, written from the text (§3, §4.2) and not from our code."""
+"""The paper's arithmetic in NumPy float64, index by index, written from the text (§3, §4.2), not from our code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = npt.NDArray[np.float64]
 
 
 def sides(side: int, kernel: int, stride: int, padding: int = 0) -> int:
-    """The 2012 source's outputs a side, layer.py: 1 + ceil((2 * padding + side - kernel) / stride)."""
+    """Return the outputs a side, as layer.py of the 2012 source: 1 + ceil((2 * padding + side - kernel) / stride)."""
     return 1 + math.ceil((2 * padding + side - kernel) / stride)
 
 
@@ -31,7 +31,7 @@ def normalise(a: Array, k: float, n: int, alpha: float, beta: float) -> Array:
 
 
 def pool(a: Array, z: int, s: int) -> Array:
-    """§3.4: units s pixels apart, each the largest of a z x z neighbourhood, as far as it lies inside the map."""
+    """§3.4: units s pixels apart, each the maximum of the part of a z x z neighbourhood inside the map."""
     images, maps, height, width = a.shape
     pooled = np.empty((images, maps, sides(height, z, s), sides(width, z, s)))
     for m, i, y, x in np.ndindex(*pooled.shape):
@@ -43,7 +43,7 @@ def pool(a: Array, z: int, s: int) -> Array:
 
 
 def convolve(a: Array, weights: Array, biases: Array | None, stride: int, padding: int) -> Array:
-    """Slide kernels over maps until all of a map is covered; what lies outside of it reads as zero."""
+    """Slide kernels over maps until each map is covered; pixels outside it read as zero."""
     images, maps, height, width = a.shape
     kernels, depth, size, _ = weights.shape
     assert depth == maps
@@ -59,7 +59,7 @@ def convolve(a: Array, weights: Array, biases: Array | None, stride: int, paddin
 
 
 def connect(a: Array, weights: Array, biases: Array | None) -> Array:
-    """Multiply units with weights; maps are read map by map, row by row."""
+    """Multiply units by weights; maps are read map by map, row by row."""
     units = a.reshape(len(a), -1)
     out = np.empty((len(units), len(weights)))
     for m, o in np.ndindex(*out.shape):
@@ -71,8 +71,8 @@ def connect(a: Array, weights: Array, biases: Array | None) -> Array:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one layer does, in the order in which it does it (§3.5): sum, non-linearity, norm, pool; dropped by half."""
+class LiteralLayer:
+    """The operations of one layer, in the order of §3.5: sum, non-linearity, norm, pool; dropped: halved (§4.2)."""
 
     name: str
     both: bool = False
@@ -84,39 +84,40 @@ class Row:
 
 
 def forward(
-    rows: list[Row],
+    layers: list[LiteralLayer],
     parameters: Mapping[str, Array],
     images: Array,
     constants: tuple[float, int, float, float],
     activate: Callable[[Array], Array],
 ) -> Array:
-    """Two towers at test time (figure 2, §3.5, §4.2): parameters are named `tower.layer.part`, such as 0.conv3.own.
+    """Compute both towers at test time (figure 2, §3.5, §4.2); parameters are named as 0.conv3.own.weight.
 
-    A weight has two dimensions in a fully connected layer, four in a convolution; constants are k, n, alpha, beta.
+    A weight has two dims in a fully connected layer, four in a convolution; constants are k, n, alpha, beta.
     """
 
-    def layer(row: Row, name: str, a: Array) -> Array:
+    def weighted_sum(layer: LiteralLayer, name: str, a: Array) -> Array:
         weights, biases = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
         if weights.ndim == 2:
             return connect(a, weights, biases)
-        return convolve(a, weights, biases, row.stride, row.padding)
+        return convolve(a, weights, biases, layer.stride, layer.padding)
 
     maps = [images, images]
-    for row in rows:
+    for layer in layers:
         before, maps = maps, []
         for tower in (0, 1):
-            name = f"{tower}.{row.name}"
-            if row.both:
-                sums = layer(row, f"{name}.own", before[tower]) + layer(row, f"{name}.other", before[1 - tower])
+            name = f"{tower}.{layer.name}"
+            if layer.both:
+                own = weighted_sum(layer, f"{name}.own", before[tower])
+                sums = own + weighted_sum(layer, f"{name}.other", before[1 - tower])
             else:
-                sums = layer(row, name, before[tower])
-            if row is not rows[-1]:
+                sums = weighted_sum(layer, name, before[tower])
+            if layer is not layers[-1]:
                 sums = activate(sums)
-            if row.normalised:
+            if layer.normalised:
                 sums = normalise(sums, *constants)
-            if row.pooled:
-                sums = pool(sums, *row.pooled)
-            if row.dropped:
+            if layer.pooled:
+                sums = pool(sums, *layer.pooled)
+            if layer.dropped:
                 sums = sums * 0.5
             maps.append(sums)
     return np.concatenate(maps, 1)

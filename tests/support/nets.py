@@ -1,4 +1,4 @@
-"""Small nets that have everything the paper's has: joins, norm, overlapping pools, dropout, an overhang."""
+"""A small net with everything the paper's net has: joins, norm, overlapping pools, dropout, an overhang."""
 
 from __future__ import annotations
 

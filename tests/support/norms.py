@@ -1,4 +1,4 @@
-"""What the tests of the norm share: noise, the literal formula, and a value with its gradient."""
+"""Shared by the tests of local response normalisation: noise, the literal formula, a value with its gradient."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def literally(maps: Tensor, norm: Norm) -> literal.Array:
 
 def value_and_gradient(maps: Tensor, gradient: Tensor, norm: Norm, compiled: bool) -> tuple[Tensor, Tensor]:
     leaf = maps.clone().requires_grad_()
-    found = local_response_norm(leaf, norm, compiled)
-    found.backward(gradient)  # type: ignore[no-untyped-call]
+    normalised = local_response_norm(leaf, norm, compiled)
+    normalised.backward(gradient)  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
-    return found.detach(), leaf.grad
+    return normalised.detach(), leaf.grad

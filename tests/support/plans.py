@@ -1,4 +1,4 @@
-"""The run plan that several tests go through."""
+"""A run plan that several tests use."""
 
 from __future__ import annotations
 
