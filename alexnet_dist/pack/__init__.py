@@ -1,4 +1,4 @@
-"""Packing: from a source of images to shards, in one command: ``python -m alexnet_dist.pack SOURCE OUT``.
+"""Packing: convert a source of images to shards with one command, ``python -m alexnet_dist.pack SOURCE OUT``.
 
-The order of the work and what a killed run leaves behind are told in `run`.
+`packing` describes the order of the work and how an interrupted pack resumes.
 """

@@ -1,4 +1,4 @@
-"""The command ``python -m alexnet_dist.pack SOURCE OUT``: its arguments, its summary and its line of JSON."""
+"""The command ``python -m alexnet_dist.pack SOURCE OUT``: its options, its summary and its line of JSON."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from typing import get_args
 from alexnet_dist.data.manifest import SPLITS, Chroma, Filter, Manifest, Options
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.pack.assemble import list_reasons
-from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.packing import pack
+from alexnet_dist.pack.request import PackRequest
 from alexnet_dist.pack.sources.layouts import LAYOUTS
-from alexnet_dist.pack.state import Request
 
 
-def main(arguments: list[str]) -> None:
-    """Pack a split, or verify one; the last line of stdout is one JSON object. Raises UserError."""
-    # OUT may follow options; plain parse_args takes SOURCE alone for OUT there, for it may be left out.
-    given = _parser().parse_intermixed_args(arguments)
-    request = _request(given)
-    started = time.monotonic()
+def main(argv: list[str]) -> None:
+    """Pack or verify a split; the last line of stdout is one JSON object. Raises UserError."""
+    # OUT may follow options. There parse_args would take SOURCE for OUT, because SOURCE is optional.
+    arguments = _parser().parse_intermixed_args(argv)
+    request = _request(arguments)
+    started_s = time.monotonic()
     try:
         packed = None if request is None else pack(request)
         manifest = None if packed is None else packed.manifest
-        if given.verify:
-            # Reads as the loader does, and so takes torch, without which the command itself starts.
+        if arguments.verify:
+            # Imported here because it needs torch, without which the command starts faster.
             from alexnet_dist.pack.verify import verify
 
-            manifest = verify(given.out, given.split, given.processes)
+            manifest = verify(arguments.out, arguments.split, arguments.processes)
     except OSError as error:
         if error.errno is None:
             raise
-        raise UserError(f"{error.filename or given.out}: {error.strerror}") from error
+        raise UserError(f"{error.filename or arguments.out}: {error.strerror}") from error
     assert manifest is not None
-    seconds = time.monotonic() - started
-    # Where nothing was to be packed, the time went into verifying.
-    only_verified = packed is None or (given.verify and packed.new_images == 0)
+    seconds = time.monotonic() - started_s
+    # If nothing was packed, the time was spent on verifying.
+    only_verified = packed is None or (arguments.verify and packed.new_images == 0)
     images = manifest.images if packed is None or only_verified else packed.new_images
-    print(_summary(given, manifest, images, seconds), file=sys.stderr)
+    print(_summary(arguments, manifest, images, seconds), file=sys.stderr)
     print(
         json.dumps(
             {
@@ -56,74 +56,108 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def _request(given: argparse.Namespace) -> Request | None:
-    """Return what is to be packed; None where only OUT is given, to be verified."""
-    if given.source is None:
-        if not given.verify:
-            raise UserError("expected SOURCE and OUT; OUT alone is for --verify")
+def _request(arguments: argparse.Namespace) -> PackRequest | None:
+    """Return what to pack; None if only OUT is given, to be verified."""
+    if arguments.source is None:
+        if not arguments.verify:
+            raise UserError("expected SOURCE and OUT; OUT alone needs --verify")
         return None
     options = Options(
-        seed=given.seed,
-        size=given.size,
-        quality=given.quality,
-        chroma=given.chroma,
-        filter=given.filter,
-        samples_per_shard=given.samples_per_shard,
-        holdout=given.holdout,
+        seed=arguments.seed,
+        size=arguments.size,
+        quality=arguments.quality,
+        chroma=arguments.chroma,
+        filter=arguments.filter,
+        samples_per_shard=arguments.samples_per_shard,
+        holdout=arguments.holdout,
     )
-    return Request(given.source, given.out, given.split, options, given.layout, given.processes, given.max_rejected)
+    return PackRequest(
+        source=arguments.source,
+        out=arguments.out,
+        split=arguments.split,
+        options=options,
+        layout=arguments.layout,
+        processes=arguments.processes,
+        max_rejected=arguments.max_rejected,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_dist.pack",
-        description="Pack images into shards: square JPEGs of one size in WebDataset tars, with a manifest. Killed at "
-        "any point, the same command goes on where it was and ends with the same bytes.",
-        epilog="A file that is no usable image is left out and listed with its reason in the manifest; a class that "
-        "loses all its files stops the pack.",
+        description="Pack images into shards: square JPEGs of one size in WebDataset tars, with a manifest. If the "
+        "command is killed at any point, running it again resumes the work and ends with the same bytes.",
+        epilog="A file that is not a usable image is skipped and listed with its reason in the manifest; a class "
+        "without any usable image is an error.",
     )
     parser.add_argument(
         "source",
         nargs="?",
         type=Path,
         metavar="SOURCE",
-        help="class folders, or train/ and val/ of them; a folder with the files of ILSVRC, Kaggle or Hugging Face, or "
-        "with WebDataset shards; a list with an image, a tab and its class a line",
+        help="the images: class folders, or train/ and val/ of them; a folder with the files of ILSVRC, Kaggle or "
+        "Hugging Face, or with WebDataset shards; or a list with an image, a tab and its class on each line",
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder for the shards; both splits go into one")
-    parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--size", type=_whole(8, 2048), default=256, help="side of the packed square (default: 256)")
-    parser.add_argument("--samples-per-shard", type=_whole(1, 1_000_000), default=1000, metavar="N")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder for the shards of both splits")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="the split to pack (default: train)")
+    parser.add_argument(
+        "--size", type=_whole(8, 2048), default=256, help="side of the packed square images, in pixels (default: 256)"
+    )
+    parser.add_argument(
+        "--samples-per-shard",
+        type=_whole(1, 1_000_000),
+        default=1000,
+        metavar="N",
+        help="images in a shard, minus those that are rejected (default: 1000)",
+    )
     parser.add_argument(
         "--processes",
         type=_whole(1, 1024),
         default=len(os.sched_getaffinity(0)),
         metavar="N",
-        help="default: one a core",
-    )
-    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="what SOURCE is (default: see for yourself)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the images and of the holdout")
-    parser.add_argument(
-        "--holdout", type=_fraction, metavar="F", help="divide one plain folder: F of each class is val, the rest train"
-    )
-    parser.add_argument("--quality", type=_whole(1, 100), default=90, help="of the JPEGs (default: 90)")
-    parser.add_argument(
-        "--chroma", choices=get_args(Chroma), default="420", help="colour subsampling of the JPEGs (default: 420)"
+        help="number of processes that read and pack images (default: one per CPU core)",
     )
     parser.add_argument(
-        "--filter", choices=get_args(Filter), default="bicubic", help="of the antialiased resize (default: bicubic)"
+        "--layout", choices=LAYOUTS, default="auto", help="layout of SOURCE (default: auto, from the files in it)"
     )
     parser.add_argument(
-        "--max-rejected", type=_whole(0, 1 << 62), metavar="N", help="stop above N rejected files (default: no limit)"
+        "--seed", type=int, default=0, help="seed of the order of the images and of the holdout (default: 0)"
     )
     parser.add_argument(
-        "--verify", action="store_true", help="read OUT's split again and check every hash; SOURCE may be left out"
+        "--holdout",
+        type=_fraction,
+        metavar="F",
+        help="divide a SOURCE that has only one split: the fraction F of each class is val, the rest is train; pass it "
+        "for both splits (default: no division)",
+    )
+    parser.add_argument(
+        "--quality", type=_whole(1, 100), default=90, help="quality of the JPEGs, from 1 to 100 (default: 90)"
+    )
+    parser.add_argument(
+        "--chroma", choices=get_args(Chroma), default="420", help="chroma subsampling of the JPEGs (default: 420)"
+    )
+    parser.add_argument(
+        "--filter",
+        choices=get_args(Filter),
+        default="bicubic",
+        help="filter of the antialiased resize (default: bicubic)",
+    )
+    parser.add_argument(
+        "--max-rejected",
+        type=_whole(0, 1 << 62),
+        metavar="N",
+        help="stop if more than N files are rejected (default: no limit)",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read the packed split again and check every hash; without SOURCE, only verify (default: do not verify)",
     )
     return parser
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers from `least` to `most`, for argparse."""
+    """Return an argparse type for whole numbers from `least` to `most`."""
 
     def whole_number(text: str) -> int:
         number = int(text)
@@ -141,18 +175,18 @@ def _fraction(text: str) -> float:
     return number
 
 
-def _summary(given: argparse.Namespace, manifest: Manifest, images: int, seconds: float) -> str:
+def _summary(arguments: argparse.Namespace, manifest: Manifest, images: int, seconds: float) -> str:
     gigabytes = sum(shard.size_bytes for shard in manifest.shards) / 1e9
     lines = [
-        f"{given.out}: {manifest.split} holds {manifest.images} images of {len(manifest.classes)} classes in "
+        f"{arguments.out}: {manifest.split} holds {manifest.images} images of {len(manifest.classes)} classes in "
         f"{len(manifest.shards)} shards, {gigabytes:.3f} GB"
     ]
-    if given.verify:
+    if arguments.verify:
         lines.append(f"verified: every hash, checksum and header is as it was packed, in {seconds:.1f} s")
     elif images:
         lines.append(f"packed {images} images in {seconds:.1f} s: {images / seconds:.0f} images/s")
     else:
-        lines.append("already packed: nothing was done")
+        lines.append("already packed: there was nothing to do")
     if manifest.rejected:
         lines.append(f"REJECTED {len(manifest.rejected)} files; all are listed in the manifest:")
         lines.append(list_reasons(manifest.rejected))

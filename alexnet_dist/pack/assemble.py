@@ -1,4 +1,4 @@
-"""The end of packing: from the records of all shards to the index, the mean image and the manifest."""
+"""The last stage of packing: builds the index, the mean image and the manifest from the records of all shards."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.manifest import Class, Manifest, Rejected, Shard, Sidecar
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import replace_file
-from alexnet_dist.pack.records import Job, Record, load_record
-from alexnet_dist.pack.sources.source import Source
-from alexnet_dist.pack.state import Request, library_versions, start_over
-from alexnet_dist.pack.sums import Sums
+from alexnet_dist.pack.output_folder import library_versions
+from alexnet_dist.pack.pixel_sums import PixelSums
+from alexnet_dist.pack.records import ShardJob, ShardRecord, how_to_start_over, load_record
+from alexnet_dist.pack.request import PackRequest
+from alexnet_dist.pack.sources.listing import ImageSource
 
 
-def assemble(request: Request, source: Source, jobs: Sequence[Job], sums: Sums | None = None) -> Manifest:
-    """Write what belongs to the shards, the manifest last, and return it.
+def assemble(
+    request: PackRequest, source: ImageSource, jobs: Sequence[ShardJob], sums: PixelSums | None = None
+) -> Manifest:
+    """Write the files that belong to the shards, the manifest last, and return the manifest.
 
-    sums: of the pixels, where a spool has added them up; else the shards' records have.
-    Raises UserError when all files of some class were rejected.
+    sums: the pixel sums from the spool, if any; otherwise they are in the shards' records.
+    Raises UserError for a class whose files were all rejected.
     """
     shards: list[Shard] = []
     rows: list[npt.NDArray[np.void]] = []
     rejected = list(source.rejected)
     for job in jobs:
-        record = _record(job)
+        record = _load_written(job)
         rejected.extend(record.rejected)
         if record.images:
             shards.append(Shard(job.name, record.images, record.size_bytes, record.sha256))
             rows.append(record.index)
         if record.sums is not None:
             sums = record.sums if sums is None else sums + record.sums
-    rejected.sort(key=lambda one: one.file)
+    rejected.sort(key=lambda rejection: rejection.file)
     _check_classes(request, source, jobs, rows, rejected)
     index = np.concatenate(rows)
     manifest = Manifest(
         split=request.split,
         size=request.options.size,
         images=len(index),
-        classes=tuple(Class(name, source.words.get(name) or None) for name in source.classes),
+        classes=tuple(Class(name, source.descriptions.get(name) or None) for name in source.classes),
         shards=tuple(shards),
         index=_save_array(request.out / f"{request.split}.index.npy", index),
         mean=None if sums is None else _save_array(request.out / f"{request.split}.mean.npy", sums.mean_image()),
@@ -54,50 +57,54 @@ def assemble(request: Request, source: Source, jobs: Sequence[Job], sums: Sums |
         libraries=library_versions(),
         source=source.id,
     )
-    _save(manifest, request)
+    _save_manifest(manifest, request)
     return manifest
 
 
 def list_reasons(rejected: Sequence[Rejected], most: int = 5) -> str:
-    """Return the first few rejected files with their reasons, a line each."""
-    lines = [f"  {one.file}: {one.reason}" for one in rejected[:most]]
+    """Return the first `most` rejected files with their reasons, one a line."""
+    lines = [f"  {rejection.file}: {rejection.reason}" for rejection in rejected[:most]]
     if len(rejected) > most:
         lines.append(f"  ... and {len(rejected) - most} more")
     return "\n".join(lines)
 
 
-def _record(job: Job) -> Record:
+def _load_written(job: ShardJob) -> ShardRecord:
     record = load_record(job.record_path)
     if record is None:
-        raise RuntimeError(f"{job.record_path}: was written a moment ago and cannot be read now")
+        raise RuntimeError(f"{job.record_path}: was just written and cannot be read")
     return record
 
 
 def _check_classes(
-    request: Request,
-    source: Source,
-    jobs: Sequence[Job],
+    request: PackRequest,
+    source: ImageSource,
+    jobs: Sequence[ShardJob],
     rows: Sequence[npt.NDArray[np.void]],
     rejected: Sequence[Rejected],
 ) -> None:
-    """Refuse a class that has files and no image: its folder most likely holds images of a kind we do not read."""
-    # By the labels in the index, because a name may be that of several files, not all of them bad.
+    """Raise UserError for a class that has files but no usable image, most likely all of an unsupported format."""
+    # Uses the labels in the index, because files can share a name and not all of them be rejected.
     usable = {label for index in rows for label in np.unique(index["label"]).tolist()}
-    bare = sorted({file.label for job in jobs for file in job.files} - usable)
-    if bare:
-        name = source.classes[bare[0]]
-        reasons = list_reasons([one for one in rejected if one.file.startswith(f"{name}/")])
+    unusable = sorted({file.label for job in jobs for file in job.files} - usable)
+    if unusable:
+        name = source.classes[unusable[0]]
+        reasons = list_reasons([rejection for rejection in rejected if rejection.file.startswith(f"{name}/")])
         raise UserError(
-            f"{request.source}: none of the files of class {name} is a usable image ({len(bare)} such classes). Repair "
-            f"them or take the class out, and start over: {start_over(request)}\n{reasons}"
+            f"{request.source}: none of the files of class {name} is a usable image ({len(unusable)} such classes). "
+            "Repair them or remove the class, and start over: "
+            f"{how_to_start_over(request.out, request.split)}\n{reasons}"
         )
 
 
-def _save(manifest: Manifest, request: Request) -> None:
-    """Write a manifest that any reader takes; names of the source are in it, and one may not be fit for it."""
+def _save_manifest(manifest: Manifest, request: PackRequest) -> None:
+    """Write the manifest after parsing it as a reader does: a name in the source may be invalid in it."""
     path = manifests.manifest_path(request.out, request.split)
-    fix = f"nothing could read it, so it is not written; rename that in {request.source}, and {start_over(request)}"
-    manifests.parse(manifest.text.encode(), f"{path}, as it would be", fix)
+    fix = (
+        f"no reader would accept this manifest, so it is not written; rename that in {request.source}, and "
+        f"{how_to_start_over(request.out, request.split)}"
+    )
+    manifests.parse(manifest.text.encode(), f"{path} (not written)", fix)
     manifests.save(manifest, path)
 
 

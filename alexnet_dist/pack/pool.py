@@ -1,4 +1,4 @@
-"""The processes that do the work of packing: as many as are asked for, each on one piece at a time."""
+"""The worker processes of packing, each of which works on one item at a time."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from alexnet_dist.errors import RunError
-from alexnet_dist.process import die_with_parent, ignore, keep_freed_memory
+from alexnet_dist.process import die_with_parent, ignore_signals, keep_freed_memory
 
-Piece = TypeVar("Piece")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def results(work: Callable[[Piece], Result], pieces: Sequence[Piece], processes: int) -> Iterator[Result]:
-    """Yield what the work on each piece returns, in the order in which they are done.
+def map_unordered(work: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:
+    """Yield `work` of each item, in the order of completion.
 
-    On the way out of an error or an interrupt the processes are killed: a piece in hand may take minutes more, and
-    the same command makes it anew. Raises RunError where one of them was killed by somebody else.
+    On an error or an interrupt the workers are killed: an item in progress may take minutes, and rerunning the command
+    repeats it. Raises RunError if a worker was killed from outside.
     """
-    for done in ticking(work, pieces, processes, None):
+    for done in poll_unordered(work, items, processes, None):
         yield from done
 
 
-def ticking(
-    work: Callable[[Piece], Result], pieces: Sequence[Piece], processes: int, every_s: float | None
+def poll_unordered(
+    work: Callable[[Item], Result], items: Sequence[Item], processes: int, interval_s: float | None
 ) -> Iterator[list[Result]]:
-    """Yield lists of results as they come, and an empty one whenever `every_s` pass without any."""
+    """Yield results as `map_unordered` does, but in lists, and an empty list after each `interval_s` without any."""
     if processes == 1:
-        # An image's buffers are freed and allocated anew a thousand times a shard.
+        # Every image allocates and frees its buffers, thousands of times a shard.
         keep_freed_memory()
-        yield from ([work(piece)] for piece in pieces)
+        yield from ([work(item)] for item in items)
         return
-    others = set(multiprocessing.active_children())
+    children_before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(
-        min(processes, len(pieces)),
-        # A forked child of a process with threads may hang; a spawned one starts clean.
+        min(processes, len(items)),
+        # A forked child of a process with threads may hang; a spawned one may not.
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
+        initializer=_init_worker,
         initargs=(os.getpid(),),
     ) as pool:
         try:
-            waiting = {pool.submit(work, piece) for piece in pieces}
+            waiting = {pool.submit(work, item) for item in items}
             while waiting:
-                done, waiting = wait(waiting, timeout=every_s, return_when=FIRST_COMPLETED)
+                done, waiting = wait(waiting, timeout=interval_s, return_when=FIRST_COMPLETED)
                 yield [future.result() for future in done]
         except BrokenProcessPool as error:
             raise RunError(
-                "a packing process was killed, most often for want of memory. Start again, with fewer --processes: "
-                "what is finished is kept"
+                "a packing process was killed, most often because memory ran out. Rerun the command with fewer "
+                "--processes; finished work is kept"
             ) from error
         except BaseException:
-            # An interrupt, an error of a piece, or a caller who wants no more.
-            for process in set(multiprocessing.active_children()) - others:
+            # An interrupt, an error in an item, or a caller that closed this generator.
+            for process in set(multiprocessing.active_children()) - children_before:
                 process.kill()
             raise
 
 
-def _start(parent: int) -> None:
-    die_with_parent(parent)
+def _init_worker(parent_pid: int) -> None:
+    die_with_parent(parent_pid)
     keep_freed_memory()
-    # Ctrl-C reaches the whole process group; the command kills its processes itself, without a traceback of each.
-    ignore([signal.SIGINT])
+    # Ctrl-C reaches the whole process group. The command kills its workers itself, so none prints a traceback.
+    ignore_signals([signal.SIGINT])

@@ -1,6 +1,6 @@
-"""The record of a finished shard, from which a killed run goes on, and from which the manifest is made at the end.
+"""The record of a finished shard: a killed pack resumes from the records, and the manifest is built from them.
 
-It is one .npz file a shard in the folder ``OUT/.<split>-pack``, which is removed when the manifest is written.
+Each record is an .npz file in the folder ``OUT/.<split>-pack``, which is removed once the manifest is written.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import numpy.typing as npt
 
 from alexnet_dist.data.manifest import Options, Rejected, SplitName
 from alexnet_dist.files import replace_file
-from alexnet_dist.pack.sources.source import File
-from alexnet_dist.pack.sums import Sums
+from alexnet_dist.pack.pixel_sums import PixelSums
+from alexnet_dist.pack.sources.listing import ImageFile
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one process needs to make one shard: `files` are the candidates from place `first` of the order on."""
+class ShardJob:
+    """What a process needs to write one shard: `files` are the candidates from `first` on in the shuffled order."""
 
     out: Path
     split: SplitName
     number: int
     folder: Path
     first: int
-    files: tuple[File, ...]
+    files: tuple[ImageFile, ...]
     options: Options
 
     @property
-    def adds_up(self) -> bool:
-        """Whether the pixels' sums are wanted: of the training split, unless a spool has them already."""
+    def needs_sums(self) -> bool:
+        """Whether to sum the pixels: for the training split, unless its images are spooled and already summed."""
         return self.split == "train" and not any(file.spooled_bytes is not None for file in self.files)
 
     @property
@@ -45,15 +45,15 @@ class Job:
 
     @property
     def record_path(self) -> Path:
-        """Where the shard's record lies."""
+        """The path of the shard's record."""
         return records_folder(self.out, self.split) / f"shard-{self.number:06d}.npz"
 
 
 @dataclass(frozen=True)
-class Record:
-    """A finished shard; `index` has manifest.INDEX_DTYPE; `sums` are of the training split only.
+class ShardRecord:
+    """A finished shard; `index` has manifest.INDEX_DTYPE; `sums` is None except for the training split.
 
-    A shard all of whose candidates were rejected has zero images, and no file.
+    A shard whose candidates were all rejected has zero images and no tar file.
     """
 
     images: int
@@ -61,7 +61,7 @@ class Record:
     sha256: str
     rejected: tuple[Rejected, ...]
     index: npt.NDArray[np.void]
-    sums: Sums | None
+    sums: PixelSums | None
 
 
 def records_folder(out: Path, split: SplitName) -> Path:
@@ -69,8 +69,13 @@ def records_folder(out: Path, split: SplitName) -> Path:
     return out / f".{split}-pack"
 
 
-def save_record(record: Record, path: Path) -> None:
-    """Write a record, durably and whole or not at all."""
+def how_to_start_over(out: Path, split: SplitName) -> str:
+    """Return the advice, for a message, on what to delete to pack a split from the start."""
+    return f"delete {out}/{split}-*.tar, {out}/{split}.* and {records_folder(out, split)}"
+
+
+def save_record(record: ShardRecord, path: Path) -> None:
+    """Write a record durably, whole or not at all."""
     about = {
         "images": record.images,
         "size_bytes": record.size_bytes,
@@ -79,7 +84,7 @@ def save_record(record: Record, path: Path) -> None:
     }
     pixels, products = np.empty(0, np.int32), np.empty(0, np.int64)
     if record.sums is not None:
-        # A shard's sums fit into int32, which halves what lies on the disk until the manifest is written.
+        # A shard's pixel sums fit into int32, which halves the size of the record.
         pixels, products = record.sums.pixels.astype(np.int32), record.sums.products
     content = io.BytesIO()
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
@@ -87,8 +92,8 @@ def save_record(record: Record, path: Path) -> None:
     replace_file(path, content.getvalue())
 
 
-def load_record(path: Path) -> Record | None:
-    """Read a record; None where there is none, or a damaged one, whose shard is then made again."""
+def load_record(path: Path) -> ShardRecord | None:
+    """Read a record; None if it is missing or damaged, and its shard must be written again."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             about = json.loads(arrays["about"].tobytes())
@@ -96,13 +101,13 @@ def load_record(path: Path) -> Record | None:
             pixels, products = arrays["pixels"], arrays["products"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-    sums = Sums(about["images"], pixels.astype(np.int64), products) if pixels.size else None
+    sums = PixelSums(about["images"], pixels.astype(np.int64), products) if pixels.size else None
     rejected = tuple(Rejected(file, reason) for file, reason in about["rejected"])
-    return Record(about["images"], about["size_bytes"], about["sha256"], rejected, index, sums)
+    return ShardRecord(about["images"], about["size_bytes"], about["sha256"], rejected, index, sums)
 
 
-def finished(job: Job) -> Record | None:
-    """Return the record of a shard that is already there, whole and unchanged; None where it must be made."""
+def load_finished(job: ShardJob) -> ShardRecord | None:
+    """Return the record of a shard that is complete and unchanged; None if the shard must be written."""
     record = load_record(job.record_path)
     path = job.out / job.name
     if record is None or record.images == 0:
@@ -110,5 +115,5 @@ def finished(job: Job) -> Record | None:
     if not path.is_file() or path.stat().st_size != record.size_bytes:
         return None
     with path.open("rb") as file:
-        same = hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
-    return record if same else None
+        unchanged = hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+    return record if unchanged else None

@@ -1,7 +1,7 @@
-"""One shard, made by one process: a fixed slice of the order, as a WebDataset tar.
+"""Writes one shard in one process: a fixed slice of the shuffled order, as a WebDataset tar.
 
-The keys of its members are places in the order of all candidates, so that they do not depend on what other shards
-reject; a rejected candidate leaves a gap in them. A sample's id, its place in the manifest's count, has no gaps.
+The keys of a shard's members are positions in the order of all candidates, so they do not depend on what other shards
+reject; a rejected candidate leaves a gap. A sample's id, which counts the packed images only, has no gaps.
 """
 
 from __future__ import annotations
@@ -21,53 +21,52 @@ from alexnet_dist.data.manifest import INDEX_DTYPE, Options, Rejected
 from alexnet_dist.data.transform import UnusableImageError, one_thread, training_image
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import sync_folder
-from alexnet_dist.pack.adder import Adder
-from alexnet_dist.pack.records import Job, Record, finished, save_record
-from alexnet_dist.pack.sources.source import LARGEST_FILE_BYTES, TOO_LARGE, File
-from alexnet_dist.pack.state import start_over
+from alexnet_dist.pack.accumulator import PixelAccumulator
+from alexnet_dist.pack.records import ShardJob, ShardRecord, how_to_start_over, load_finished, save_record
+from alexnet_dist.pack.sources.listing import LARGEST_FILE_BYTES, TOO_LARGE, ImageFile
 
-TAR_BLOCK = 512
+TAR_BLOCK_BYTES = 512
 
 
-class Done(NamedTuple):
-    """What a process tells of a shard; `made` is False where an earlier run had finished it."""
+class ShardResult(NamedTuple):
+    """What a process returns for a shard; `written` is False if an earlier run had finished the shard."""
 
     images: int
     rejected: tuple[Rejected, ...]
-    made: bool
+    written: bool
 
 
-def finish_shard(job: Job) -> Done:
-    """Make a shard and its record, unless both are there; the record is written last.
+def write_shard(job: ShardJob) -> ShardResult:
+    """Write a shard and then its record, unless both are complete.
 
     Raises UserError for a file of the source that cannot be read, and OSError for an OUT that cannot be written.
     """
-    record = finished(job)
+    record = load_finished(job)
     if record is not None:
-        return Done(record.images, record.rejected, made=False)
+        return ShardResult(record.images, record.rejected, written=False)
     temporary = job.record_path.with_suffix(".tar.tmp")
     with one_thread():
-        record = _write(job, temporary)
+        record = _write_tar(job, temporary)
     if record.images:
         temporary.replace(job.out / job.name)
         sync_folder(job.out)
     else:
         temporary.unlink()
     save_record(record, job.record_path)
-    return Done(record.images, record.rejected, made=True)
+    return ShardResult(record.images, record.rejected, written=True)
 
 
 class _HashingFile:
-    """Hashes what is written, so that the shard need not be read again."""
+    """Hashes what is written, so that the shard need not be read again; discards it if `discarding` is set."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
         self.size_bytes = 0
-        self.given_up = False
+        self.discarding = False
 
     def write(self, data: bytes) -> int:
-        if self.given_up:
+        if self.discarding:
             return len(data)
         self.sha256.update(data)
         self.size_bytes += len(data)
@@ -75,53 +74,55 @@ class _HashingFile:
 
 
 @contextmanager
-def _tar(file: BinaryIO) -> Iterator[tuple[_HashingFile, TarWriter]]:
-    """Begin a tar in an open file; the caller closes the writer once it is complete."""
+def _open_tar(file: BinaryIO) -> Iterator[tuple[_HashingFile, TarWriter]]:
+    """Start a tar in an open file; the caller closes the writer once it is complete."""
     hashing = _HashingFile(file)
     try:
         # Without an encoder TarWriter takes bytes as they are; its defaults would write the time and another owner.
         yield hashing, TarWriter(hashing, user="root", group="root", mode=0o644, mtime=0, encoder=False)
     except BaseException:
-        # What the tar still holds back would be written when it is collected, into a file that is closed by then.
-        hashing.given_up = True
+        # The tar writes what it has buffered when it is garbage-collected, and the file is closed by then.
+        hashing.discarding = True
         raise
 
 
-def _write(job: Job, path: Path) -> Record:
+def _write_tar(job: ShardJob, path: Path) -> ShardRecord:
     """Write a job's tar file to `path`, durably."""
     rows: list[tuple[int, int, int, int]] = []
     rejected: list[Rejected] = []
-    adder = Adder(job.options.size) if job.adds_up else None
+    accumulator = PixelAccumulator(job.options.size) if job.needs_sums else None
     with (
         path.open("wb") as file,
-        _tar(file) as (hashing, writer),
-        closing(_Reader(job.folder, start_over(job))) as reader,
+        _open_tar(file) as (hashing, writer),
+        closing(_FileReader(job.folder, how_to_start_over(job.out, job.split))) as reader,
     ):
-        for place, candidate in enumerate(job.files, start=job.first):
+        for position, candidate in enumerate(job.files, start=job.first):
             try:
-                jpeg = _jpeg(candidate, reader, job.options, adder)
+                jpeg = _training_jpeg(candidate, reader, job.options, accumulator)
             except UnusableImageError as error:
                 rejected.append(Rejected(candidate.name, str(error)))
                 continue
-            writer.write({"__key__": f"{place:08d}", "cls": str(candidate.label).encode(), "jpg": jpeg})
-            # A sample's members are sorted by name, so the jpeg is the last and ends where the next header begins.
-            offset = writer.tarstream.offset - -(-len(jpeg) // TAR_BLOCK) * TAR_BLOCK
+            writer.write({"__key__": f"{position:08d}", "cls": str(candidate.label).encode(), "jpg": jpeg})
+            # TarWriter sorts a sample's members by name: the JPEG is the last, and ends where the next header begins.
+            offset = writer.tarstream.offset - -(-len(jpeg) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
             rows.append((offset, len(jpeg), candidate.label, crc32(jpeg)))
         writer.close()
         file.flush()
         os.fsync(file.fileno())
-    return Record(
+    return ShardRecord(
         images=len(rows),
         size_bytes=hashing.size_bytes,
         sha256=hashing.sha256.hexdigest(),
         rejected=tuple(rejected),
         index=np.array(rows, dtype=INDEX_DTYPE),
-        sums=None if adder is None else adder.sums(),
+        sums=None if accumulator is None else accumulator.sums(),
     )
 
 
-def _jpeg(candidate: File, reader: _Reader, options: Options, adder: Adder | None) -> bytes:
-    """Return a candidate's training JPEG, and add its pixels up; raises UnusableImageError."""
+def _training_jpeg(
+    candidate: ImageFile, reader: _FileReader, options: Options, accumulator: PixelAccumulator | None
+) -> bytes:
+    """Return a candidate's training JPEG, and add its pixels to `accumulator`; raises UnusableImageError."""
     if candidate.reason is not None:
         raise UnusableImageError(candidate.reason)
     if candidate.size_bytes > LARGEST_FILE_BYTES:
@@ -130,20 +131,20 @@ def _jpeg(candidate: File, reader: _Reader, options: Options, adder: Adder | Non
     if candidate.spooled_bytes is not None:
         return data
     jpeg, pixels = training_image(data, options)
-    if adder is not None:
-        adder.add(pixels)
+    if accumulator is not None:
+        accumulator.add(pixels)
     return jpeg
 
 
-class _Reader:
-    """Reads candidates whole; archives stay open, for a shard reads a thousand images from one."""
+class _FileReader:
+    """Reads candidates; keeps archives open, because a shard reads a thousand images from one."""
 
     def __init__(self, folder: Path, start_over: str) -> None:
         self._folder, self._start_over = folder, start_over
         self._archives: dict[str, int] = {}
 
-    def read(self, file: File) -> bytes:
-        """Return a candidate's bytes; a failing read stops the work, for it may succeed the next time."""
+    def read(self, file: ImageFile) -> bytes:
+        """Return a candidate's bytes; raises UserError if the read fails, which may be temporary."""
         size_bytes = file.size_bytes if file.spooled_bytes is None else file.spooled_bytes
         path = self._folder / file.path
         try:
@@ -155,13 +156,13 @@ class _Reader:
                 data = os.pread(self._archives[file.path], size_bytes, file.offset)
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be read: {error.strerror}. Start again if that may pass, and finished shards are "
-                f"kept; or repair it or remove it, and start over: {self._start_over}"
+                f"{path}: cannot be read: {error.strerror}. If the error may be temporary, rerun the command, which "
+                f"keeps finished shards; otherwise repair or remove the file, and start over: {self._start_over}"
             ) from None
         if len(data) != size_bytes:
             raise UserError(
-                f"{path}: changed while it was packed: {file.name} has {len(data)} bytes, not {size_bytes}. Once it is "
-                f"at rest, start over: {self._start_over}"
+                f"{path}: changed while it was packed: {file.name} has {len(data)} bytes, not {size_bytes}. Once it "
+                f"no longer changes, start over: {self._start_over}"
             )
         return data
 

@@ -1,8 +1,8 @@
-"""The first half of packing a stream: each container is read once, and its finished JPEGs wait on the disk.
+"""The first stage of packing a stream: each container is read once, and its training JPEGs are spooled to disk.
 
-Shards hold images in a shuffled order, and a stream gives them in its own. So the images of each container are made
-into training JPEGs as they come, into ``OUT/.<split>-pack/spool-000.bin``, a fifth of their size; from there the shards
-are put together as from any other source. A container is done once; its record is written last.
+Shards hold images in shuffled order, but a stream yields them in the order of its containers. So each container's
+images are converted to training JPEGs as they are read, into ``OUT/.<split>-pack/spool-00000.bin``, a fifth of their
+size. The shards are then written from these files as from any other source. A container's record is written last.
 """
 
 from __future__ import annotations
@@ -13,116 +13,144 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_dist.data.manifest import Options, Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import replace_file
-from alexnet_dist.pack.sources.source import Container, File, Source, Stream, difference, labels_of, listed
-from alexnet_dist.pack.sums import Sums
+from alexnet_dist.pack.pixel_sums import PixelSums
+from alexnet_dist.pack.sources.classes import class_labels, describe_difference
+from alexnet_dist.pack.sources.listing import Container, ImageFile, ImageSource, StreamSource, build_source
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What one process needs to read one container; `folder` holds the records of the unfinished split."""
+class ContainerJob:
+    """What a process needs to read one container; `folder` holds the records of the unfinished split."""
 
     source: Path
-    kind: str
+    layout: str
     container: Container
     number: int
     folder: Path
     options: Options
-    adds_up: bool
+    needs_sums: bool
 
     @property
     def path(self) -> Path:
-        """The container."""
+        """The path of the container."""
         return self.source / self.container.path
 
-    def file(self, ending: str) -> Path:
-        """Return where a file of the unit lies: its JPEGs .bin, its record .npz, the bytes read so far .at."""
-        return self.folder / f"spool-{self.number:05d}{ending}"
+    def file(self, suffix: str) -> Path:
+        """Return the path of a file of the job: .bin its JPEGs, .npz its record, .at how many bytes have been read."""
+        return self.folder / f"spool-{self.number:05d}{suffix}"
+
+
+class SpooledImage(NamedTuple):
+    """An image of a container: its own size, and its JPEG's range in the .bin file, empty if it was rejected."""
+
+    name: str
+    class_name: str
+    size_bytes: int
+    offset: int
+    jpeg_bytes: int
+    reason: str | None
+
+    @property
+    def end(self) -> int:
+        """The first byte after its JPEG."""
+        return self.offset + self.jpeg_bytes
 
 
 @dataclass(frozen=True)
-class Spooled:
-    """A container that was read. `rows` are [name, class, size, offset of the JPEG, its size, reason or null] each."""
+class ContainerRecord:
+    """A container that has been read; `rejected` are its entries that cannot be images."""
 
-    rows: list[list[Any]]
+    images: list[SpooledImage]
     rejected: tuple[Rejected, ...]
-    sums: Sums | None
+    sums: PixelSums | None
 
 
-def units_of(stream: Stream, folder: Path, options: Options, adds_up: bool) -> list[Unit]:
-    """Return the work on a stream; adds_up: whether the pixels' sums are wanted."""
+def container_jobs(stream: StreamSource, folder: Path, options: Options, needs_sums: bool) -> list[ContainerJob]:
+    """Return the jobs that read a stream; needs_sums: whether to sum the pixels."""
     return [
-        Unit(stream.folder, stream.kind, container, number, folder, options, adds_up)
+        ContainerJob(stream.folder, stream.layout, container, number, folder, options, needs_sums)
         for number, container in enumerate(stream.containers)
     ]
 
 
-def progress_bytes(unit: Unit) -> int:
-    """Return how much of a container has been read, as far as is known."""
-    if unit.file(".npz").exists():
-        return unit.container.size_bytes
+def progress_bytes(job: ContainerJob) -> int:
+    """Return how many bytes of a container have been read, as last noted by its process."""
+    if job.file(".npz").exists():
+        return job.container.size_bytes
     try:
-        return int(unit.file(".at").read_text() or 0)
+        return int(job.file(".at").read_text() or 0)
     except (OSError, ValueError):
         return 0
 
 
-def save(unit: Unit, done: Spooled) -> None:
-    """Write the record of a container that was read, durably."""
-    about = {"rows": done.rows, "rejected": [[one.file, one.reason] for one in done.rejected]}
+def save_record(job: ContainerJob, record: ContainerRecord) -> None:
+    """Write the record of a container that has been read, durably."""
+    about = {"rows": record.images, "rejected": [[rejected.file, rejected.reason] for rejected in record.rejected]}
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    sums = done.sums or Sums(0, np.empty(0, np.int64), np.empty(0, np.int64))
+    sums = record.sums or PixelSums(0, np.empty(0, np.int64), np.empty(0, np.int64))
     content = io.BytesIO()
     np.savez(content, about=text, pixels=sums.pixels, products=sums.products)
-    replace_file(unit.file(".npz"), content.getvalue())
+    replace_file(job.file(".npz"), content.getvalue())
 
 
-def load(unit: Unit) -> Spooled | None:
-    """Return what is there of a container; None where it must be read."""
+def load_record(job: ContainerJob) -> ContainerRecord | None:
+    """Return the record of a container; None if the container must be read."""
     try:
-        with np.load(io.BytesIO(unit.file(".npz").read_bytes()), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(job.file(".npz").read_bytes()), allow_pickle=False) as arrays:
             about = json.loads(arrays["about"].tobytes())
+            images = [SpooledImage(*row) for row in about["rows"]]
             sums = None
-            if unit.adds_up:
-                taken = sum(row[5] is None for row in about["rows"])
-                sums = Sums(taken, arrays["pixels"], arrays["products"])
-        end = about["rows"][-1][3] + about["rows"][-1][4] if about["rows"] else 0
-        whole = unit.file(".bin").stat().st_size == end
+            if job.needs_sums:
+                usable = sum(image.reason is None for image in images)
+                sums = PixelSums(usable, arrays["pixels"], arrays["products"])
+        complete = job.file(".bin").stat().st_size == (images[-1].end if images else 0)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-    return Spooled(about["rows"], tuple(Rejected(*one) for one in about["rejected"]), sums) if whole else None
+    return ContainerRecord(images, tuple(Rejected(*row) for row in about["rejected"]), sums) if complete else None
 
 
-def gather(stream: Stream, units: Sequence[Unit], train: tuple[str, ...] | None) -> tuple[Source, Sums | None]:
-    """Return what all containers of a stream held, as a source whose files lie in the spool, and the pixels' sums.
+def gather(
+    stream: StreamSource, jobs: Sequence[ContainerJob], train_classes: tuple[str, ...] | None
+) -> tuple[ImageSource, PixelSums | None]:
+    """Return the images of all containers, as a source whose files are in the spool, and the sums of their pixels.
 
-    train: the classes of the packed training split, where there is one. Raises UserError for classes beyond them.
+    train_classes: of the packed training split; None if it is not packed. Raises UserError for other classes.
     """
-    done = [(unit, load(unit)) for unit in units]
-    found = {row[1] for _, spooled in done if spooled is not None for row in spooled.rows}
-    classes = train or tuple(sorted(found))
-    if not found <= set(classes):
-        more = difference(tuple(found), classes)
-        raise UserError(f"{stream.folder}: not the classes of the packed train split: {more}")
-    labels = labels_of(classes)
-    files: list[File] = []
+    records = [(job, load_record(job)) for job in jobs]
+    names = {image.class_name for _, record in records if record is not None for image in record.images}
+    classes = train_classes or tuple(sorted(names))
+    if not names <= set(classes):
+        difference = describe_difference(tuple(names), classes)
+        raise UserError(f"{stream.folder}: not the classes of the packed train split: {difference}")
+    labels = class_labels(classes)
+    files: list[ImageFile] = []
     rejected: list[Rejected] = []
-    sums: Sums | None = None
-    for unit, spooled in done:
-        if spooled is None:
-            raise RuntimeError(f"{unit.file('.npz')}: was written a moment ago and cannot be read now")
-        rejected.extend(spooled.rejected)
-        path = unit.file(".bin").name
+    sums: PixelSums | None = None
+    for job, record in records:
+        if record is None:
+            raise RuntimeError(f"{job.file('.npz')}: was just written and cannot be read")
+        rejected.extend(record.rejected)
+        path = job.file(".bin").name
         files.extend(
-            File(name, labels[kind], size, path, offset, reason, packed)
-            for name, kind, size, offset, packed, reason in spooled.rows
+            ImageFile(
+                image.name,
+                labels[image.class_name],
+                image.size_bytes,
+                path,
+                image.offset,
+                image.reason,
+                image.jpeg_bytes,
+            )
+            for image in record.images
         )
-        if spooled.sums is not None:
-            sums = spooled.sums if sums is None else sums + spooled.sums
-    return listed(units[0].folder, classes, files, rejected, stream.words, stream.id.containers), sums
+        if record.sums is not None:
+            sums = record.sums if sums is None else sums + record.sums
+    source = build_source(jobs[0].folder, classes, files, rejected, containers_sha256=stream.id.containers)
+    return source, sums

@@ -1,4 +1,4 @@
-"""``pack --verify``: read a packed split again, whole, and check every hash, checksum and place that is noted of it."""
+"""``pack --verify``: reads a packed split again and checks every hash, checksum, header and offset."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from alexnet_dist.data.manifest import Manifest, Shard, SplitName
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
-from alexnet_dist.pack.pool import results
+from alexnet_dist.pack.pool import map_unordered
 
-MOST_TOLD = 5
+MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
-class Check:
-    """What one process needs to check one shard: `rows` are its rows of the index."""
+class ShardCheck:
+    """What a process needs to check one shard: `rows` are its rows of the index."""
 
     path: Path
     shard: Shard
@@ -31,61 +31,63 @@ class Check:
 
 
 def verify(out: Path, split: SplitName, processes: int) -> Manifest:
-    """Check a packed split and return its manifest; raises UserError naming the shards that are not as noted."""
+    """Check a packed split and return its manifest; raises UserError with the shards that differ from it."""
     opened = Split.open(out, split)  # checks the manifest, the sizes, and the hashes of index and mean
     manifest = opened.manifest
     index: npt.NDArray[np.void] = np.load(out / manifest.index.name, allow_pickle=False)
     ends = np.cumsum(opened.counts)
     checks = [
-        Check(out / shard.name, shard, index[end - shard.images : end])
+        ShardCheck(out / shard.name, shard, index[end - shard.images : end])
         for shard, end in zip(manifest.shards, ends, strict=True)
     ]
     problems: list[str] = []
     with tqdm(
         total=manifest.images, unit=" images", desc=f"{split}: verifying", disable=not sys.stderr.isatty()
     ) as bar:
-        for images, problem in results(check, checks, processes):
+        for images, problem in map_unordered(check_shard, checks, processes):
             bar.update(images)
             if problem is not None:
                 problems.append(problem)
     if problems:
-        told = sorted(problems)[:MOST_TOLD]
-        more = [f"  ... and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
-        lines = "\n".join([*(f"  {problem}" for problem in told), *more])
+        lines = [f"  {problem}" for problem in sorted(problems)[:MAX_LISTED]]
+        if len(problems) > MAX_LISTED:
+            lines.append(f"  ... and {len(problems) - MAX_LISTED} more")
         raise UserError(
             f"{out}: {len(problems)} of {len(checks)} shards of {split} are not as they were packed. Copy them again "
-            f"from where they are whole, or delete {out}/{split}* and pack again\n{lines}"
+            f"from an intact copy, or delete {out}/{split}* and pack again\n" + "\n".join(lines)
         )
     return manifest
 
 
-def check(one: Check) -> tuple[int, str | None]:
-    """Return a shard's images, and what is wrong with it, or None."""
+def check_shard(check: ShardCheck) -> tuple[int, str | None]:
+    """Return the number of a shard's images, and what is wrong with it or None."""
+    name = check.path.name
     try:
-        content = one.path.read_bytes()
+        content = check.path.read_bytes()
     except OSError as error:
-        return len(one.rows), f"{one.path.name}: cannot be read: {error.strerror}"
-    found = hashlib.sha256(content).hexdigest()
-    if found != one.shard.sha256:
-        return len(one.rows), f"{one.path.name}: sha256 {found[:12]}..., expected {one.shard.sha256[:12]}..."
-    return len(one.rows), _members_problem(one, content)
+        return len(check.rows), f"{name}: cannot be read: {error.strerror}"
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != check.shard.sha256:
+        return len(check.rows), f"{name}: sha256 {sha256[:12]}..., expected {check.shard.sha256[:12]}..."
+    return len(check.rows), _members_problem(check, content)
 
 
-def _members_problem(one: Check, content: bytes) -> str | None:
-    """Compare the tar's own headers, by which other readers go, with the index, by which ours does."""
+def _members_problem(check: ShardCheck, content: bytes) -> str | None:
+    """Compare the tar's headers, which other readers use, with the index, which `data.reader` uses."""
+    name, rows = check.path.name, check.rows
     try:
-        members = list(tars.inside(lambda at, size: content[at : at + size], one.path.name, 0, len(content)))
+        members = list(tars.range_members(lambda at, size: content[at : at + size], name, 0, len(content)))
     except UserError as error:
         return str(error)
     images = [(member.offset, member.size_bytes) for member in members if member.name.endswith(".jpg")]
-    rows = list(zip(one.rows["offset"].tolist(), one.rows["size"].tolist(), strict=True))
-    if images != rows:
-        return f"{one.path.name}: its headers and the index place its images differently"
+    indexed_images = list(zip(rows["offset"].tolist(), rows["size"].tolist(), strict=True))
+    if images != indexed_images:
+        return f"{name}: its headers and the index disagree about where its images are"
     view = memoryview(content)
     labels = [content[m.offset : m.offset + m.size_bytes] for m in members if m.name.endswith(".cls")]
-    if labels != [b"%d" % label for label in one.rows["label"].tolist()]:
-        return f"{one.path.name}: its .cls members and the index label its images differently"
-    for (offset, size), expected in zip(rows, one.rows["crc32"].tolist(), strict=True):
+    if labels != [b"%d" % label for label in rows["label"].tolist()]:
+        return f"{name}: its .cls members and the index disagree about the labels of its images"
+    for (offset, size), expected in zip(indexed_images, rows["crc32"].tolist(), strict=True):
         if crc32(view[offset : offset + size]) != expected:
-            return f"{one.path.name}: the image at byte {offset} has another crc32 than in the index"
+            return f"{name}: the crc32 of the image at byte {offset} is not the one in the index"
     return None

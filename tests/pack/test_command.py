@@ -1,4 +1,4 @@
-"""The command itself: its exit codes, and what it prints where."""
+"""The command: its exit codes, and what it prints to stdout and stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_dist.data.manifest import Options, load, manifest_path
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.pack import run
+from alexnet_dist.pack import packing
 from alexnet_dist.pack.__main__ import main
 from support.folders import SIZE, write_folder
 
@@ -27,19 +27,19 @@ def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_exit_codes_and_output(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", {"a": 3, "b": 2})
-    done = command(source, tmp_path / "out", *SMALL)
-    assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout.splitlines()[-1])
+    completed = command(source, tmp_path / "out", *SMALL)
+    assert completed.returncode == 0, completed.stderr
+    printed = json.loads(completed.stdout.splitlines()[-1])
     assert printed.keys() == {"images", "rejected", "shards", "seconds", "images_per_second"}
     assert (printed["images"], printed["rejected"], printed["shards"]) == (5, 0, 1)
-    assert "5 images of 2 classes" in done.stderr
+    assert "5 images of 2 classes" in completed.stderr
     (source / "empty").mkdir()
-    wrong = command(source, tmp_path / "other", *SMALL)
-    assert wrong.returncode == 2
-    assert wrong.stdout == ""
-    assert wrong.stderr.startswith("error: ")
-    assert "empty: an empty class folder" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+    failed = command(source, tmp_path / "other", *SMALL)
+    assert failed.returncode == 2
+    assert failed.stdout == ""
+    assert failed.stderr.startswith("error: ")
+    assert "empty: an empty class folder" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_help_needs_no_torch() -> None:
@@ -73,19 +73,19 @@ def test_options_may_stand_between_source_and_out(tmp_path: Path, capsys: pytest
         assert json.loads(capsys.readouterr().out)["images"] == 2
 
 
-def test_the_folder_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_that_is_read_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path / "source" / "train", {"a": 2})
     write_folder(tmp_path / "source" / "test", {"a": 1}, seed=1)
     main([str(tmp_path / "source"), str(tmp_path / "out"), *SMALL, "--split", "val"])
-    assert f"val is taken from {tmp_path}/source/test\n" in capsys.readouterr().err
+    assert f"val is read from {tmp_path}/source/test\n" in capsys.readouterr().err
     main([str(tmp_path / "source" / "train"), str(tmp_path / "out"), *SMALL])
-    assert "taken from" not in capsys.readouterr().err
+    assert "is read from" not in capsys.readouterr().err
 
 
 def test_the_options_are_those_of_the_manifest(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", {"a": 4})
-    words = "--processes 1 --seed 3 --size 12 --quality 40 --chroma 444 --filter bilinear --samples-per-shard 2"
-    main([str(source), str(tmp_path / "out"), *words.split(), "--holdout", "0.5"])
+    options = "--processes 1 --seed 3 --size 12 --quality 40 --chroma 444 --filter bilinear --samples-per-shard 2"
+    main([str(source), str(tmp_path / "out"), *options.split(), "--holdout", "0.5"])
     assert load(manifest_path(tmp_path / "out", "train")).options == Options(
         seed=3, size=12, quality=40, chroma="444", filter="bilinear", samples_per_shard=2, holdout=0.5
     )
@@ -120,7 +120,7 @@ def test_wrong_arguments_exit_with_2(arguments: list[str], tmp_path: Path) -> No
     assert end.value.code == 2
 
 
-def test_a_folder_that_cannot_be_written_is_the_users_to_mend(
+def test_a_folder_that_cannot_be_written_is_a_user_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_folder(tmp_path / "source", {"a": 2})
@@ -131,6 +131,6 @@ def test_a_folder_that_cannot_be_written_is_the_users_to_mend(
     def full(_job: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run, "finish", full)
+    monkeypatch.setattr(packing, "write_shard", full)
     assert run_command(main, [str(source), str(tmp_path / "out"), *SMALL]) == 2
     assert "out: No space left on device" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The processes of packing end with the command, and one that was killed is told of."""
+"""The worker processes of packing end with the command, and a killed one is reported."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import time
 import pytest
 
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.pack.pool import results, ticking
+from alexnet_dist.pack.pool import map_unordered, poll_unordered
 
 
-def fail_or_sleep(piece: int) -> None:
-    if piece == 0:
-        raise UserError("a piece cannot be read")
+def fail_or_sleep(item: int) -> None:
+    if item == 0:
+        raise UserError("an item cannot be read")
     time.sleep(60)
 
 
 def test_no_process_outlives_an_interrupt() -> None:
     began_s, before = time.monotonic(), set(multiprocessing.active_children())  # other tests' servers
-    for _ in ticking(time.sleep, [60, 60], 2, 0.1):
+    for _ in poll_unordered(time.sleep, [60, 60], 2, 0.1):
         break
     assert set(multiprocessing.active_children()) <= before
     assert time.monotonic() - began_s < 30
@@ -31,25 +31,25 @@ def test_no_process_outlives_an_interrupt() -> None:
 def test_an_error_of_one_piece_does_not_wait_for_the_others() -> None:
     began_s, before = time.monotonic(), set(multiprocessing.active_children())
     with pytest.raises(UserError, match="cannot be read"):
-        list(results(fail_or_sleep, [1, 0], 2))
+        list(map_unordered(fail_or_sleep, [1, 0], 2))
     assert set(multiprocessing.active_children()) <= before
     assert time.monotonic() - began_s < 30
 
 
 def test_a_killed_process_is_no_fault_of_ours() -> None:
     with pytest.raises(RunError, match="a packing process was killed"):
-        list(results(os._exit, [3, 3], 2))
+        list(map_unordered(os._exit, [3, 3], 2))
 
 
 def test_ctrl_c_ends_the_command_at_once() -> None:
-    """As a whole command, which must not wait for its processes on the way out either."""
+    """In a whole command, which must not wait for its processes when it exits."""
     code = (
         "import os, signal, sys, time\nfrom alexnet_dist.errors import run_command\n"
-        "from alexnet_dist.pack.pool import ticking\n"
+        "from alexnet_dist.pack.pool import poll_unordered\n"
         "def command(_arguments):\n"
-        "    for _ in ticking(time.sleep, [60, 60], 2, 0.5):\n"
+        "    for _ in poll_unordered(time.sleep, [60, 60], 2, 0.5):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "if __name__ == '__main__':\n    sys.exit(run_command(command))"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=40)
-    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+    completed = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=40)
+    assert (completed.returncode, completed.stderr) == (130, "stopped by Ctrl-C\n")

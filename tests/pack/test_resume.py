@@ -1,4 +1,4 @@
-"""A pack that is stopped at any moment and started again ends with the same bytes, and spoils nothing of others."""
+"""A pack that is stopped at any moment and resumed ends with the same bytes, and damages no other files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack import run, state
+from alexnet_dist.pack import output_folder, packing
+from alexnet_dist.pack.output_folder import library_versions
+from alexnet_dist.pack.packing import pack
 from alexnet_dist.pack.records import load_record, records_folder
-from alexnet_dist.pack.run import pack
-from alexnet_dist.pack.state import library_versions
-from support.arranged import ARRANGE, draw
 from support.folders import SIZE, contents, encoded, photo, request, write_folder
+from support.layouts import WRITERS, draw_images
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of 28 images in three classes, with two files that are none."""
+    """Return a folder of 28 images in three classes, with two files that are not images."""
     folder = write_folder(tmp_path_factory.mktemp("source"), {"a": 11, "b": 9, "c": 8})
     (folder / "a" / "README.txt").write_text("read me")
     (folder / "b" / ".hidden").write_text("")
@@ -32,27 +32,27 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what one process makes of the source in one go."""
+    """Return the shards that one process packs from the source in one run."""
     out = tmp_path_factory.mktemp("reference")
     pack(request(source, out))
     return out
 
 
-def laid_out(source: Path, home: Path, layout: str) -> Path:
-    """Return the folder of images, or other images in another layout."""
-    return source if layout == "folder" else ARRANGE[layout](home / "source", draw())
+def source_in(source: Path, home: Path, layout: str) -> Path:
+    """Return the folder of images, or a set of images in another layout."""
+    return source if layout == "folder" else WRITERS[layout](home / "source", draw_images())
 
 
 class StopError(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 @pytest.mark.parametrize("layout", ["folder", "parquet"])
 def test_stopped_at_any_write_it_ends_with_the_same_bytes(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    """Every fsync and every rename of the work is a moment to be stopped at, just before it."""
-    source = laid_out(source, tmp_path, layout)
+    """The pack is stopped just before one of its fsyncs and renames, for every third of them."""
+    source = source_in(source, tmp_path, layout)
     real_fsync, real_replace = os.fsync, Path.replace
     moments = 0
 
@@ -97,23 +97,23 @@ def test_finished_shards_are_not_made_again(source: Path, reference: Path, tmp_p
     out = tmp_path / "out"
     with pytest.raises(UserError, match="--max-rejected"):
         pack(request(source, out, max_rejected=1))
-    made = {path.name: path.stat() for path in out.glob("*.tar")}
-    assert 1 <= len(made) <= 6
-    damaged = min(made)
+    written = {path.name: path.stat() for path in out.glob("*.tar")}
+    assert 1 <= len(written) <= 6
+    damaged = min(written)
     tar = bytearray((out / damaged).read_bytes())
     tar[700] ^= 1
     (out / damaged).write_bytes(tar)
     packed = pack(request(source, out))
     assert contents(out) == contents(reference)
-    for name, before in made.items():
+    for name, before in written.items():
         after = (out / name).stat()
         assert (after.st_ino == before.st_ino) == (name != damaged)
-    kept = sum(shard.images for shard in packed.manifest.shards if shard.name in made and shard.name != damaged)
+    kept = sum(shard.images for shard in packed.manifest.shards if shard.name in written and shard.name != damaged)
     assert packed.new_images == 28 - kept
 
 
 def test_what_stops_a_pack_says_how_to_go_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repaired files are another source, for which the advice must be to start over; and that advice works."""
+    """Repaired files are another source, so the advice is to start over; and following it works."""
     images, out = tmp_path / "images", tmp_path / "out"
     shutil.copytree(source, images)
     advice = rf"delete {out}/train-\*\.tar, {out}/train\.\* and {out}/\.train-pack"
@@ -128,7 +128,7 @@ def test_what_stops_a_pack_says_how_to_go_on(source: Path, tmp_path: Path, monke
         with pytest.raises(UserError, match=rf"cannot be read: Input/output error.*start over: {advice}"):
             pack(request(images, tmp_path / "out"))
     (images / "a" / "README.txt").write_bytes(encoded(photo(99)))
-    with pytest.raises(UserError, match="unfinished pack with other source"):
+    with pytest.raises(UserError, match="unfinished pack with other settings: source"):
         pack(request(images, out))
     for path in [*out.glob("train-*.tar"), *out.glob("train.*"), *out.glob(".train-pack/*")]:
         path.unlink()
@@ -139,21 +139,21 @@ def test_what_stops_a_pack_says_how_to_go_on(source: Path, tmp_path: Path, monke
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_next(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    """Else a power cut could leave a manifest of shards that are empty."""
-    source = laid_out(source, tmp_path, layout)
+    """Otherwise a power cut could leave a manifest of empty shards."""
+    source = source_in(source, tmp_path, layout)
     real_fsync, real_replace = os.fsync, Path.replace
     synced_bytes: dict[int, int] = {}
     folders: set[int] = set()
 
     def fsync(descriptor: int) -> None:
         real_fsync(descriptor)
-        found = os.fstat(descriptor)
-        synced_bytes[found.st_ino] = found.st_size
-        folders.discard(found.st_ino)
+        status = os.fstat(descriptor)
+        synced_bytes[status.st_ino] = status.st_size
+        folders.discard(status.st_ino)
 
     def rename(path: Path, target: Path) -> Path:
-        assert not folders, f"the name before {target} is not on the disk"
-        assert synced_bytes.get(path.stat().st_ino) == path.stat().st_size, f"{target} is not on the disk"
+        assert not folders, f"the rename before {target} is not on disk"
+        assert synced_bytes.get(path.stat().st_ino) == path.stat().st_size, f"{target} is not on disk"
         folders.add(target.parent.stat().st_ino)
         return real_replace(path, target)
 
@@ -169,12 +169,12 @@ def test_the_disk_needs_room_for_what_is_not_there_yet(
     with pytest.raises(UserError, match="--max-rejected"):
         pack(request(source, tmp_path, max_rejected=1))
     records = [load_record(path) for path in records_folder(tmp_path, "train").glob("shard-*.npz")]
-    there = sum(record.images + len(record.rejected) for record in records if record is not None)
-    asked: list[int] = []
-    monkeypatch.setattr(run, "check_space", lambda _request, images: asked.append(images))
+    finished_files = sum(record.images + len(record.rejected) for record in records if record is not None)
+    checked: list[int] = []
+    monkeypatch.setattr(packing, "check_shard_space", lambda _request, images: checked.append(images))
     pack(request(source, tmp_path))
-    assert there > 0
-    assert asked == [29 - there]
+    assert finished_files > 0
+    assert checked == [29 - finished_files]
 
 
 def test_killed_with_its_workers_it_goes_on(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_killed_with_its_workers_it_goes_on(tmp_path: Path) -> None:
 
 
 def is_running(process: str) -> bool:
-    """Tell whether a process runs; one that has ended and waits to be collected does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
@@ -225,7 +225,7 @@ def test_packed_already_in_a_folder_that_is_read_only(
     def read_only(_out: Path) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(run, "locked", read_only)
+    monkeypatch.setattr(packing, "locked", read_only)
     assert pack(request(source, reference)).new_images == 0
 
 
@@ -240,14 +240,17 @@ def test_other_options_or_another_source_are_refused(source: Path, tmp_path: Pat
         pack(request(images, out))
     before = contents(out)
     for change, message in (
-        ({"seed": 1}, r"seed \(0 there, 1 asked for\)"),
-        ({"size": 24, "quality": 80}, r"quality \(90 there, 80 asked for\), size \(16 there, 24 asked for\)"),
+        ({"seed": 1}, r"seed \(packed with 0, requested 1\)"),
+        (
+            {"size": 24, "quality": 80},
+            r"quality \(packed with 90, requested 80\), size \(packed with 16, requested 24\)",
+        ),
         ({"holdout": 0.5}, "holdout"),
     ):
         with pytest.raises(UserError, match=message):
             pack(request(images, out, **change))
     (images / "a" / "new.jpg").write_bytes(encoded(photo(99)))
-    with pytest.raises(UserError, match=r"source \(29 files .* there, 30 files .* asked for\)"):
+    with pytest.raises(UserError, match=r"source \(packed with 29 files .*, requested 30 files .*\)"):
         pack(request(images, out))
     assert contents(out) == before
 
@@ -259,12 +262,12 @@ def test_an_unfinished_pack_is_not_finished_by_what_would_make_other_bytes(
         pack(request(source, tmp_path, max_rejected=0))
     versions = library_versions() | {"pillow": "0.1"}
     for name, value, message in (
-        ("library_versions", lambda: versions, r"pillow version \(.* there, 0\.1 asked for\)"),
-        ("PACK_VERSION", 10**6, r"pack version \(.* there, 1000000 asked for\)"),
+        ("library_versions", lambda: versions, r"pillow version \(packed with .*, requested 0\.1\)"),
+        ("PACK_VERSION", 10**6, r"pack version \(packed with .*, requested 1000000\)"),
     ):
         with monkeypatch.context() as changed:
-            changed.setattr(state, name, value)
-            with pytest.raises(UserError, match=rf"unfinished pack with other {message}"):
+            changed.setattr(output_folder, name, value)
+            with pytest.raises(UserError, match=rf"unfinished pack with other settings: {message}"):
                 pack(request(source, tmp_path))
     pack(request(source, tmp_path))
 
@@ -285,7 +288,7 @@ def test_other_peoples_shards_are_not_overwritten(source: Path, tmp_path: Path) 
 
 def test_two_packers_of_one_folder_refuse_each_other(source: Path, tmp_path: Path) -> None:
     hold = (
-        "import sys, pathlib\nfrom alexnet_dist.pack.state import locked\n"
+        "import sys, pathlib\nfrom alexnet_dist.pack.output_folder import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n    print(flush=True)\n    sys.stdin.read()\n"
     )
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The tar reader: what tarfile finds, it finds; what is hostile or damaged, it refuses by name, in constant memory."""
+"""The tar reader finds what tarfile finds, and rejects hostile or damaged archives, in constant memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack import tars
+from alexnet_dist.pack import gzip_tars, tars
 from alexnet_dist.pack.tars import Member
-from support.arranged import add, tar_of
+from support.layouts import add, tar_of
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 
 def members(content: bytes) -> list[Member]:
-    return list(tars.inside(lambda at, size: content[at : at + size], "some.tar", 0, len(content)))
+    return list(tars.range_members(lambda at, size: content[at : at + size], "some.tar", 0, len(content)))
 
 
 def forward(content: bytes) -> Iterator[tuple[Member, bytes]]:
-    read_at = tars.Forward(io.BytesIO(content))
+    read_at = gzip_tars.ForwardReader(io.BytesIO(content))
     for member in tars.members(read_at, "some.tar"):
         yield member, read_at(member.offset, member.size_bytes)
 
@@ -56,9 +56,9 @@ def test_it_finds_what_tarfile_finds(files: list[tuple[str, bytes]], form: int) 
     content = tar_of(files, form)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         expected = [(member.name, member.offset_data, member.size) for member in tar]
-    found = members(content)
-    assert [(member.name, member.offset, member.size_bytes) for member in found] == expected
-    assert all(member.problem is None for member in found)
+    read = members(content)
+    assert [(member.name, member.offset, member.size_bytes) for member in read] == expected
+    assert all(member.problem is None for member in read)
     assert [data for _, data in forward(content)] == [data for _, data in files]
 
 
@@ -80,8 +80,8 @@ def test_a_tar_in_a_tar_is_a_range_of_it() -> None:
     outer = tar_of([("first.tar", inner), ("last.tar", inner)])
     for member in members(outer):
         read_at = lambda at, size: outer[at : at + size]  # noqa: E731
-        found = list(tars.inside(read_at, member.name, member.offset, member.offset + member.size_bytes))
-        assert [outer[one.offset : one.offset + one.size_bytes] for one in found] == [b"one", b"two"]
+        inner_members = list(tars.range_members(read_at, member.name, member.offset, member.offset + member.size_bytes))
+        assert [outer[m.offset : m.offset + m.size_bytes] for m in inner_members] == [b"one", b"two"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_damage_is_refused_by_archive_and_byte(damage: object, message: str | No
     if message is None:
         assert len(members(content)) == 2
         return
-    with pytest.raises(UserError, match=rf"some\.tar: not a whole tar: {message}.*, at byte \d+"):
+    with pytest.raises(UserError, match=rf"some\.tar: damaged tar: {message}.*, at byte \d+"):
         members(content)
 
 
@@ -160,8 +160,8 @@ def test_sizes_that_lie_are_refused() -> None:
 
 def unpack(path: Path) -> None:
     """Read a tar.gz to its end."""
-    with tars.unzipped(path) as stream:
-        read_at = tars.Forward(stream)
+    with gzip_tars.open_gzip(path) as stream:
+        read_at = gzip_tars.ForwardReader(stream)
         for member in tars.members(read_at, str(path)):
             read_at(member.offset + member.size_bytes - 1, 1)
 
@@ -189,30 +189,34 @@ def test_a_gzip_bomb_is_refused_early_in_constant_memory(tmp_path: Path) -> None
 def test_what_is_no_gzip_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "images.tar.gz"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"images\.tar\.gz: not a whole"):
+    with pytest.raises(UserError, match=r"images\.tar\.gz: damaged"):
         unpack(path)
 
 
-def mutate(content: bytes, chance: random.Random) -> bytes:
-    """Change, cut, repeat or insert some bytes, mostly in headers; at times mend the checksums."""
+def mutate(content: bytes, generator: random.Random) -> bytes:
+    """Change, delete, repeat or insert some bytes, mostly in headers; often correct the checksums."""
     data = bytearray(content)
-    for _ in range(chance.randrange(1, 6)):
-        block = chance.randrange(max(1, len(data) // 512)) * 512
-        at = min(len(data) - 1, block + chance.choice((0, 99, 124, 130, 135, 156, 257, 345, chance.randrange(512))))
-        kind = chance.randrange(5)
+    for _ in range(generator.randrange(1, 6)):
+        block = generator.randrange(max(1, len(data) // 512)) * 512
+        at = min(
+            len(data) - 1, block + generator.choice((0, 99, 124, 130, 135, 156, 257, 345, generator.randrange(512)))
+        )
+        kind = generator.randrange(5)
         if kind == 0:
-            data[at] = chance.randrange(256)
+            data[at] = generator.randrange(256)
         elif kind == 1:
-            data[at : at + 12] = chance.choice((b"77777777777\0", b"\x80" + b"\xff" * 11, bytes(12), b"00000000000 "))
+            data[at : at + 12] = generator.choice(
+                (b"77777777777\0", b"\x80" + b"\xff" * 11, bytes(12), b"00000000000 ")
+            )
         elif kind == 2:
-            del data[at : at + chance.choice((1, 100, 512))]
+            del data[at : at + generator.choice((1, 100, 512))]
         elif kind == 3:
-            data[block + 156 : block + 157] = chance.choice((b"L", b"x", b"g", b"5", b"1", b"S", b"\0"))
+            data[block + 156 : block + 157] = generator.choice((b"L", b"x", b"g", b"5", b"1", b"S", b"\0"))
         else:
             data[at:at] = bytes(data[block : block + 512])
         if not data:
             return b""
-    if chance.random() < 0.7:
+    if generator.random() < 0.7:
         for block in range(0, len(data) - 511, 512):
             if data[block + 257 : block + 262] == b"ustar":
                 data[block + 148 : block + 156] = b" " * 8
@@ -224,17 +228,17 @@ SEEDS = [tar_of([("a/1.jpg", b"1" * 700), ("b" * 150, b"2"), ("c.cls", b"7")], f
 
 
 def test_fuzz_nothing_but_its_own_errors_comes_of_damaged_tars(fuzz_seeds: Iterator[int]) -> None:
-    refused = 0
+    rejected = 0
     for seed in fuzz_seeds:
-        chance = random.Random(seed)
-        content = mutate(chance.choice(SEEDS), chance)
+        generator = random.Random(seed)
+        content = mutate(generator.choice(SEEDS), generator)
         try:
             for member in members(content):
                 assert member.offset + member.size_bytes <= len(content)
                 assert member.problem is not None or ".." not in member.name.split("/")
         except UserError:
-            refused += 1
+            rejected += 1
         with suppress(UserError):
             for _ in forward(content):
                 pass
-    assert 0 < refused < seed
+    assert 0 < rejected < seed

@@ -1,4 +1,4 @@
-"""pack --verify finds any damage to a packed split, and names the file that has it."""
+"""pack --verify finds any damage to a packed split, and names the damaged file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.__main__ import main
-from alexnet_dist.pack.run import pack
+from alexnet_dist.pack.packing import pack
 from alexnet_dist.pack.verify import verify
 from support.folders import request, write_folder
 
@@ -39,14 +39,14 @@ def test_a_whole_split_is_found_whole(packed: Path, processes: int) -> None:
 
 def test_the_command_needs_no_source(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(packed), "--verify", "--processes", "1"])
-    told = capsys.readouterr()
-    assert json.loads(told.out.splitlines()[-1])["images"] == 21
-    assert "verified: every hash" in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out.splitlines()[-1])["images"] == 21
+    assert "verified: every hash" in printed.err
     with pytest.raises(UserError, match="expected SOURCE and OUT"):
         main([str(packed)])
 
 
-def test_a_packed_source_is_verified_at_a_rate(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verifying_a_packed_source_reports_its_speed(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--size", "16", "--samples-per-shard", "5", "--processes", "1"]
     main([str(packed.parent / "source"), str(packed), "--verify", *options])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["images_per_second"] > 0
@@ -62,17 +62,17 @@ def test_any_changed_byte_is_found(out: Path, at: int) -> None:
         verify(out, "train", 1)
 
 
-def test_more_damage_than_is_told(out: Path) -> None:
+def test_more_damage_than_is_listed(out: Path) -> None:
     for number in range(5):
         path = out / f"train-{number:06d}.tar"
         path.write_bytes(b"x" * path.stat().st_size)
-    (out / "train-000005.tar").write_bytes(b"a stranger, which nobody asked about")
+    (out / "train-000005.tar").write_bytes(b"a file that is not in the manifest")
     with pytest.raises(UserError, match="5 of 5 shards"):
         verify(out, "train", 1)
 
 
 def reseal(out: Path, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
-    """Change the index, and its hash in the manifest: a lie that no hash tells."""
+    """Change the index and its hash in the manifest, so that no hash shows the change."""
     index = np.load(out / "train.index.npy")
     change(index)
     np.save(out / "train.index.npy", index)
@@ -85,10 +85,10 @@ def reseal(out: Path, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("crc32", 5, "has another crc32 than in the index"),
-        ("label", 1, r"its \.cls members and the index label its images differently"),
-        ("size", 100, "its headers and the index place its images differently"),
-        ("offset", 0, "its headers and the index place its images differently"),
+        ("crc32", 5, r"the crc32 of the image at byte \d+ is not the one in the index"),
+        ("label", 1, r"its \.cls members and the index disagree about the labels of its images"),
+        ("size", 100, "its headers and the index disagree about where its images are"),
+        ("offset", 0, "its headers and the index disagree about where its images are"),
     ],
 )
 def test_an_index_that_lies_is_found(out: Path, field: str, value: int, message: str) -> None:

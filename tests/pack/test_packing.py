@@ -1,4 +1,4 @@
-"""What is packed: the same bytes for any number of processes, which other readers read too."""
+"""Packing writes the same bytes for any number of processes, and shards that other programs can read."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pyarrow import parquet
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Rejected
 from alexnet_dist.data.transform import training_image
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.run import pack
-from support.arranged import ARRANGE, CLASSES, draw, table_of, tar_of
+from alexnet_dist.pack.packing import pack
 from support.folders import OPTIONS, SIZE, contents, encoded, photo, request, write_folder
+from support.layouts import CLASSES, WRITERS, draw_images, table_of, tar_of
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of 28 images in three classes, with two files that are none."""
+    """Return a folder of 28 images in three classes, with two files that are not images."""
     folder = write_folder(tmp_path_factory.mktemp("source"), {"a": 11, "b": 9, "c": 8})
     (folder / "a" / "README.txt").write_text("read me")
     (folder / "b" / ".hidden").write_text("")
@@ -40,7 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what one process makes of the source in one go."""
+    """Return the shards that one process packs from the source in one run."""
     out = tmp_path_factory.mktemp("reference")
     pack(request(source, out))
     return out
@@ -52,7 +52,7 @@ def read_index(out: Path, manifest: Manifest) -> npt.NDArray[np.void]:
 
 
 def decoded(out: Path, manifest: Manifest) -> npt.NDArray[np.uint8]:
-    """Decode all images by way of the index, checking the checksums."""
+    """Decode all images at their offsets in the index, and check their checksums."""
     images = []
     index = iter(read_index(out, manifest))
     for shard in manifest.shards:
@@ -69,7 +69,7 @@ def test_what_is_packed(source: Path, tmp_path: Path) -> None:
     packed = pack(request(source, tmp_path))
     manifest = packed.manifest
     assert packed.new_images == manifest.images == 28
-    assert [kind.name for kind in manifest.classes] == ["a", "b", "c"]
+    assert [described.name for described in manifest.classes] == ["a", "b", "c"]
     assert manifest.rejected == (Rejected("a/README.txt", "not a JPEG or PNG"), Rejected("b/.hidden", "hidden"))
     assert sorted(contents(tmp_path)) == [
         *(f"train-{number:06d}.tar" for number in range(6)), "train.index.npy", "train.manifest.json", "train.mean.npy",
@@ -101,7 +101,7 @@ def test_seed_and_split_decide_the_order(source: Path, reference: Path, tmp_path
 
 
 def test_mean_and_covariance_are_those_of_the_decoded_shards(tmp_path: Path) -> None:
-    """Files that are copied have the same pixels in the shards as in the statistics."""
+    """Files that are copied without re-encoding have the same pixels in the shards as in the statistics."""
     for number in range(13):
         path = tmp_path / "source" / f"class{number % 2}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def test_webdataset_reads_the_shards(reference: Path) -> None:
     manifest = json.loads((reference / "train.manifest.json").read_text())
     shards = [str(reference / shard["name"]) for shard in manifest["shards"]]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # webdataset leaves files open, and warns of its own defaults
+        warnings.simplefilter("ignore")  # webdataset leaves files open, and warns about its own defaults
         import webdataset
 
         samples = list(webdataset.WebDataset(shards, shardshuffle=False))
@@ -180,17 +180,17 @@ def test_out_among_the_splits_of_a_source_is_refused(tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small_is_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 1000))
-    with pytest.raises(UserError, match=r"29 images need about 54\.5 kB, and 1\.0 kB are free"):
+    with pytest.raises(UserError, match=r"29 images need about 54\.5 kB, but only 1\.0 kB is free"):
         pack(request(source, tmp_path))
 
 
 def test_a_disk_that_is_too_small_for_a_stream_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = ARRANGE["parquet"](tmp_path / "source", draw())
+    source = WRITERS["parquet"](tmp_path / "source", draw_images())
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 10**9, 0))
-    with pytest.raises(UserError, match="the images on their way into them need about"):
+    with pytest.raises(UserError, match="the spooled images and the shards need about"):
         pack(request(source, tmp_path / "out"))
     assert not list(tmp_path.glob("out/**/spool-*"))
 
@@ -208,7 +208,7 @@ def test_a_class_without_a_usable_image_is_refused(source: Path, tmp_path: Path)
 
 
 def test_files_of_one_name_are_judged_each_by_itself(tmp_path: Path) -> None:
-    """As in parquet rows that all say image.jpg, and in shards whose keys begin anew."""
+    """As in parquet rows that are all named image.jpg, and in shards whose keys each start from 0."""
     good, bad = [encoded(photo(number)) for number in range(2)], b"no image"
     rows = [{"bytes": data, "path": "image.jpg"} for data in (*good, bad)]
     features = {"info": {"features": {"label": {"names": ["cat"]}}}}
@@ -243,7 +243,7 @@ def test_no_manifest_is_written_that_nothing_could_read(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     path = tmp_path / "source" / "train-0.parquet"
     parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), path)
-    with pytest.raises(UserError, match=r"(?s)manifest\.json, as it would be: classes\.0\.name: .*cat.*rename that in"):
+    with pytest.raises(UserError, match=r"(?s)manifest\.json \(not written\): classes\.0\.name: .*cat.*rename that in"):
         pack(request(tmp_path / "source", tmp_path / "out"))
     assert not (tmp_path / "out" / "train.manifest.json").exists()
 
