@@ -11,13 +11,15 @@ from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.load import load_run
 from alexnet_dist.runs.weights import named_weights
 
+__all__ = ["named_weights"]
+
 
 def main(arguments: list[str]) -> None:
     """Parse, load, write."""
     parser = argparse.ArgumentParser(prog="python -m alexnet_dist.export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="file to write")
-    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest whole one")
+    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest that verifies")
     parsed = parser.parse_args(arguments)
     if parsed.out.suffix != ".safetensors":
         raise UserError(f"{parsed.out}: expected a name that ends in .safetensors")
@@ -26,8 +28,8 @@ def main(arguments: list[str]) -> None:
     try:
         parsed.out.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_tensors(parsed.out, weights, {"run": parsed.run.name, "step": str(run.step)})
-    except OSError as problem:
-        raise UserError(f"{parsed.out}: cannot be written: {problem.strerror}; choose another place") from None
+    except OSError as error:
+        raise UserError(f"{parsed.out}: cannot be written: {error.strerror}; choose another file") from None
     print(
         f"{parsed.out}: {len(weights)} tensors, {sum(w.numel() for w in weights.values()):,} numbers, step {run.step:,}"
     )

@@ -1,4 +1,4 @@
-"""python -m alexnet_dist.predict RUN IMAGE [IMAGE ...]: what a trained net sees in a picture."""
+"""python -m alexnet_dist.predict RUN IMAGE [IMAGE ...]: classify images with a trained run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from alexnet_dist.data.transform import UnusableImageError, training_image
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.runs.inference import view_probabilities
-from alexnet_dist.runs.load import Run, load_run
+from alexnet_dist.runs.load import LoadedRun, load_run
 
 GUESSES = 5
 
@@ -29,21 +29,21 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image, best first."""
+    """The most probable classes of one image, best first."""
 
     image: str
     classes: list[Guess]
 
 
-def predict(run: Run, path: Path, views: int = 1) -> Prediction:
+def predict(run: LoadedRun, path: Path, views: int = 1) -> Prediction:
     """Classify one JPEG or PNG of any size, prepared as pack prepares training images.
 
-    Raises UserError when the file is missing or is no image.
+    Raises UserError if the file is missing or is no image.
     """
     try:
         _, pixels = training_image(path.read_bytes(), run.manifest.options)
-    except (OSError, UnusableImageError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else problem
+    except (OSError, UnusableImageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: {reason}; expected a JPEG or PNG") from None
     probabilities = view_probabilities(run, torch.from_numpy(pixels)[None], views, torch.device("cpu"))[0]
     best = probabilities.topk(min(GUESSES, len(probabilities)))
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG or PNG, any size")
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="1: centre patch; 10: as the paper tests")
-    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest whole one")
+    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest that verifies")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parsed = parser.parse_args(arguments)
     run = load_run(parsed.run, parsed.step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import replace_file
+from alexnet_dist.files import lock_file, replace_file
 from alexnet_dist.runs import checkpoint
 
 CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
@@ -75,17 +74,12 @@ def _os_error_as_user_error(directory: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> TextIO:
-    """Take the run's lock: lockf and not flock, which forked loader processes would keep."""
-    lock = path.open("a+")
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        holder = lock.read().strip()
-        lock.close()
+    lock = lock_file(path)
+    if lock is None:
+        holder = path.read_text().strip()
         raise UserError(
             f"run.directory: {path.parent} is in use by another run ({holder}); stop that one or choose another"
-        ) from None
+        )
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist.runs import checkpoint
+from alexnet_dist import files
 from alexnet_dist.errors import UserError
+from alexnet_dist.runs import checkpoint
 
 STATE = {"evaluated_step": 2, "progress": {"drops": 1, "best_error": 0.1}, "time_s": 1.5}
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -163,10 +164,10 @@ def test_one_step_can_be_asked_for(tmp_path: Path) -> None:
     found, _ = checkpoint.find(tmp_path, 20)
     assert found is not None
     assert found.step == 20
-    with pytest.raises(UserError, match=r"no sound checkpoint of step 25 .*steps there: 10, 20, 30"):
+    with pytest.raises(UserError, match=r"no valid checkpoint of step 25 .*steps there: 10, 20, 30"):
         checkpoint.find(tmp_path, 25)
     flip_a_bit(tmp_path / "step-00000020" / "tower-1.safetensors")
-    with pytest.raises(UserError, match=r"no sound checkpoint of step 20 .*tower-1\.safetensors does not have"):
+    with pytest.raises(UserError, match=r"no valid checkpoint of step 20 .*tower-1\.safetensors does not have"):
         checkpoint.find(tmp_path, 20)
     with pytest.raises(UserError, match="steps there: none"):
         checkpoint.find(tmp_path / "missing", 1)
@@ -192,7 +193,7 @@ def test_a_removal_that_is_cut_short_leaves_nothing_that_counts(
     monkeypatch.setattr(shutil, "rmtree", cut_short)
     with pytest.raises(OSError, match="killed"):
         write(tmp_path, 2, keep=1)
-    with pytest.raises(UserError, match=r"no sound checkpoint of step 1 .*steps there: 2"):
+    with pytest.raises(UserError, match=r"no valid checkpoint of step 1 .*steps there: 2"):
         checkpoint.find(tmp_path, 1)
 
 
@@ -235,14 +236,14 @@ def test_what_safetensors_cannot_write_is_an_os_error(tmp_path: Path) -> None:
 
 def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file.json"
-    checkpoint.write_durably(target, b"old")
+    files.replace_file(target, b"old")
 
     def full(_descriptor: int) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_durably(target, b"new")
+        files.replace_file(target, b"new")
     assert target.read_text() == "old"
 
 

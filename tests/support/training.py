@@ -6,15 +6,14 @@ import contextlib
 import io
 import json
 import os
-import runpy
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from alexnet_dist import config
 from alexnet_dist.errors import run_command
+from alexnet_dist.train import main_once
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = REPOSITORY / "launch" / "train.py"
@@ -82,15 +81,12 @@ def evaluations(directory: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key != "time_s"} for line in lines]
 
 
-train: Callable[[list[str]], None] = runpy.run_path(str(TRAIN))["one_voice"]
-
-
 def train_refused(words: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """Return the exit code and the message of a training that is refused; for a process that joins nobody."""
     os.environ.update(environment)
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        code = run_command(train, words)
+        code = run_command(main_once, words)
     return code, said.getvalue()
 
 

@@ -1,19 +1,17 @@
-"""What a config makes of a step: bfloat16 beside float32, and what is said where it is slow."""
+"""What a config makes of a step: bfloat16 beside float32, and the warning where it is slow."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from alexnet_dist import config
-from alexnet_dist.distributed import topology
+from alexnet_dist import config as configs
 from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.nn.model import AlexNet
-from alexnet_dist.process import launch_info
 from alexnet_dist.training import build
-from alexnet_dist.training.build import slowness
+from alexnet_dist.training.build import slow_dtype_warning
 from alexnet_dist.training.step import Engine, train_step
-from support.runs import settings
+from support.runs import context, settings
 from support.steps import Source, batch, fresh
 
 STEPS, RATE = 100, 0.005
@@ -22,10 +20,10 @@ STEPS, RATE = 100, 0.005
 LARGEST_ERROR = 0.1
 
 
-def curve(trainer: Engine) -> torch.Tensor:
+def curve(engine: Engine) -> torch.Tensor:
     """Return the losses of 100 steps on four images, with dropout."""
     rows = batch(0, 4, torch.float32)
-    return torch.tensor([train_step(trainer, Source([rows]), step, RATE).read().loss for step in range(STEPS)])
+    return torch.tensor([train_step(engine, Source([rows]), step, RATE).read().loss for step in range(STEPS)])
 
 
 def test_bfloat16_follows_the_loss_curve_of_float32() -> None:
@@ -37,36 +35,36 @@ def test_bfloat16_follows_the_loss_curve_of_float32() -> None:
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_exactness_is_told_to_torch(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exactness_reaches_torch(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
     try:
-        build.set_arithmetic(settings(f"train.deterministic={wanted}", f"train.tf32={wanted}"))
+        build.set_precision(settings(f"train.deterministic={wanted}", f"train.tf32={wanted}"))
         assert asked == [wanted]
         assert torch.backends.cudnn.benchmark != wanted
         assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == wanted
     finally:
-        build.set_arithmetic(settings())
+        build.set_precision(settings())
 
 
 def test_every_setting_reaches_the_engine() -> None:
     words = ("run.seed=7", "data.global_batch=9", "train.accumulate=3", "train.dtype=bfloat16", "optim.momentum=0.5")
-    chosen = settings(*words, "train.channels_last=true")
-    trainer = build.build_engine(chosen, topology.place("fused", "cpu", launch_info({})), Groups())
-    assert (trainer.seed, trainer.global_batch, trainer.accumulate, trainer.rule.momentum) == (7, 9, 3, 0.5)
-    assert trainer.compute == torch.bfloat16
-    wanted = AlexNet(config.geometry(chosen), 7)
+    config = settings(*words, "topology.layout=fused", "train.channels_last=true")
+    engine = build.build_engine(context(config), Groups())
+    assert (engine.seed, engine.global_batch, engine.accumulate, engine.rule.momentum) == (7, 9, 3, 0.5)
+    assert engine.compute == torch.bfloat16
+    wanted = AlexNet(configs.geometry(config), 7)
     for name, weight in wanted.named_parameters():
-        found = trainer.model.get_parameter(name)
-        assert found.dtype == torch.float32
-        assert found.equal(weight)
-        assert found.dim() < 4 or found.is_contiguous(memory_format=torch.channels_last)
+        parameter = engine.model.get_parameter(name)
+        assert parameter.dtype == torch.float32
+        assert parameter.equal(weight)
+        assert parameter.dim() < 4 or parameter.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("native", [True, False])
-def test_a_cpu_without_bfloat16_is_told(dtype: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_without_bfloat16_is_named(dtype: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "has_bfloat16", lambda: native)
-    said = slowness(settings(f"train.dtype={dtype}"), topology.place("fused", "cpu", launch_info({})))
-    assert (said is not None) == (dtype == "bfloat16" and not native)
-    assert said is None or "train.dtype=float32" in said
+    warning = slow_dtype_warning(context(settings(f"train.dtype={dtype}", "topology.layout=fused")))
+    assert (warning is not None) == (dtype == "bfloat16" and not native)
+    assert warning is None or "train.dtype=float32" in warning

@@ -18,7 +18,7 @@ from support.training import evaluations, losses, settings, train_here
 
 def train_and_signal(files: list[Path], words: list[str], batch: int) -> None:
     """Train in this rank, and signal rank 0 when it has scored so many batches of a validation."""
-    scored, score = [0], step.score
+    scored, score = [0], vars(step)["score"]
 
     def counted(*arguments: Any) -> Any:
         scored[0] += 1
@@ -26,7 +26,7 @@ def train_and_signal(files: list[Path], words: list[str], batch: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return score(*arguments)
 
-    step.score = counted  # type: ignore[assignment]
+    vars(step)["score"] = counted
     train_here(files, words)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from alexnet_dist import config
 from alexnet_dist.config import Config
 from alexnet_dist.training.build import rule_of, schedule_of
-from alexnet_dist.training.optim import Progress, Rule, Schedule, after_evaluation, learning_rate
+from alexnet_dist.training.optim import Progress, Rule, Schedule, after_evaluation, learning_rate_at
 
 
 def plateau(**changes: object) -> Schedule:
@@ -26,7 +26,7 @@ def rates(schedule: Schedule, errors: Sequence[float]) -> list[float]:
     progress, found = Progress(), []
     for error in errors:
         progress = after_evaluation(schedule, progress, error, 0, 10)
-        found.append(learning_rate(schedule, progress, 0, 1))
+        found.append(learning_rate_at(schedule, progress, 0, 1))
     return found
 
 
@@ -79,23 +79,23 @@ def test_plateau_has_patience_while_the_rate_still_grows() -> None:
 
 
 def test_plateau_is_blind_to_steps() -> None:
-    assert learning_rate(plateau(drop_epochs=(1.0,)), Progress(drops=2), 10**6, 10) == 0.01 / 100
+    assert learning_rate_at(plateau(drop_epochs=(1.0,)), Progress(drops=2), 10**6, 10) == 0.01 / 100
 
 
 def test_epochs_drop_when_they_are_complete() -> None:
     schedule = Schedule(0.01, "epochs", 10.0, drop_epochs=(1.5, 3.0))
-    found = [learning_rate(schedule, Progress(drops=3), step, 10) for step in range(40)]
+    found = [learning_rate_at(schedule, Progress(drops=3), step, 10) for step in range(40)]
     assert found == [0.01] * 15 + [0.001] * 15 + [0.0001] * 10
 
 
 def test_epochs_without_drops_keep_the_rate() -> None:
-    assert learning_rate(Schedule(0.01, "epochs", 10.0), Progress(), 10**6, 10) == 0.01
+    assert learning_rate_at(Schedule(0.01, "epochs", 10.0), Progress(), 10**6, 10) == 0.01
 
 
 def test_the_2012_sources_factor() -> None:
     """#170 of the source: four equal steps, 250 from first to last."""
     schedule = Schedule(0.01, "epochs", 250 ** (1 / 3), drop_epochs=(22.5, 45, 67.5))
-    found = [learning_rate(schedule, Progress(), step, 2) for step in (0, 45, 90, 135)]
+    found = [learning_rate_at(schedule, Progress(), step, 2) for step in (0, 45, 90, 135)]
     assert found == pytest.approx([0.01, 0.001587, 0.000252, 0.00004], rel=2e-3)
 
 
@@ -114,7 +114,7 @@ def test_a_warm_up_grows_in_equal_steps_and_touches_nothing_later(
     plain = Schedule(0.3, kind, 10.0, drop_epochs=tuple(drops))
     schedule, progress = replace(plain, warmup_epochs=warmup), Progress(drops=2 if kind == "plateau" else 0)
     found, without = (
-        [learning_rate(each, progress, step, steps_per_epoch) for step in range(61 * steps_per_epoch)]
+        [learning_rate_at(each, progress, step, steps_per_epoch) for step in range(61 * steps_per_epoch)]
         for each in (schedule, plain)
     )
     end = round(warmup * steps_per_epoch)
@@ -127,7 +127,7 @@ def test_a_warm_up_grows_in_equal_steps_and_touches_nothing_later(
 def test_the_papers_run_has_neither_warm_up_nor_scaling_nor_lars() -> None:
     for batch in (128, 4096):
         schedule = schedule_of(config.load([], [f"data.global_batch={batch}"]).config)
-        assert learning_rate(schedule, Progress(), 0, 10_009) == 0.01
+        assert learning_rate_at(schedule, Progress(), 0, 10_009) == 0.01
     assert rule_of(Config()) == Rule()
 
 
@@ -146,6 +146,6 @@ def test_the_rate_follows_the_global_batch_where_it_has_a_reference() -> None:
     words = ["data.global_batch=8192", "optim.reference_batch=128", "optim.warmup_epochs=5", "optim.rule=lars"]
     settings = config.load([], words).config
     schedule = schedule_of(settings)
-    rates = [learning_rate(schedule, Progress(), step, 156) for step in (0, 389, 779, 780, 10_000)]
+    rates = [learning_rate_at(schedule, Progress(), step, 156) for step in (0, 389, 779, 780, 10_000)]
     assert rates == pytest.approx([0.64 / 780, 0.32, 0.64, 0.64, 0.64], rel=1e-12)
     assert rule_of(settings).trust_coefficient == 0.001

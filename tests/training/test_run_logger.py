@@ -1,4 +1,4 @@
-"""What a run tells: which steps, of how many images, how fast; evaluations; bad samples."""
+"""What a run logs: which steps, of how many images, how fast; evaluations; bad samples."""
 
 from __future__ import annotations
 
@@ -17,39 +17,42 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord
 from alexnet_dist.training.run_plan import BatchSpec
-from alexnet_dist.training.step import Report
+from alexnet_dist.training.step import StepReport
 from support.nets import SMALL
 from support.plans import PLAIN
+from support.runs import context, settings
 
 TIMES = Times(0.25, dict.fromkeys(PHASES, 0.0) | {"data_wait": 0.125}, {})
-REPORT = Report(0.0, 0.0, (), TIMES, 10, 20)
-CHIEF = Topology(0, 2, 0, "paired", torch.device("cpu"))
+REPORT = StepReport(0.0, 0.0, (), TIMES, 10, 20)
+RANK_0 = Topology(0, 2, 0, "paired", torch.device("cpu"))
 Value = Callable[..., float | None]
 
 
 @contextmanager
-def journal(directory: Path, log_every: int = 1, place: Topology = CHIEF) -> Iterator[tuple[RunLogger, Value]]:
-    """Give a rank's journal of an eight-step run, begun after 100 s, and what its metrics show."""
-    metrics = Metrics("mine", place.rank, place.replica, place.rank % 2, place.world_size, BAD_KINDS)
-    names = {"run": "mine", "rank": f"{place.rank}", "replica": "0", "tower": f"{place.rank % 2}"}
+def open_logger(directory: Path, log_every: int = 1, topology: Topology = RANK_0) -> Iterator[tuple[RunLogger, Value]]:
+    """Yield a rank's logger of an eight-step run that has trained for 100 s, and what reads its metrics."""
+    metrics = Metrics("mine", topology.rank, topology.replica, topology.rank % 2, topology.world_size, BAD_KINDS)
+    names = {"run": "mine", "rank": f"{topology.rank}", "replica": "0", "tower": f"{topology.rank % 2}"}
+    config = settings(f"run.directory={directory}", f"run.log_every={log_every}", "run.record_samples=true")
 
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(f"alexnet_train_{name}", names | labels)
 
-    with RunLogger(directory, place, PLAIN, SMALL, metrics, log_every, True, 0, 100.0) as opened:
-        yield opened, value
+    with RunLogger(context(config, topology=topology, net=SMALL), metrics, Start(time_s=100.0)) as logger:
+        yield logger, value
 
 
-def told(step: int, time_s: float = 101.0) -> StepRecord:
+def record(step: int, time_s: float = 101.0) -> StepRecord:
     return StepRecord(step, 0.01 * step, REPORT, time_s)
 
 
-def test_every_log_step_and_the_last_are_told(tmp_path: Path) -> None:
-    with journal(tmp_path, log_every=3) as (telling, value):
+def test_every_log_step_and_the_last_are_logged(tmp_path: Path) -> None:
+    with open_logger(tmp_path, log_every=3) as (logger, value):
         for step in range(1, PLAIN.steps + 1):
-            telling.logged(told(step, 100.0 + step), 0.5 * step, 0.25)
+            logger.log_loss(record(step, 100.0 + step), 0.5 * step, 0.25)
         assert (value("loss"), value("top1_error"), value("learning_rate")) == (4.0, 0.25, 0.08)
     lines = run_directory.read_lines(tmp_path / run_directory.METRICS)
     assert [line["step"] for line in lines] == [3, 6, 8]
@@ -60,20 +63,20 @@ def test_every_log_step_and_the_last_are_told(tmp_path: Path) -> None:
 
 
 def test_the_speed_leaves_out_evaluations_and_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with journal(tmp_path) as (telling, _):
-        telling.logged(told(2, 104.0), 1.0, 0.5)
-        telling.evaluated(3, Evaluation(1.0, 0.5, 0.25), seconds=5.0)
-        telling.saved(2.0)
-        telling.logged(told(4, 104.0 + 5.0 + 2.0 + 1.0), 1.0, 0.5)
-    said = capsys.readouterr().out
-    assert "step 2/8  epoch 0.67  loss 1.0000  error 0.500  rate 0.02  3 images/s" in said
-    assert "step 4/8  epoch 1.33  loss 1.0000  error 0.500  rate 0.04  12 images/s" in said
+    with open_logger(tmp_path) as (logger, _):
+        logger.log_loss(record(2, 104.0), 1.0, 0.5)
+        logger.log_evaluation(3, Evaluation(1.0, 0.5, 0.25), seconds=5.0)
+        logger.log_checkpoint(2.0)
+        logger.log_loss(record(4, 104.0 + 5.0 + 2.0 + 1.0), 1.0, 0.5)
+    output = capsys.readouterr().out
+    assert "step 2/8  epoch 0.67  loss 1.0000  error 0.500  rate 0.02  3 images/s" in output
+    assert "step 4/8  epoch 1.33  loss 1.0000  error 0.500  rate 0.04  12 images/s" in output
 
 
 @pytest.mark.parametrize("top5", [0.25, None])
-def test_an_evaluation_is_told(top5: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with journal(tmp_path) as (telling, value):
-        telling.evaluated(3, Evaluation(1.5, 0.5, top5), 1.0)
+def test_an_evaluation_is_logged(top5: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_logger(tmp_path) as (logger, value):
+        logger.log_evaluation(3, Evaluation(1.5, 0.5, top5), 1.0)
         assert [value(f"evaluation_{name}") for name in ("loss", "top1_error", "top5_error")] == [1.5, 0.5, top5]
     (line,) = run_directory.read_lines(tmp_path / run_directory.EVALUATIONS)
     assert 100 <= line.pop("time_s") < 160
@@ -82,11 +85,11 @@ def test_an_evaluation_is_told(top5: float | None, tmp_path: Path, capsys: pytes
     assert f"validation after epoch 1: {wanted}" in capsys.readouterr().out
 
 
-def test_only_the_chief_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with journal(tmp_path, place=replace(CHIEF, rank=1, local_rank=1)) as (telling, value):
-        telling.logged(told(2), 1.0, 0.5)
-        telling.evaluated(3, Evaluation(1.0, 0.5, None), 1.0)
-        telling.say("words")
+def test_only_rank_0_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_logger(tmp_path, topology=replace(RANK_0, rank=1, local_rank=1)) as (logger, value):
+        logger.log_loss(record(2), 1.0, 0.5)
+        logger.log_evaluation(3, Evaluation(1.0, 0.5, None), 1.0)
+        logger.log("words")
         assert (value("loss"), value("evaluation_loss")) == (1.0, 1.0)
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
@@ -95,16 +98,15 @@ def test_only_the_chief_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_rank_counts_its_half_of_the_images_and_its_bad_samples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tasks = tuple(BatchSpec(True, 0, 0, np.array(ids), 0) for ids in ([4, 9, 2], [7, 1]))
+    specs = tuple(BatchSpec(True, 0, 0, np.array(ids), 0) for ids in ([4, 9, 2], [7, 1]))
     bad = BadSample(9, "train-000001.tar", 512, "a damaged JPEG", "damaged")
-    with journal(tmp_path) as (telling, value):
-        telling.stepped(1, replace(REPORT, tasks=tasks))
-        telling.replaced([bad])
-        telling.sampled(1, tasks, [(0, 1), (1, 2)])
+    with open_logger(tmp_path) as (logger, value):
+        logger.log_step(1, replace(REPORT, batches=specs))
+        logger.log_bad_samples([bad])
         assert (value("images_total"), value("progress_images")) == (2.5, 2.5)
         assert value("model_flops_total") == 2.5 * training_flops(SMALL)
         assert (value("step"), value("epoch")) == (1, 1 / 3)
         assert [value("link_bytes_total", direction=way) for way in ("send", "recv")] == [10, 20]
         assert value("bad_samples_total", reason="damaged") == 1
-    assert run_directory.read_lines(tmp_path / run_directory.samples_file(0)) == [{"step": 1, "ids": [4, 1]}]
+    assert run_directory.read_lines(tmp_path / run_directory.samples_file(0)) == [{"step": 1, "ids": [4, 7]}]
     assert "rank 0: bad sample replaced: sample 9 (train-000001.tar, byte 512)" in capsys.readouterr().err

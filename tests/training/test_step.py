@@ -28,32 +28,32 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 
 
 def test_a_step_is_the_mean_loss_its_gradient_and_the_rule() -> None:
-    trainer, whole = fresh(), batch(0, 8)
+    engine, whole = fresh(), batch(0, 8)
     oracle = AlexNet(SMALL, SEED, torch.float64).train()
     logits = oracle(whole.images, DropoutKey(SEED, 6, whole.slots))
     wanted = -sum(logits.log_softmax(1)[row, label] for row, label in enumerate(whole.labels.tolist())) / 8
     wanted.backward()
-    report = train_step(trainer, Source([whole]), 6, 0.01).read()
+    report = train_step(engine, Source([whole]), 6, 0.01).read()
     assert report.loss == pytest.approx(float(wanted.detach()), rel=1e-12)
     assert report.wrong == sum(int(row.argmax()) != label for row, label in zip(logits, whole.labels, strict=True))
-    assert report.tasks == (whole.task,)
+    assert report.batches == (whole.spec,)
     before = AlexNet(SMALL, SEED, torch.float64)
     for name, parameter in oracle.named_parameters():
         tower, key = int(name[7]), name[9:]
         gradient, old = parameter.grad, before.get_parameter(name)
         assert gradient is not None
         velocity = -0.01 * gradient * 2 if key.endswith("bias") else -0.01 * gradient - 0.0005 * 0.01 * old
-        torch.testing.assert_close(trainer.velocities[tower][key], velocity, rtol=1e-10, atol=1e-15)
-        torch.testing.assert_close(trainer.weights[tower][key], old + velocity, rtol=1e-10, atol=1e-15)
+        torch.testing.assert_close(engine.velocities[tower][key], velocity, rtol=1e-10, atol=1e-15)
+        torch.testing.assert_close(engine.weights[tower][key], old + velocity, rtol=1e-10, atol=1e-15)
 
 
 def test_an_engine_begins_at_rest() -> None:
-    trainer = fresh()
-    assert all(not velocity.any() for named in trainer.velocities.values() for velocity in named.values())
-    assert {tower: set(named) for tower, named in trainer.weights.items()} == {
-        tower: set(named) for tower, named in trainer.velocities.items()
+    engine = fresh()
+    assert all(not velocity.any() for named in engine.velocities.values() for velocity in named.values())
+    assert {tower: set(named) for tower, named in engine.weights.items()} == {
+        tower: set(named) for tower, named in engine.velocities.items()
     }
-    assert trainer.gradients(0) == {}
+    assert engine.gradients(0) == {}
 
 
 @pytest.mark.parametrize("spans", [[(0, 4), (4, 8)], [(0, 2), (2, 5), (5, 8)]])
@@ -64,7 +64,7 @@ def test_accumulation_changes_nothing(spans: list[tuple[int, int]]) -> None:
     assert_same(gradients(parts), gradients(whole))
     assert many.loss == pytest.approx(one.loss, rel=1e-12)
     assert many.wrong == one.wrong
-    assert [task.first_slot for task in many.tasks] == [first for first, _ in spans]
+    assert [spec.first_slot for spec in many.batches] == [first for first, _ in spans]
 
 
 def test_replicas_add_up_to_the_global_batch() -> None:
@@ -81,29 +81,29 @@ def test_replicas_add_up_to_the_global_batch() -> None:
 
 
 def test_gradients_of_the_step_before_are_forgotten() -> None:
-    trainer, again = fresh(), fresh()
+    engine, again = fresh(), fresh()
     for number in (0, 1):
-        train_step(trainer, Source([batch(0, 8)]), number, 0.0)  # a rate of 0: the weights stay
+        train_step(engine, Source([batch(0, 8)]), number, 0.0)  # a rate of 0: the weights stay
     train_step(again, Source([batch(0, 8)]), 1, 0.0)
-    assert_same(gradients(trainer), gradients(again))
+    assert_same(gradients(engine), gradients(again))
 
 
 def test_a_step_after_a_validation_trains() -> None:
-    trainer, again = fresh(), fresh()
-    validate(trainer, Source([batch(0, 2, train=False)]), 1, lambda: False)
-    train_step(trainer, Source([batch(0, 8)]), 0, 0.01)
+    engine, again = fresh(), fresh()
+    validate(engine, Source([batch(0, 2, train=False)]), 1, lambda: False)
+    train_step(engine, Source([batch(0, 8)]), 0, 0.01)
     train_step(again, Source([batch(0, 8)]), 0, 0.01)
-    assert_same(gradients(trainer), gradients(again))
+    assert_same(gradients(engine), gradients(again))
 
 
 def test_the_next_batch_is_sent_when_the_last_exchange_of_backward_is_over() -> None:
-    trainer, source = fresh(2), Source([batch(0, 4), batch(4, 8)])
-    train_step(trainer, source, 0, 0.01)
+    engine, source = fresh(2), Source([batch(0, 4), batch(4, 8)])
+    train_step(engine, source, 0, 0.01)
     # After backward of the first; of the last already at the boundary, and in any case after it.
     assert source.events == ["take", "ahead", "take", "ahead", "ahead"]
-    trainer, source, done = fresh(), Source([batch(0, 8)]), []
-    source.when_ahead = lambda: done.append(set(trainer.gradients(0)))
-    train_step(trainer, source, 0, 0.01)
+    engine, source, done = fresh(), Source([batch(0, 8)]), []
+    source.when_ahead = lambda: done.append(set(engine.gradients(0)))
+    train_step(engine, source, 0, 0.01)
     assert {name.split(".")[0] for name in done[0]} == {"conv3", "conv4", "conv5", "fc6", "fc7", "fc8"}
     assert len(done[0]) == len(done[1]) - 4  # all of those; conv1 and conv2 compute while it travels
 
@@ -111,7 +111,7 @@ def test_the_next_batch_is_sent_when_the_last_exchange_of_backward_is_over() -> 
 def test_bfloat16_computes_with_float32_weights() -> None:
     narrow, wide = fresh(1, torch.float32, torch.bfloat16), fresh(1, torch.float32, torch.float32)
     rows = batch(0, 8, torch.float32)
-    reports = [train_step(trainer, Source([rows]), 0, 0.01).read() for trainer in (narrow, wide)]
+    reports = [train_step(engine, Source([rows]), 0, 0.01).read() for engine in (narrow, wide)]
     assert reports[0].loss == pytest.approx(reports[1].loss, rel=0.05)
     assert reports[0].loss != reports[1].loss
     for weights in narrow.weights.values():
@@ -123,10 +123,10 @@ def test_validation_computes_as_training_does_and_scores_wider() -> None:
     rows = batch(0, 8, torch.float32)
     sums = []
     for compute in (torch.float32, torch.bfloat16):
-        trainer = fresh(1, torch.float32, compute)
-        trainer.model.eval()
-        assert trainer.logits(rows).dtype == torch.float32
-        found = validate(trainer, Source([rows]), 1, lambda: False)
+        engine = fresh(1, torch.float32, compute)
+        engine.model.eval()
+        assert engine.logits(rows).dtype == torch.float32
+        found = validate(engine, Source([rows]), 1, lambda: False)
         assert found is not None
         sums.append(found.tolist())
     assert sums[0][0] == pytest.approx(sums[1][0], rel=0.05)
@@ -137,10 +137,10 @@ def test_validation_computes_as_training_does_and_scores_wider() -> None:
 
 
 def test_a_steps_phases_add_up() -> None:
-    trainer = fresh(2)
-    source = Source([batch(0, 4), batch(4, 8)], trainer.timeline, wait_s=0.02)
+    engine = fresh(2)
+    source = Source([batch(0, 4), batch(4, 8)], engine.timeline, wait_s=0.02)
     began_s = time.perf_counter()
-    times = train_step(trainer, source, 0, 0.01).read().times
+    times = train_step(engine, source, 0, 0.01).read().times
     outside_s = time.perf_counter() - began_s
     assert tuple(times.phase_s) == PHASES
     assert times.step_s == pytest.approx(sum(times.phase_s.values()), rel=1e-12)
@@ -186,17 +186,17 @@ def test_no_rows_score_nothing() -> None:
 
 
 def test_a_validation_counts_each_image_once() -> None:
-    trainer = fresh()
+    engine = fresh()
     source = Source([batch(0, 4, train=False), batch(4, 8, train=False, empty=3)])
-    found = validate(trainer, source, 2, lambda: False)
+    found = validate(engine, source, 2, lambda: False)
     assert found is not None
     oracle, rows = AlexNet(SMALL, SEED, torch.float64).eval(), batch(0, 5)
     logits = oracle(rows.images).detach()
     assert found.tolist() == pytest.approx(literal_score(logits.tolist(), rows.labels.tolist()), rel=1e-12)
     assert float(found[0]) == pytest.approx(float(F.cross_entropy(logits, rows.labels, reduction="sum")), rel=1e-12)
     assert source.events == ["take", "ahead"] * 2
-    assert trainer.gradients(0) == {}
-    nothing = validate(trainer, Source([]), 0, lambda: False)
+    assert engine.gradients(0) == {}
+    nothing = validate(engine, Source([]), 0, lambda: False)
     assert nothing is not None
     assert nothing.tolist() == [0, 0, 0, 0]
 

@@ -1,0 +1,98 @@
+"""Train AlexNet, or resume a run that was stopped.
+
+torchrun --nproc-per-node=2 launch/train.py --config configs/cifar10.yaml data.root=shards run.directory=runs/mine
+torchrun --nproc-per-node=2 -m alexnet_dist.train --config cifar10 ...      (the same, without a checkout)
+python launch/train.py --config configs/one_gpu.yaml                        (one process, both towers on its device)
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import sys
+import time
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import NoReturn
+
+from alexnet_dist import config as configs
+from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.process import die_with_parent, launch_info
+
+RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
+
+
+def main(arguments: list[str]) -> None:
+    """Train, or print the resolved configuration."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    configs.add_config_arguments(parser)
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the configuration and the source of each value, and exit"
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write a torch profiler's trace and summary of N steps, after the first three, into run.directory/profile",
+    )
+    for argument in arguments:
+        if argument.startswith("--") and "." in argument.partition("=")[0]:
+            raise UserError(f"command line: {argument}: a key takes no dashes: {argument.lstrip('-')}")
+    with ExitStack() as quiet:
+        if launch_info().rank:  # rank 0 prints --help and misspelt options
+            quiet.enter_context(redirect_stdout(StringIO()))
+            quiet.enter_context(redirect_stderr(StringIO()))
+        parsed = parser.parse_intermixed_args(arguments)
+    if parsed.profile < 0:
+        raise UserError(f"--profile: {parsed.profile}; expected the number of steps to profile, 1 or more")
+    resolved = configs.from_arguments(parsed)
+    if parsed.print_config:
+        if launch_info().rank == 0:
+            print(configs.print_config(resolved), end="")
+        return
+    from alexnet_dist.training.train import train  # imports torch: --help does without it
+
+    train(resolved.config, parsed.profile)
+
+
+def main_once(arguments: list[str]) -> None:
+    """Run `main` on this rank so that a mistake is reported once.
+
+    Every rank sees most mistakes: rank 0 reports at once, and torchrun then ends the others, which wait silently. A
+    mistake that only another rank sees is reported by that rank, a little later.
+    """
+    rank = 0
+    try:
+        launched = launch_info()
+        rank = launched.rank
+        if launched.under_torchrun:
+            die_with_parent(os.getppid())  # before torch is imported, which takes seconds
+        main(arguments)
+    except UserError as error:
+        if rank == 0:
+            raise
+        time.sleep(RANK_0_FIRST_S)
+        raise UserError(f"(rank {rank}) {error}") from None
+    except SystemExit as usage:
+        if rank and usage.code:
+            time.sleep(RANK_0_FIRST_S)
+        raise
+
+
+def run() -> NoReturn:
+    """Run the command and leave the process at once with its exit code.
+
+    All is closed by then: Python's own exit would tear torch down, for which torchrun and the other ranks wait a second
+    or two.
+    """
+    code = run_command(main_once)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run()
