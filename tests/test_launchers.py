@@ -1,4 +1,4 @@
-"""The launchers for several nodes: the Slurm script against stand-ins for the cluster, the fields of the manifests."""
+"""The launchers for several nodes: the Slurm script with stand-ins for the cluster, the Kubernetes files by field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAUNCH = Path(__file__).parents[1] / "launch"
 SBATCH = LAUNCH / "slurm" / "train.sbatch"
 KUBERNETES = LAUNCH / "kubernetes"
 
-# Two nodes: srun runs its command once a node; torchrun writes down how it was started and does as the test says.
+# Two nodes: srun runs its command once per node; torchrun records its arguments and exits as the test requires.
 STAND_INS = {
     "scontrol": """#!/usr/bin/env bash
         if [ "$1" = show ]; then printf 'node-0\\nnode-1\\n'; else echo "$@" >> "$HOME/scontrol"; fi
@@ -31,8 +31,8 @@ STAND_INS = {
 import json, os, sys
 from pathlib import Path
 home, node, outcome = (os.environ[name] for name in ("HOME", "SLURM_NODEID", "OUTCOME"))
-said = json.dumps(dict(words=sys.argv[1:], environment=dict(os.environ)))
-Path(home, f"torchrun-{{node}}.json").write_text(said)
+call = json.dumps(dict(arguments=sys.argv[1:], environment=dict(os.environ)))
+Path(home, f"torchrun-{{node}}.json").write_text(call)
 if outcome == "preempted":
     Path(home, "my run", "PREEMPTED").write_text("stopped and saved at step 7")
 sys.exit(outcome != "finished")
@@ -40,8 +40,8 @@ sys.exit(outcome != "finished")
 }
 
 
-def submit(home: Path, outcome: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the Slurm script as slurmd would on the first of two nodes; outcome: finished, failed or preempted."""
+def submit(home: Path, outcome: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the Slurm script like slurmd on the first of two nodes; outcome: finished, failed or preempted."""
     (home / "my run").mkdir()
     (home / "bin").mkdir()
     for name, text in STAND_INS.items():
@@ -54,7 +54,7 @@ def submit(home: Path, outcome: str, *words: str) -> subprocess.CompletedProcess
         "SLURM_CPUS_PER_TASK": "32",
     }  # fmt: skip
     return subprocess.run(
-        ["bash", str(SBATCH), *words], cwd=home, env=environment, capture_output=True, text=True, check=False
+        ["bash", str(SBATCH), *arguments], cwd=home, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -62,7 +62,7 @@ def test_bash_can_read_the_slurm_script() -> None:
     subprocess.run(["bash", "-n", str(SBATCH)], check=True)
     lines = SBATCH.read_text().splitlines()
     last = max(number for number, line in enumerate(lines) if line.startswith("#SBATCH "))
-    assert all(not line or line.startswith("#") for line in lines[:last])  # Slurm reads none after a command
+    assert all(not line or line.startswith("#") for line in lines[:last])  # Slurm ignores options after a command
     options = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", SBATCH.read_text(), re.MULTILINE))
     assert options["signal"] == "TERM@120"
     assert "requeue" in options
@@ -70,42 +70,42 @@ def test_bash_can_read_the_slurm_script() -> None:
     assert options["ntasks-per-node"] == "1"
 
 
-def test_slurm_starts_one_agent_a_node_with_the_words_given(tmp_path: Path) -> None:
-    words = ["--config", "a b.yaml", "data.root=/shards", "run.directory=my run"]
-    done = submit(tmp_path, "finished", *words)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+def test_slurm_starts_one_agent_a_node_with_the_arguments_given(tmp_path: Path) -> None:
+    arguments = ["--config", "a b.yaml", "data.root=/shards", "run.directory=my run"]
+    process = submit(tmp_path, "finished", *arguments)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     for node, is_host in ((0, "true"), (1, "false")):
-        said = json.loads((tmp_path / f"torchrun-{node}.json").read_text())
-        assert said["words"] == [
+        call = json.loads((tmp_path / f"torchrun-{node}.json").read_text())
+        assert call["arguments"] == [
             "--nnodes=2", "--nproc-per-node=8", "--rdzv-backend=c10d", "--rdzv-id=123456",
-            "--rdzv-endpoint=node-0:23456", f"--rdzv-conf=is_host={is_host}", "launch/train.py", *words,
+            "--rdzv-endpoint=node-0:23456", f"--rdzv-conf=is_host={is_host}", "launch/train.py", *arguments,
         ]  # fmt: skip
-        assert said["environment"]["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
-        assert said["environment"]["NCCL_LAUNCH_ORDER_IMPLICIT"] == "1"
+        assert call["environment"]["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+        assert call["environment"]["NCCL_LAUNCH_ORDER_IMPLICIT"] == "1"
     assert not (tmp_path / "scontrol").exists()
 
 
 @pytest.mark.parametrize(("outcome", "requeued"), [("preempted", "requeue 123456\n"), ("failed", None)])
 def test_slurm_is_asked_again_only_for_a_run_that_saved(tmp_path: Path, outcome: str, requeued: str | None) -> None:
-    done = submit(tmp_path, outcome, "run.directory=my run")
-    assert done.returncode == 1
-    asked = tmp_path / "scontrol"
-    assert (asked.read_text() if asked.exists() else None) == requeued
-    assert ("stopped and saved at step 7" in done.stdout) == bool(requeued)
+    process = submit(tmp_path, outcome, "run.directory=my run")
+    assert process.returncode == 1
+    calls = tmp_path / "scontrol"
+    assert (calls.read_text() if calls.exists() else None) == requeued
+    assert ("stopped and saved at step 7" in process.stdout) == bool(requeued)
 
 
 def test_slurm_wants_to_know_the_run(tmp_path: Path) -> None:
-    done = submit(tmp_path, "finished", "--config", "configs/paper.yaml")
-    assert done.returncode == 2
-    assert "run.directory=DIR is missing" in done.stderr
+    process = submit(tmp_path, "finished", "--config", "configs/paper.yaml")
+    assert process.returncode == 2
+    assert "run.directory=DIR is missing; add it" in process.stderr
     assert not list(tmp_path.glob("torchrun-*"))
 
 
 def manifests(name: str) -> dict[str, dict[str, Any]]:
     """Return a file's Kubernetes objects by kind."""
-    found = {one["kind"]: one for one in yaml.safe_load_all((KUBERNETES / name).read_text())}
-    assert all({"apiVersion", "kind", "metadata", "spec"} <= set(one) for one in found.values())
-    return found
+    objects = {item["kind"]: item for item in yaml.safe_load_all((KUBERNETES / name).read_text())}
+    assert all({"apiVersion", "kind", "metadata", "spec"} <= set(item) for item in objects.values())
+    return objects
 
 
 def test_the_kubernetes_job_can_start_a_run() -> None:
@@ -113,38 +113,38 @@ def test_the_kubernetes_job_can_start_a_run() -> None:
     service, job = objects["Service"], objects["Job"]
     name = job["metadata"]["name"]
     assert (service["apiVersion"], job["apiVersion"]) == ("v1", "batch/v1")
-    assert service["spec"]["clusterIP"] == "None"  # as Kubernetes spells a headless service
+    assert service["spec"]["clusterIP"] == "None"  # makes the service headless
     assert service["spec"]["publishNotReadyAddresses"] is True
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    values = {one["name"]: one["value"] for one in container["env"]}
-    assert all(isinstance(value, str) for value in values.values())  # Kubernetes refuses numbers here
+    values = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert all(isinstance(value, str) for value in values.values())  # Kubernetes rejects numbers here
     assert spec["completionMode"] == "Indexed"
     assert spec["completions"] == spec["parallelism"] == int(values["NODES"])
     assert pod["subdomain"] == service["metadata"]["name"]
-    assert pod["restartPolicy"] == "Never"  # a podFailurePolicy allows no other
-    assert pod["terminationGracePeriodSeconds"] > 30  # torchrun's own patience
+    assert pod["restartPolicy"] == "Never"  # required by a podFailurePolicy
+    assert pod["terminationGracePeriodSeconds"] > 30  # longer than torchrun's own grace period
     gpus = int(values["GPUS"])
     assert gpus % 2 == 0
     assert container["resources"]["limits"]["nvidia.com/gpu"] == gpus
     assert values["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == values["NCCL_LAUNCH_ORDER_IMPLICIT"] == "1"
     script = container["args"][0]
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    port = next(one["port"] for one in service["spec"]["ports"] if one["name"] == "rendezvous")
+    port = next(port["port"] for port in service["spec"]["ports"] if port["name"] == "rendezvous")
     assert f"--rdzv-endpoint={name}-0.{pod['subdomain']}:{port}" in script
-    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
 def test_the_pod_monitor_asks_for_the_port_of_every_rank() -> None:
     job, objects = manifests("train.yaml")["Job"], manifests("podmonitor.yaml")
     template = job["spec"]["template"]
     (container,) = template["spec"]["containers"]
-    ports = {one["name"]: one["containerPort"] for one in container["ports"] if one["name"].startswith("metrics-")}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"] if port["name"].startswith("metrics-")}
     gpus = container["resources"]["limits"]["nvidia.com/gpu"]
     assert ports == {f"metrics-{local_rank}": 9410 + local_rank for local_rank in range(gpus)}
     monitor, policy = objects["PodMonitor"], objects["NetworkPolicy"]
-    assert [one["port"] for one in monitor["spec"]["podMetricsEndpoints"]] == list(ports)
+    assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == list(ports)
     labels = template["metadata"]["labels"].items()
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
