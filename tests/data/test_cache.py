@@ -1,4 +1,4 @@
-"""The cache of remote shards: one download per file for all processes, a fixed limit, whole files despite kills."""
+"""The cache of remote shards: one download per file for all processes, a size limit, no partial files after a kill."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_least_recently_touched_makes_room(store: Store) -> None:
     assert not store.cache.touch(store.files[0])
 
 
-def test_prefetching_evicts_no_file_in_use(store: Store) -> None:
+def test_what_is_fetched_ahead_takes_no_room_that_is_in_use(store: Store) -> None:
     store.fetch(0, 1, 2)
     for number, seconds in ((0, 5.0), (1, 9.0), (2, 7.0)):
         store.age(number, seconds)
@@ -234,7 +234,7 @@ def test_a_cache_that_cannot_be_written_is_named(store: Store, tmp_path: Path) -
         Cache(tmp_path / "file" / "cache", 10 * SIZE).fetch(store.files[0], "http://h/0.tar", FAST_RETRIES)
 
 
-def test_a_full_disk_is_reported_and_not_retried(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_not_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwrite", lambda _descriptor, chunk, _offset: len(chunk) - 1)
     with pytest.raises(
         RunError, match=r"data\.cache: 0\.tar not written: No space left on device; free space on that disk"

@@ -70,7 +70,7 @@ TRANSIENT = ["500", "503", "429", "truncated", "shorter", "wrong", "longer", "sl
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_transient_faults_are_retried(url: str, file: Path, http_server: HttpServer, fault: str) -> None:
+def test_what_may_pass_is_tried_again(url: str, file: Path, http_server: HttpServer, fault: str) -> None:
     http_server.fail({file: [fault]})
     retry_policy = NO_STALL if fault == "slow" else FAST_RETRIES
     assert received(url, retry_policy) == (hashlib.sha256(CONTENT).hexdigest(), 2)
@@ -92,7 +92,7 @@ def test_a_file_takes_one_request(url: str, http_server: HttpServer) -> None:
         ("longer", UserError, "more than the expected 102,400 bytes, 3 times"),
     ],
 )
-def test_lasting_faults_are_reported_with_the_url(
+def test_what_does_not_pass_is_reported_with_its_url(
     url: str, file: Path, http_server: HttpServer, fault: str, error_type: type[Exception], text: str
 ) -> None:
     http_server.fail({file: [f"{fault}*"]})
@@ -116,7 +116,7 @@ def test_a_refusal_is_final(file: Path, http_server: HttpServer, status: str) ->
     assert http_server.gets() == {"file.tar": 1}
 
 
-def test_redirect_loops_are_reported(file: Path, http_server: HttpServer) -> None:
+def test_redirections_in_a_circle_are_reported(file: Path, http_server: HttpServer) -> None:
     http_server.fail({file: ["redirect loop*"]})
     with pytest.raises(UserError, match=r"file\.tar: the server redirects endlessly; .*data\.root"):
         received(http_server.url(file))

@@ -70,7 +70,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def test_the_requests_are_the_same_and_scanned_within_the_budget(split: Split) -> None:
+def test_the_requests_are_the_same_and_asked_for_within_the_budget(split: Split) -> None:
     requests, scanned = batch_requests(split), 0
 
     def source() -> Iterator[BatchRequest]:
@@ -136,7 +136,7 @@ def test_what_is_needed_stays_touched_and_what_was_used_does_not(split: Split) -
     assert cache_times.get(first, 1) == 1
 
 
-def test_a_loader_reads_prefetched_shards(split: Split, root: Path, http_server: HttpServer) -> None:
+def test_a_loader_reads_what_was_fetched_ahead(split: Split, root: Path, http_server: HttpServer) -> None:
     local = Split.open(root, "train")
     streams = []
     for train, workers, ahead_bytes in ((local, 0, 0), (split, 1, 3 * size_of_a_shard(split)), (split, 1, 0)):
@@ -153,7 +153,7 @@ def test_a_loader_reads_prefetched_shards(split: Split, root: Path, http_server:
     assert max(http_server.gets().values()) == 1
 
 
-def test_a_worker_reports_a_shard_that_cannot_be_fetched(split: Split, root: Path, http_server: HttpServer) -> None:
+def test_a_shard_that_cannot_be_had_is_the_workers_to_report(split: Split, root: Path, http_server: HttpServer) -> None:
     requests = batch_requests(split)
     missing = split.manifest.shards[split.shards_of(requests[3].ids)[0]].name
     http_server.fail({root / missing: ["404*"]})
@@ -165,9 +165,7 @@ def test_a_worker_reports_a_shard_that_cannot_be_fetched(split: Split, root: Pat
             list(batches)
 
 
-def test_a_shard_that_cannot_be_fetched_is_not_retried_at_once(
-    split: Split, root: Path, http_server: HttpServer
-) -> None:
+def test_what_cannot_be_had_is_not_asked_for_again_at_once(split: Split, root: Path, http_server: HttpServer) -> None:
     missing = split.manifest.shards[0].name
     http_server.fail({root / missing: ["404*"]})
     prefetcher = Prefetcher({"train": split}, 10**9)
@@ -207,7 +205,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_the_process_ignores_its_groups_signals_and_dies_with_its_rank(
+def test_the_process_is_deaf_to_its_groups_signals_and_dies_with_its_rank(
     root: Path, http_server: HttpServer, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", RANK, http_server.url(root), str(tmp_path / "cache")]

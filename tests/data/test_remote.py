@@ -104,7 +104,7 @@ def test_a_set_in_s3_is_the_set_in_the_folder(pack_tiny: Pack, bucket: Any, tmp_
         ("https://host/shards?signature=1", "without query or fragment"),
     ],
 )
-def test_other_urls_are_refused(root: str, text: str) -> None:
+def test_other_places_are_refused(root: str, text: str) -> None:
     with pytest.raises(UserError, match=r"data\.root: ") as caught:
         locate(root, "cache", 1)
     assert root in str(caught.value)
@@ -121,7 +121,7 @@ def test_other_urls_are_refused(root: str, text: str) -> None:
         ("https://me:1?secret@host/shards", r"https://\.\.\.@host/shards: expected SCHEME"),
     ],
 )
-def test_a_password_in_the_url_is_refused_and_not_repeated(root: str, text: str) -> None:
+def test_a_password_in_the_address_is_refused_and_not_repeated(root: str, text: str) -> None:
     with pytest.raises(UserError, match=rf"data\.root: {text}") as caught:
         locate(root, "cache", 1)
     assert "secret" not in str(caught.value)
@@ -132,7 +132,7 @@ def test_a_folder_is_a_folder(root: str) -> None:
     assert locate(root, "cache", 1) == Path(root)
 
 
-def test_the_home_directory_is_expanded() -> None:
+def test_the_home_directory_is_written_out() -> None:
     remote = locate("https://host/set//", "~/cache", 5)
     assert isinstance(remote, Remote)
     assert (str(remote), remote.cache.folder, remote.cache.max_bytes) == ("https://host/set", Path.home() / "cache", 5)
@@ -155,7 +155,7 @@ def test_a_missing_library_is_named_with_its_extra(missing: str) -> None:
     assert "pip install 'alexnet_dist[remote]'" in process.stderr
 
 
-def test_files_damaged_by_a_power_failure_are_fetched_again(
+def test_what_a_power_failure_has_left_is_fetched_again(
     pack_tiny: Pack, http_server: HttpServer, tmp_path: Path
 ) -> None:
     root = pack_tiny()
