@@ -213,9 +213,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _no_conflicts(self) -> Self:
-        if found := list(conflicts(self)):
-            report = "\n".join(conflict.text for conflict in found)
-            raise PydanticCustomError(CONFLICT, "{report}", {"report": report, "conflicts": found})
+        if conflicts := list(find_conflicts(self)):
+            report = "\n".join(conflict.text for conflict in conflicts)
+            raise PydanticCustomError(CONFLICT, "{report}", {"report": report, "conflicts": conflicts})
         return self
 
 
@@ -235,7 +235,7 @@ def geometry(config: Config) -> Geometry:
     return Geometry(model.layers, model.classes, config.data.crop, model.activation, model.norm, model.input_scale)
 
 
-def conflicts(config: Config) -> Iterator[Conflict]:
+def find_conflicts(config: Config) -> Iterator[Conflict]:
     """Yield the conflicts between keys whose values are each in range."""
     data, optim, train = config.data, config.optim, config.train
     if data.global_batch < train.accumulate:

@@ -127,9 +127,9 @@ class _DocumentParser:
             yield Setting(key, None, origin)
         else:
             value = keys.format_value(self._value(node))
-            found = f"{key} = {value}: " if key else f"found {value}, "
+            prefix = f"{key} = {value}: " if key else f"found {value}, "
             examples = ", ".join(keys.children(key)[:3])
-            yield Diagnostic(origin, f"{found}expected a mapping with keys such as {examples}", key)
+            yield Diagnostic(origin, f"{prefix}expected a mapping with keys such as {examples}", key)
 
     def _entry(self, name: yaml.Node, child: yaml.Node, parent: str) -> Iterator[Setting | Diagnostic]:
         line = name.start_mark.line if name.start_mark else 0
