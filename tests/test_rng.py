@@ -107,15 +107,15 @@ def test_permutations_differ_by_key() -> None:
     assert len(orders) == 25
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_units_are_dropped_at_the_rate(rate: float) -> None:
+@pytest.mark.parametrize("drop_rate", [0.1, 0.5, 0.9])
+def test_units_are_dropped_at_the_rate(drop_rate: float) -> None:
     rows, columns = torch.arange(128), torch.arange(4096)
-    kept = rng.keep(rng.key(0, "dropout", 0, "fc6"), rows, columns, rate).double()
+    kept = rng.keep(rng.key(0, "dropout", 0, "fc6"), rows, columns, drop_rate).double()
     # Standard deviations of the mean: over all units (4), over each column and over each row (5).
-    sigma = math.sqrt(rate * (1 - rate))
-    assert abs(kept.mean() - (1 - rate)) < 4 * sigma / math.sqrt(kept.numel())
-    assert abs(kept.mean(0) - (1 - rate)).max() < 5 * sigma / math.sqrt(128)
-    assert abs(kept.mean(1) - (1 - rate)).max() < 5 * sigma / math.sqrt(4096)
+    sigma = math.sqrt(drop_rate * (1 - drop_rate))
+    assert abs(kept.mean() - (1 - drop_rate)) < 4 * sigma / math.sqrt(kept.numel())
+    assert abs(kept.mean(0) - (1 - drop_rate)).max() < 5 * sigma / math.sqrt(128)
+    assert abs(kept.mean(1) - (1 - drop_rate)).max() < 5 * sigma / math.sqrt(4096)
 
 
 def test_neighbours_are_uncorrelated() -> None:
