@@ -110,8 +110,8 @@ def meta_mat(year: int) -> bytes:
     """Return the kit's table of synsets, including two hypernyms, which are not classes."""
     rows = [(number, name, DESCRIPTIONS[name], 0) for name, number in KIT_NUMBERS.items()]
     rows += [(6, "n00001740", "entity", 2), (7, "n00021939", "artifact", 3)]
-    kinds = [(f"ILSVRC{year}_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
-    table = np.array([(number, name, text, "a gloss", children) for number, name, text, children in rows], kinds)
+    dtype = [(f"ILSVRC{year}_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    table = np.array([(number, name, text, "a gloss", children) for number, name, text, children in rows], dtype)
     content = io.BytesIO()
     with warnings.catch_warnings(action="ignore"):
         savemat(content, {"synsets": table.reshape(-1, 1)}, do_compression=True)
@@ -203,7 +203,7 @@ def table_of(rows: list[tuple[str, str, bytes]], **metadata: Any) -> pyarrow.Tab
     table = pyarrow.table(
         {
             "image": [{"bytes": data, "path": name} for name, _, data in rows],
-            "label": [CLASSES.index(kind) for _, kind, _ in rows],
+            "label": [CLASSES.index(class_name) for _, class_name, _ in rows],
         }
     )
     return table.replace_schema_metadata({"huggingface": json.dumps(metadata)}) if metadata else table
@@ -225,9 +225,9 @@ def webdataset(root: Path, images: Images) -> Path:
         rows = named_by_class(files)
         for number in range(shards):
             members: list[tuple[str, bytes]] = []
-            for name, kind, data in rows[number::shards]:
+            for name, class_name, data in rows[number::shards]:
                 key = name.removesuffix(".JPEG") if split != "train" else name.rsplit("_", 1)[0]
-                label = str(CLASSES.index(kind)).encode()
+                label = str(CLASSES.index(class_name)).encode()
                 members += [(f"{key}.cls", label), (f"{key}.json", b"{}"), (f"{key}.JPEG", data)]
             (root / f"imagenet-{split}-{number:04d}.tar").write_bytes(tar_of(members, tarfile.USTAR_FORMAT))
     return root

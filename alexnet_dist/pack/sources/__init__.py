@@ -1,1 +1,1 @@
-"""The layouts of image sets that pack reads: one module for each, selected by `layouts`."""
+"""The sources of images that pack reads: `layouts` detects the layout of one, and a module per layout lists it."""

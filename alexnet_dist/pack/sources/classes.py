@@ -20,7 +20,7 @@ def sorted_classes(names: set[str]) -> tuple[str, ...]:
 
 
 def resolve_class(name: str, labels: Mapping[str, int]) -> str:
-    """Return the class that a name stands for: for a number, the zero-padded one. It may not be in `labels`."""
+    """Return the class that a name stands for: for a number, the zero-padded one; it need not be in `labels`."""
     if name in labels or not labels or not _is_number(name):
         return name
     return name.zfill(len(next(iter(labels))))

@@ -83,7 +83,7 @@ def list_classes(
     if unknown:
         raise UserError(
             f"{folder / unknown[0]}: no class of the train split is called {unknown[0]} "
-            f"({len(unknown)} such folders): rename it, or move it away"
+            f"({len(unknown)} such folders): rename it, or remove it"
         )
     files: list[ImageFile] = []
     rejected = [

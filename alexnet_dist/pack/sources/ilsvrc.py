@@ -121,7 +121,9 @@ def _list_flat(
             continue
         number = int(match[1])
         if not 1 <= number <= len(truth):
-            raise UserError(f"{archive}: {name}: the ground truth in {kit.path} has {len(truth)} lines, none for it")
+            raise UserError(
+                f"{archive}: {name} has no line in the ground truth in {kit.path}, which has {len(truth)} lines"
+            )
         class_name = synsets.by_number.get(truth[number - 1])
         if class_name is None:
             raise UserError(

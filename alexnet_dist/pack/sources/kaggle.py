@@ -54,7 +54,9 @@ def _descriptions(path: Path) -> dict[str, str]:
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
         name, _, description = line.strip().partition(" ")
         if not name or name in descriptions:
-            raise UserError(f"{path}: line {number} is {line[:40]!r}, expected a new WordNet id and its words")
+            raise UserError(
+                f"{path}: line {number} is {line[:40]!r}, expected a WordNet id not listed before, and its words"
+            )
         descriptions[name] = description
     return descriptions
 

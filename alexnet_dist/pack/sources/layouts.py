@@ -72,7 +72,7 @@ def detect_layout(root: Path) -> str:
         return "kaggle"
     for folder in (root / "data", root):
         for layout, patterns in huggingface.PATTERNS.items():
-            if any(next(folder.glob(pattern), None) for several in patterns.values() for pattern in several):
+            if any(next(folder.glob(pattern), None) for of_split in patterns.values() for pattern in of_split):
                 return layout
     # Files only, because a class folder may have such a name too.
     if not any(path.is_file() for path in root.glob("*.tar")):

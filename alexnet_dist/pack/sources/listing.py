@@ -127,7 +127,7 @@ def apply_holdout(source: ImageSource, split: SplitName, holdout: float, seed: i
         if len(files) < 2:
             raise UserError(
                 f"{source.folder / source.classes[label]}: holds one file, and --holdout needs two in each "
-                "class, one to train on and one to hold out. Add images, or move the folder away"
+                "class, one to train on and one to hold out. Add images, or remove the class"
             )
         order = sorted(files, key=lambda file: (seed64(seed, "holdout", file.stem), file.sort_key))
         count = min(max(round(holdout * len(files)), 1), len(files) - 1)

@@ -1,8 +1,8 @@
 """The layout 'webdataset': shards written by pack or by others; images and ``.cls`` are read from the tars in place.
 
-The class of an image is the first that exists of: the name that the manifest beside the shards gives its label; the
-WordNet id in its key, as in ``n01440764_10026``; the class with the number in its .cls in the packed training split;
-the text of its .cls.
+The class of an image is the first of these that exists: the name of its label in the manifest beside the shards; the
+WordNet id in its key, as in ``n01440764_10026``; for a number in its .cls, the class with that label in the packed
+training split; the text of its .cls.
 """
 
 from __future__ import annotations
