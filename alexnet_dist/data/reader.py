@@ -89,7 +89,7 @@ class Split:
 
     @property
     def mean(self) -> npt.NDArray[np.float32]:
-        """The mean image, float32 (3, size, size), RGB on the 0-255 scale; raises UserError unless the split is train."""
+        """The mean image, float32 (3, size, size), RGB on the 0-255 scale; raises UserError unless split is train."""
         if self._mean is None:
             raise UserError(f"{self.manifest_name}: no mean image; use that of split train")
         return self._mean

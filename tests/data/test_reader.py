@@ -1,4 +1,4 @@
-"""Reading packed shards: the right bytes for each id, and every mismatch refused by name."""
+"""Reading packed shards: the right bytes for each id, and an error that names the file for every mismatch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def change(root: Path, split: str = "train", **keys: object) -> None:
 
 
 def replace_index(root: Path, index: npt.NDArray[np.generic]) -> None:
-    """Put another index in place, with its hash in the manifest: damage that no hash tells."""
+    """Write another index and its hash into the manifest: damage that no hash detects."""
     np.save(root / "train.index.npy", index)
     digest = hashlib.sha256((root / "train.index.npy").read_bytes()).hexdigest()
     change(root, index={"name": "train.index.npy", "sha256": digest})

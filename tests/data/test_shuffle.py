@@ -1,6 +1,6 @@
-"""How well the plan shuffles, measured against a uniform order of the same samples; ARCHITECTURE.md has the table.
+"""How well the plan shuffles, compared with a uniform order of the same samples; ARCHITECTURE.md has the table.
 
-Run as a script it prints that table for a set of ImageNet's size: ``python tests/data/test_shuffle.py``.
+Run as a script, it prints that table for a set of ImageNet's size: ``python tests/data/test_shuffle.py``.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 
 from alexnet_dist import rng
-from alexnet_dist.data.plan import Ids, EpochPlan
+from alexnet_dist.data.plan import EpochPlan, Ids
 
 
 @dataclass(frozen=True)
 class Quality:
     """Means over batches.
 
-    neighbours: pairs of samples that also stand side by side in a shard. packed_classes, sorted_classes: different
-    classes, of a set packed in a seeded order (as pack does) and of one whose shards are sorted by class. again: pairs
-    that stand in one batch in the next epoch too. place: correlation of a sample's place in this epoch and the next.
+    neighbours: pairs of samples that are adjacent in the set. packed_classes, sorted_classes: different classes, of a
+    set packed in a seeded order (as pack does) and of one whose shards are sorted by class. repeated_pairs: pairs that
+    share a batch in the next epoch too. correlation: of the batch a sample is in, in this epoch and in the next.
     """
 
     neighbours: float
     packed_classes: float
     sorted_classes: float
-    again: float
-    place: float
+    repeated_pairs: float
+    correlation: float
 
 
 def order(plan: EpochPlan) -> Ids:
@@ -37,26 +37,26 @@ def order(plan: EpochPlan) -> Ids:
 
 
 def uniform(plan: EpochPlan) -> Ids:
-    """Return as many batches of a uniform order, each epoch another."""
+    """Return as many batches of a uniform order, which differs between epochs."""
     ids = rng.permutation(plan.samples, plan.seed, plan.epoch, "uniform")
     return ids[: plan.batches * plan.global_batch].reshape(plan.batches, plan.global_batch)
 
 
 def quality(batches: Ids, following: Ids, samples: int, classes: int) -> Quality:
-    """Measure an epoch's order, (batches, global batch), and what it shares with the following one's."""
+    """Measure an epoch's order, (batches, global batch), and compare it with the following epoch's."""
     by_class = np.arange(samples) * classes // samples
     packed = by_class[rng.permutation(samples, 0, "pack", "train")]
-    place = np.full((2, samples), -1)
+    batch_of = np.full((2, samples), -1)
     for epoch, ids in enumerate((batches, following)):
-        place[epoch, ids.ravel()] = np.repeat(np.arange(len(ids)), ids.shape[1])
-    both = place[:, (place >= 0).all(0)]
-    next_batches = place[1][batches]
+        batch_of[epoch, ids.ravel()] = np.repeat(np.arange(len(ids)), ids.shape[1])
+    in_both = batch_of[:, (batch_of >= 0).all(0)]
+    next_batches = batch_of[1][batches]
     return Quality(
         neighbours=float(np.mean([(np.diff(np.sort(ids)) == 1).sum() for ids in batches])),
         packed_classes=float(np.mean([len(np.unique(packed[ids])) for ids in batches])),
         sorted_classes=float(np.mean([len(np.unique(by_class[ids])) for ids in batches])),
-        again=float(np.mean([_pairs(ids[ids >= 0]) for ids in next_batches])),
-        place=float(np.corrcoef(both)[0, 1]),
+        repeated_pairs=float(np.mean([_pairs(ids[ids >= 0]) for ids in next_batches])),
+        correlation=float(np.corrcoef(in_both)[0, 1]),
     )
 
 
@@ -82,33 +82,33 @@ LANES, WINDOW = 16, 205
 
 
 @pytest.fixture(scope="module")
-def best() -> Quality:
+def uniform_quality() -> Quality:
     return measured_uniform(*SMALL, CLASSES)
 
 
-def test_the_defaults_are_close_to_a_uniform_order(best: Quality) -> None:
-    found = measured(*SMALL, LANES, WINDOW, CLASSES)
-    assert found.packed_classes == pytest.approx(best.packed_classes, rel=0.02)
-    assert found.neighbours < best.neighbours + 1
-    assert found.again < 2 * best.again + 1
-    assert abs(found.place) < 0.1
-    # Sorted by class, the lanes still bring many classes together: a third of what a uniform order does, at least.
-    assert found.sorted_classes > best.sorted_classes / 3
+def test_the_defaults_are_close_to_a_uniform_order(uniform_quality: Quality) -> None:
+    planned = measured(*SMALL, LANES, WINDOW, CLASSES)
+    assert planned.packed_classes == pytest.approx(uniform_quality.packed_classes, rel=0.02)
+    assert planned.neighbours < uniform_quality.neighbours + 1
+    assert planned.repeated_pairs < 2 * uniform_quality.repeated_pairs + 1
+    assert abs(planned.correlation) < 0.1
+    # In a set sorted by class, the lanes still mix many classes: at least a third as many as a uniform order.
+    assert planned.sorted_classes > uniform_quality.sorted_classes / 3
 
 
-def test_without_lanes_and_windows_the_order_is_the_shards_own(best: Quality) -> None:
-    found = measured(*SMALL, 1, 1, CLASSES)
-    assert found.neighbours > 60
-    assert found.again > 100 * (best.again + 0.1)
-    assert found.sorted_classes < 3
-    assert found.packed_classes == pytest.approx(best.packed_classes, rel=0.02)
+def test_without_lanes_and_windows_the_order_is_the_shards_own(uniform_quality: Quality) -> None:
+    planned = measured(*SMALL, 1, 1, CLASSES)
+    assert planned.neighbours > 60
+    assert planned.repeated_pairs > 100 * (uniform_quality.repeated_pairs + 0.1)
+    assert planned.sorted_classes < 3
+    assert planned.packed_classes == pytest.approx(uniform_quality.packed_classes, rel=0.02)
 
 
 @pytest.mark.parametrize(("lanes", "window"), [(1, WINDOW), (LANES, 1)])
 def test_lanes_and_windows_are_both_needed(lanes: int, window: int) -> None:
-    found, both = measured(*SMALL, lanes, window, CLASSES), measured(*SMALL, LANES, WINDOW, CLASSES)
-    assert found.neighbours > 4 * both.neighbours
-    assert found.sorted_classes <= both.sorted_classes
+    single, both = measured(*SMALL, lanes, window, CLASSES), measured(*SMALL, LANES, WINDOW, CLASSES)
+    assert single.neighbours > 4 * both.neighbours
+    assert single.sorted_classes <= both.sorted_classes
 
 
 def test_a_batch_follows_the_classes_of_the_set() -> None:
@@ -118,9 +118,9 @@ def test_a_batch_follows_the_classes_of_the_set() -> None:
     seen = np.stack([np.bincount(packed[ids], minlength=10) for ids in order(plan)])
     expected = global_batch / 10
     chi_squares = ((seen - expected) ** 2 / expected).sum(1)
-    # Nine degrees of freedom: mean 9, deviation 4.2, over 199 batches 0.3; without replacement a little less.
+    # Nine degrees of freedom: mean 9, deviation 4.2, of the mean of 199 batches 0.3; less without replacement.
     assert 7.7 < chi_squares.mean() < 10.3
-    assert (chi_squares > 21.67).mean() < 0.05  # the upper hundredth
+    assert (chi_squares > 21.67).mean() < 0.05  # the 99th percentile
 
 
 def main() -> None:
@@ -138,10 +138,10 @@ def main() -> None:
         (128, 2048),
     ):
         rows.append((f"{lanes} lanes, windows of {window:,}", measured(counts, 128, lanes, window, 1000)))
-    for name, found in rows:
+    for name, row in rows:
         sys.stdout.write(
-            f"| {name} | {found.neighbours:.3f} | {found.packed_classes:.1f} | {found.sorted_classes:.1f}"
-            f" | {found.again:.2f} | {found.place:+.3f} |\n"
+            f"| {name} | {row.neighbours:.3f} | {row.packed_classes:.1f} | {row.sorted_classes:.1f}"
+            f" | {row.repeated_pairs:.2f} | {row.correlation:+.3f} |\n"
         )
 
 
