@@ -1,6 +1,6 @@
-"""The manifest: one JSON file that says what a packed split is, down to the hash of every file that belongs to it.
+"""The manifest: one JSON file that describes a packed split, including the hash of every file that belongs to it.
 
-It is written last, so a split with a manifest is complete. It holds no times, hosts, process counts or absolute
+It is written last, so a split with a manifest is complete. It contains no times, hosts, process counts or absolute
 paths: the same images packed with the same options have the same manifest, byte for byte.
 """
 
@@ -26,7 +26,7 @@ SplitName = Literal["train", "val", "test"]
 Chroma = Literal["420", "422", "444"]
 Filter = Literal["bicubic", "bilinear"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-# One row a sample: the place of its JPEG bytes in its shard, its label, and the zlib.crc32 of those bytes.
+# One row per sample: offset and size of its JPEG in its shard, in bytes, its label, and the zlib.crc32 of the JPEG.
 INDEX_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4"), ("crc32", "<u4")])
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -36,10 +36,10 @@ _SidecarName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.npy$")]
 _ClassName = Annotated[str, Field(pattern=r"^[^/\x00]+$")]
 _Positive = Annotated[int, Field(ge=1)]
 _Triple = tuple[float, float, float]
-# The lists of a manifest that may be long, and the values in an entry of theirs, or in all the rest: far above what
-# pack writes. Pydantic copies an object into each report on it, so a stranger's file could take any amount of memory.
-_LONG = ("classes", "shards", "rejected")
-_MOST_VALUES = 1000
+# The lists of a manifest that may be long, and the limit on values in one of their entries, and in all other keys: far
+# above what pack writes. Pydantic copies an object into each error about it, so an untrusted file could exhaust memory.
+_LONG_LISTS = ("classes", "shards", "rejected")
+_MAX_VALUES = 1000
 _EXPECTED, _CHANGED = "Expected a manifest as alexnet_dist.pack writes it", "The file was changed after packing"
 PACK_AGAIN = "pack again"
 FORMAT: Literal[2] = 2
@@ -47,7 +47,7 @@ FORMAT: Literal[2] = 2
 
 @dataclass(frozen=True)
 class Class:
-    """A class; its label is its place in the manifest's list. `words` describe it where the source has them."""
+    """A class; its label is its index in the manifest's list. `words` describe it, if the source has a description."""
 
     __pydantic_config__ = _STRICT
     name: _ClassName
@@ -85,7 +85,7 @@ class Colour:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file of the source that is not in the shards, named relative to the class folders, and why."""
+    """A file of the source that is not in the shards, named relative to the class folders, and the reason."""
 
     __pydantic_config__ = _STRICT
     file: str
@@ -94,9 +94,9 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the bytes of the shards besides the source.
+    """The options that, with the source, determine the bytes of the shards.
 
-    chroma: the subsampling of colour in the JPEGs. filter: of the resize. holdout: a fraction of each class, or None.
+    chroma: the chroma subsampling of the JPEGs. filter: of the resize. holdout: a fraction of each class, or None.
     """
 
     __pydantic_config__ = _STRICT
@@ -111,9 +111,9 @@ class Options:
 
 @dataclass(frozen=True)
 class SourceId:
-    """What was packed: the number of files and the hash of their names, labels and sizes, before a holdout.
+    """The identity of the source: the number of files and the hash of their names, labels and sizes, before a holdout.
 
-    containers: the hash of the archives' names and sizes, where the files in them cannot be listed without reading all.
+    containers: the hash of the archives' names and sizes, if the files in them cannot be listed without reading it all.
     """
 
     __pydantic_config__ = _STRICT
@@ -124,7 +124,7 @@ class SourceId:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A packed split; see the module. `mean` and `colour` are of the training split only."""
+    """A packed split; see the module. Only the training split has `mean` and `colour`."""
 
     __pydantic_config__ = _STRICT
     split: SplitName
@@ -143,22 +143,22 @@ class Manifest:
 
     @property
     def text(self) -> str:
-        """The canonical JSON text, as `save` writes it."""
+        """The canonical JSON text, which `save` writes."""
         return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
 
     @property
     def sha256(self) -> str:
-        """The hash of the canonical text: the identity of the packed split, in checkpoints for one."""
+        """The hash of the canonical text: the identity of the packed split, for example in checkpoints."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def manifest_path(root: Path, split: str) -> Path:
-    """Return where the manifest of a split lies in a folder of shards."""
+    """Return the path of a split's manifest in a folder of shards."""
     return root / f"{split}.manifest.json"
 
 
 def save(manifest: Manifest, path: Path) -> None:
-    """Write a manifest, durably and whole or not at all."""
+    """Write a manifest durably and atomically."""
     replace_file(path, manifest.text.encode())
 
 
@@ -168,7 +168,7 @@ def load(path: Path) -> Manifest:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file. A packed split has one: pack it by "
+            f"{path}: no such file. A packed split has one: pack it with "
             f"python -m alexnet_dist.pack SOURCE {path.parent} --split {path.name.removesuffix('.manifest.json')}"
         ) from None
     except OSError as error:
@@ -177,57 +177,57 @@ def load(path: Path) -> Manifest:
 
 
 def parse(content: bytes, name: str, fix: str = PACK_AGAIN) -> Manifest:
-    """Read a manifest and check it against itself; that the files agree with it is the reader's to check.
+    """Read a manifest and check that its keys are valid and consistent; reader.Split checks the files it names.
 
-    The file may be a stranger's: whatever is in it, this takes memory in proportion to its size.
-    Raises UserError naming the file, as `name`, and the key for anything that is missing, of a wrong type, out of
-    range, unknown, or in contradiction to another key; its last words are `fix`.
+    The file may be untrusted: whatever it contains, memory use is proportional to its size.
+    Raises UserError naming the file, as `name`, and the key for anything missing, of a wrong type, out of range,
+    unknown, or inconsistent with another key; the message ends with `fix`.
     """
     try:
         value = from_json(content)
     except ValueError as error:
         raise UserError(f"{name}: the whole file: Invalid JSON: {error}. {_EXPECTED}: {fix}") from None
-    problem = _misshapen(value)
+    problem = _shape_problem(value)
     if problem:
         raise UserError(f"{name}: {problem}. {_EXPECTED}: {fix}")
     try:
         manifest = _adapter().validate_json(to_json(value, inf_nan_mode="constants"))
     except ValidationError as error:
         raise UserError(f"{name}: {_first_problem(error)}. {_EXPECTED}: {fix}") from None
-    problem = _contradiction(manifest)
+    problem = _inconsistency(manifest)
     if problem:
         raise UserError(f"{name}: {problem}. {_CHANGED if fix == PACK_AGAIN else _EXPECTED}: {fix}")
     return manifest
 
 
-def _misshapen(value: Any) -> str | None:
-    """Return what is wrong with a file whose problems could not be reported key by key, or None."""
+def _shape_problem(value: Any) -> str | None:
+    """Return what is wrong with the whole file, to be reported before any single key, or None."""
     if not isinstance(value, dict):
         return f"the whole file: not an object, found {value!r:.80}"
-    if value.get("format", FORMAT) != FORMAT:  # of another version, which has other keys as well
+    if value.get("format", FORMAT) != FORMAT:  # another version, which has different keys
         return f"format: {value['format']!r:.20}; this version of alexnet_dist reads {FORMAT}"
     missing = [field.name for field in fields(Manifest) if field.default is MISSING and field.name not in value]
     if missing:
         return f"{missing[0]}: Field required{f' (and {len(missing) - 1} more)' if missing[1:] else ''}"
-    long = {key: value[key] for key in _LONG if isinstance(value[key], list)}
-    if _is_large({key: rest for key, rest in value.items() if key not in long}):
-        return f"the whole file: more than {_MOST_VALUES} values outside {', '.join(_LONG)}"
-    for key, entries in long.items():
+    long_lists = {key: value[key] for key in _LONG_LISTS if isinstance(value[key], list)}
+    if _is_large({key: content for key, content in value.items() if key not in long_lists}):
+        return f"the whole file: more than {_MAX_VALUES} values outside {', '.join(_LONG_LISTS)}"
+    for key, entries in long_lists.items():
         large = next((number for number, entry in enumerate(entries) if _is_large(entry)), None)
         if large is not None:
-            return f"{key}.{large}: more than {_MOST_VALUES} values in one entry"
+            return f"{key}.{large}: more than {_MAX_VALUES} values in one entry"
     return None
 
 
 def _is_large(value: Any) -> bool:
-    waiting, seen = [value], 0
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict | list):
-            seen += len(one)
-            if seen > _MOST_VALUES:
+    stack, count = [value], 0
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict | list):
+            count += len(node)
+            if count > _MAX_VALUES:
                 return True
-            waiting.extend(one.values() if isinstance(one, dict) else one)
+            stack.extend(node.values() if isinstance(node, dict) else node)
     return False
 
 
@@ -240,24 +240,24 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"])
-    found = "" if first["type"] == "missing" else f", found {first['input']!r:.80}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{key:.200}: {first['msg']}{found}{more}"
+    actual = "" if first["type"] == "missing" else f", found {first['input']!r:.80}"
+    others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{key:.200}: {first['msg']}{actual}{others}"
 
 
-def _contradiction(manifest: Manifest) -> str | None:
-    """Return what is wrong between keys that are each in order, or None."""
+def _inconsistency(manifest: Manifest) -> str | None:
+    """Return which keys, each valid alone, are inconsistent with each other, or None."""
     total = sum(shard.images for shard in manifest.shards)
     if total != manifest.images:
         return f"images: {manifest.images}, but the shards' images add up to {total}"
-    twice = [name for name, times in Counter(shard.name for shard in manifest.shards).items() if times > 1]
-    if twice:
-        return f"shards: {twice[0]} is listed twice"
+    repeated = [name for name, count in Counter(shard.name for shard in manifest.shards).items() if count > 1]
+    if repeated:
+        return f"shards: {repeated[0]} is listed twice"
     names = [kind.name for kind in manifest.classes]
     if names != sorted(set(names)):
-        return "classes: expected different names in sorted order, because a label is a place in this list"
+        return "classes: expected different names in sorted order, because a label is an index into this list"
     if manifest.size != manifest.options.size:
         return f"size: {manifest.size}, but options.size is {manifest.options.size}"
     if (manifest.split == "train") == (manifest.mean is None or manifest.colour is None):
-        return f"mean and colour: expected for split train and only there, and the split is {manifest.split}"
+        return f"mean and colour: expected for split train only, and the split is {manifest.split}"
     return None

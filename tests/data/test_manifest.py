@@ -1,4 +1,4 @@
-"""A manifest comes back as it was written, and no other file passes for one."""
+"""A written manifest is read back unchanged, and invalid files are rejected."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def set_to(key: str, value: object) -> Change:
 
     def change(content: dict[str, Any]) -> None:
         *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
-        place: Any = content
+        node: Any = content
         for parent in parents:
-            place = place[parent]
-        place[last] = value
+            node = node[parent]
+        node[last] = value
 
     return change
 
@@ -120,23 +120,23 @@ def set_to(key: str, value: object) -> Change:
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(tmp_path: Path, key: str, value: object) -> None:
-    refused_by(tmp_path, set_to(key, value), key)
+    check_rejected(tmp_path, set_to(key, value), key)
 
 
 @pytest.mark.parametrize("key", ["images", "index", "mean", "libraries", "options.filter", "shards.1.sha256"])
 def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
     def remove(content: dict[str, Any]) -> None:
         *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
-        place: Any = content
+        node: Any = content
         for parent in parents:
-            place = place[parent]
-        del place[last]
+            node = node[parent]
+        del node[last]
 
-    refused_by(tmp_path, remove, key)
+    check_rejected(tmp_path, remove, key)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "named"),
+    ("key", "value", "expected"),
     [
         ("images", 1501, "images: 1501, but the shards' images add up to 1500"),
         ("shards.1.name", "train-000000.tar", "train-000000.tar is listed twice"),
@@ -148,20 +148,20 @@ def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
         ("split", "val", "mean and colour"),
     ],
 )
-def test_a_contradiction_is_refused(tmp_path: Path, key: str, value: object, named: str) -> None:
-    refused_by(tmp_path, set_to(key, value), named)
+def test_a_contradiction_is_refused(tmp_path: Path, key: str, value: object, expected: str) -> None:
+    check_rejected(tmp_path, set_to(key, value), expected)
 
 
-def refused_by(folder: Path, change: Change, named: str) -> None:
-    """Check that the changed manifest is refused, by a message with the file and what is named."""
+def check_rejected(folder: Path, change: Change, expected: str) -> None:
+    """Check that the changed manifest is rejected with a message that contains the file and the expected text."""
     content = json.loads(MANIFEST.text)
     change(content)
     path = manifest_path(folder, "train")
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as rejected:
         load(path)
-    assert str(path) in str(refused.value)
-    assert named in str(refused.value)
+    assert str(path) in str(rejected.value)
+    assert expected in str(rejected.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[" * 100_000, "\x00\xff", '{"images": 1e999999}', '"\\ud800"'])
@@ -199,19 +199,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_files_are_durable_before_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    happened: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda _descriptor: happened.append("sync"))
-    real = Path.replace
+    calls: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: calls.append("sync"))
+    real_replace = Path.replace
 
     def rename(path: Path, target: Path) -> Path:
-        happened.append("name")
-        return real(path, target)
+        calls.append("rename")
+        return real_replace(path, target)
 
     monkeypatch.setattr(Path, "replace", rename)
     replace_file(tmp_path / "file", b"content")
-    assert happened == ["sync", "name", "sync"]
+    assert calls == ["sync", "rename", "sync"]
 
 
-def test_a_manifest_of_another_version_is_told_by_that_first() -> None:
+def test_another_format_version_is_reported_before_other_problems() -> None:
     with pytest.raises(UserError, match=r"set: format: 1; this version of alexnet_dist reads 2\..*: pack again$"):
         parse(b'{"format": 1, "images": 3}', "set")

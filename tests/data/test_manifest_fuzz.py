@@ -1,4 +1,4 @@
-"""Mutated manifests and indices of strangers: opened, or refused by UserError; nothing else, whatever the bytes."""
+"""Mutated untrusted manifests and arrays are opened or rejected with UserError; no bytes cause anything else."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ TOKENS = [
 ]
 
 
-class Stranger(Remote):
-    """A remote place that has been read: bytes of a manifest and of arrays, shards in the cache, and no network."""
+class UntrustedRemote(Remote):
+    """A fake remote set that was downloaded: bytes of a manifest and of arrays, shards in the cache, no network."""
 
     def __init__(self, cache: Cache, content: bytes, arrays: dict[str, bytes]) -> None:
         super().__init__("http://stranger", cache, RetryPolicy())
@@ -64,20 +64,20 @@ class Stranger(Remote):
         raise UserError("not there")
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the paths of all values in a tree."""
-    found = [path]
+    paths = [path]
     if isinstance(value, dict | list):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            found += places(child, (*path, key))
-    return found
+            paths += paths_of(child, (*path, key))
+    return paths
 
 
 def mutate_tree(tree: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     """Change, remove, copy or add some values."""
     tree = copy.deepcopy(tree)
     for _ in range(chance.randint(1, 3)):
-        *parents, key = chance.choice(places(tree)[1:])
+        *parents, key = chance.choice(paths_of(tree)[1:])
         node: Any = tree
         for parent in parents:
             node = node[parent]
@@ -92,13 +92,13 @@ def mutate_tree(tree: dict[str, Any], chance: random.Random) -> dict[str, Any]:
             node[chance.choice(("extra", "name", "images", "\u2028"))] = copy.deepcopy(chance.choice(ODD))
         else:
             node[key] = copy.deepcopy(chance.choice(ODD))
-        if len(places(tree)) < 3:
+        if len(paths_of(tree)) < 3:
             break
     return tree
 
 
 def mutate_bytes(content: bytes, chance: random.Random) -> bytes:
-    """Cut, overwrite, flip, remove or repeat some bytes."""
+    """Truncate, overwrite, flip, remove or repeat some bytes."""
     changed = bytearray(content)
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(changed) + 1)
@@ -118,29 +118,29 @@ def mutate_bytes(content: bytes, chance: random.Random) -> bytes:
 
 
 def mutant(tree: dict[str, Any], arrays: dict[str, bytes], chance: random.Random) -> tuple[bytes, dict[str, bytes]]:
-    """Return a manifest and arrays, one or the other changed; arrays have their hashes, as a stranger would see to."""
+    """Return a manifest and arrays, one of them mutated; the hash of a mutated array is put into the manifest."""
     way = chance.randrange(3)
     if way == 0:
         return json.dumps(mutate_tree(tree, chance)).encode(), arrays
     if way == 1:
         return mutate_bytes(json.dumps(tree, indent=chance.choice((None, 1))).encode(), chance), arrays
     tree, which = copy.deepcopy(tree), chance.choice(("index", "mean"))
-    # Mostly the header, which numpy parses as Python's literals.
+    # Mostly the header, which numpy parses as a Python literal.
     header, rest = arrays[tree[which]["sha256"]][:128], arrays[tree[which]["sha256"]][128:]
     content = mutate_bytes(header, chance) + (rest if chance.random() < 0.5 else mutate_bytes(rest, chance))
     tree[which]["sha256"] = hashlib.sha256(content).hexdigest()
     return json.dumps(tree).encode(), arrays | {tree[which]["sha256"]: content}
 
 
-def try_out(files: Stranger) -> bool:
-    """Open and read a stranger's set; return whether it was opened."""
-    refusal = ""
+def open_and_read(files: UntrustedRemote) -> bool:
+    """Open and read an untrusted set; return whether it was opened."""
+    message = ""
     try:
         split = Split.open(files, "train")
     except UserError as error:
-        refusal = str(error)
-    if refusal:
-        assert refusal.startswith("http://stranger/") or refusal == "not there"
+        message = str(error)
+    if message:
+        assert message.startswith("http://stranger/") or message == "not there"
         return False
     assert parse(split.manifest.text.encode(), NAME) == split.manifest
     assert split.mean.shape == (3, split.manifest.size, split.manifest.size)
@@ -152,7 +152,9 @@ def try_out(files: Stranger) -> bool:
     return True
 
 
-def test_fuzz_a_stranger_cannot_crash_the_parser(fuzz_seeds: Iterator[int], pack_tiny: Pack, tmp_path: Path) -> None:
+def test_fuzz_untrusted_input_cannot_crash_the_parser(
+    fuzz_seeds: Iterator[int], pack_tiny: Pack, tmp_path: Path
+) -> None:
     root = pack_tiny()
     tree = json.loads((root / "train.manifest.json").read_text())
     arrays = {tree[which]["sha256"]: (root / tree[which]["name"]).read_bytes() for which in ("index", "mean")}
@@ -162,18 +164,18 @@ def test_fuzz_a_stranger_cannot_crash_the_parser(fuzz_seeds: Iterator[int], pack
         file = RemoteFile(shard["name"], shard["sha256"], shard["size_bytes"])
         cache.path(file).write_bytes((root / shard["name"]).read_bytes())
     before = sorted(tmp_path.rglob("*"))
-    assert try_out(Stranger(cache, json.dumps(tree).encode(), arrays))
+    assert open_and_read(UntrustedRemote(cache, json.dumps(tree).encode(), arrays))
 
-    opened = refused = 0
+    opened = rejected = 0
     for seed in fuzz_seeds:
         content, changed = mutant(tree, arrays, random.Random(seed))
         try:
-            found = try_out(Stranger(cache, content, changed))
+            is_opened = open_and_read(UntrustedRemote(cache, content, changed))
         except Exception as error:
             error.add_note(f"seed {seed}")
             raise
-        opened, refused = opened + found, refused + (not found)
+        opened, rejected = opened + is_opened, rejected + (not is_opened)
     assert sorted(tmp_path.rglob("*")) == before
-    assert opened > 10  # of mutants that change nothing that matters, such as a class's words
-    assert refused > 50
-    print(f"{opened} opened, {refused} refused")
+    assert opened > 10  # mutants without a relevant change, such as of a class's words
+    assert rejected > 50
+    print(f"{opened} opened, {rejected} rejected")
