@@ -1,4 +1,4 @@
-"""A real Prometheus for tests, run with our prometheus.yml; it listens on any free port of the loopback."""
+"""A real Prometheus server for tests, run with our prometheus.yml on a free port of the loopback interface."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ import yaml
 
 MONITORING = Path(__file__).parents[2] / "launch" / "monitoring"
 WINDOW = "5s"
-"""What `$__rate_interval` is in tests: at least four scrapes of a second."""
+"""The value of `$__rate_interval` in tests: at least four scrape intervals of one second."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One expression of the dashboard, with its variables filled in, and the labels that its legend shows."""
+    """One expression of the dashboard with its variables substituted, and the labels in its legend."""
 
     panel: str
     expression: str
@@ -35,7 +35,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Sample:
-    """One series of an answer, at the moment of the query."""
+    """The value of one series at the time of the query."""
 
     labels: dict[str, str]
     value: float
@@ -62,9 +62,9 @@ class PrometheusServer:
     """Prometheus on our prometheus.yml, scraping every second; use as a context manager, or start and stop."""
 
     def __init__(self, home: Path, targets_files: Sequence[Path]) -> None:
-        """Prepare; home: a directory for its files. Skips the test where Prometheus is not installed.
+        """Write its configuration into the directory `home`; skip the test if Prometheus is not installed.
 
-        targets_files: the `targets.json` of the runs to watch, in place of those that prometheus.yml lists.
+        targets_files: the `targets.json` of the runs to scrape, instead of those that prometheus.yml lists.
         """
         if shutil.which("prometheus") is None:
             pytest.skip("prometheus is not installed (Debian: apt-get install prometheus)")
@@ -80,15 +80,15 @@ class PrometheusServer:
         self.url = ""
 
     def start(self, timeout_s: float = 30) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it accepts requests."""
         command = ["prometheus", f"--config.file={self._home / 'prometheus.yml'}", "--web.listen-address=127.0.0.1:0"]
         command += [f"--storage.tsdb.path={self._home / 'data'}", "--storage.tsdb.retention.time=2h"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + timeout_s
-        while not (found := re.search(r'msg="Listening on" address=(\S+)', self._log.read_text())):
+        while not (match := re.search(r'msg="Listening on" address=(\S+)', self._log.read_text())):
             self._check(deadline)
-        self.url = f"http://{found[1]}"
+        self.url = f"http://{match[1]}"
         while "ready to receive web requests" not in self._log.read_text():
             self._check(deadline)
 
@@ -99,7 +99,7 @@ class PrometheusServer:
         time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop it and wait until it is gone."""
+        """Stop the server and wait until its process has ended."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -110,7 +110,7 @@ class PrometheusServer:
             self._process = None
 
     def __enter__(self) -> PrometheusServer:
-        """Start."""
+        """Start the server."""
         try:
             self.start()
         except BaseException:
@@ -121,54 +121,54 @@ class PrometheusServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop."""
+        """Stop the server."""
         self.stop()
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer of its API; fails on an error."""
-        address = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        """Return the data of a response of the HTTP API; raise on an error."""
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(address, timeout=20) as answer:
-            return json.load(answer)["data"]
+        with direct.open(url, timeout=20) as response:
+            return json.load(response)["data"]
 
     def targets(self) -> dict[str, str]:
-        """Return the health (up, down, unknown) of the scraped addresses."""
+        """Return the health (up, down, unknown) of each scraped address."""
         active = self.get("targets", state="active")["activeTargets"]
         return {target["discoveredLabels"]["__address__"]: target["health"] for target in active}
 
     def query(self, expression: str) -> list[Sample]:
-        """Return an expression's value now: a sample a series."""
+        """Return the current value of an expression: one sample a series."""
         result = self.get("query", query=expression)["result"]
         return [Sample(series["metric"], float(series["value"][1])) for series in result]
 
     def wait_for(self, expression: str, value: float, timeout_s: float = 60) -> None:
-        """Wait until an expression is one number with this value."""
+        """Wait until an expression has one series with this value."""
         deadline = time.monotonic() + timeout_s
         while True:
-            found = self.query(expression)
-            if [sample.value for sample in found] == [value]:
+            samples = self.query(expression)
+            if [sample.value for sample in samples] == [value]:
                 return
-            assert time.monotonic() < deadline, f"{expression} is {found} and not {value} after {timeout_s} s"
+            assert time.monotonic() < deadline, f"{expression} is {samples}, not {value}, after {timeout_s} s"
             time.sleep(0.1)
 
-    def unanswered(self, queries: Sequence[Query]) -> list[str]:
-        """Return what is wrong with the answers: none, only NaN, or without a label that the legend shows."""
+    def problems(self, queries: Sequence[Query]) -> list[str]:
+        """Return the problems of the results: no data, only NaN, or a label of the legend is missing."""
         problems = []
         for query in queries:
-            found = self.query(query.expression)
-            common = set.intersection(*({*sample.labels} for sample in found)) if found else set()
-            where = f"{query.panel}: {query.expression}"
-            if not found:
-                problems.append(f"{where}: nothing")
-            elif all(math.isnan(sample.value) for sample in found):
-                problems.append(f"{where}: only NaN")
+            samples = self.query(query.expression)
+            common = set.intersection(*({*sample.labels} for sample in samples)) if samples else set()
+            prefix = f"{query.panel}: {query.expression}"
+            if not samples:
+                problems.append(f"{prefix}: no data")
+            elif all(math.isnan(sample.value) for sample in samples):
+                problems.append(f"{prefix}: only NaN")
             elif missing := query.legend_labels - common:
-                problems.append(f"{where}: no label {', '.join(sorted(missing))}")
+                problems.append(f"{prefix}: no label {', '.join(sorted(missing))}")
         return problems
 
-    def wait_until_answered(self, queries: Sequence[Query], timeout_s: float = 60) -> None:
-        """Wait until every query is answered; the test fails with what is not."""
+    def wait_for_data(self, queries: Sequence[Query], timeout_s: float = 60) -> None:
+        """Wait until every query has data; otherwise fail with the problems."""
         deadline = time.monotonic() + timeout_s
-        while problems := self.unanswered(queries):
+        while problems := self.problems(queries):
             assert time.monotonic() < deadline, "\n".join(problems)
             time.sleep(0.2)

@@ -18,7 +18,7 @@ Ranks = Callable[..., list[Any]]
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
+    """Return a port that was free when it was checked."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -35,7 +35,7 @@ def _rank(
 
     torch.set_num_threads(1)
     try:
-        # Pickled here: Connection.send would pass tensors as shared memory, which goes when this process does.
+        # Pickled here: Connection.send would pass tensors as shared memory, which disappears with this process.
         answer.send_bytes(pickle.dumps((True, function(*arguments))))
     except BaseException:
         answer.send_bytes(pickle.dumps((False, traceback.format_exc())))
@@ -45,9 +45,9 @@ def _rank(
 def rank_runner() -> Ranks:
     """Return a function that calls `function(*arguments)` in `world_size` processes and returns their answers by rank.
 
-    lost: ranks that are expected to stop or die: their answer is None, and they are killed when all others have
-    answered. The processes have the environment that torchrun gives; the function joins the group itself. It must be
-    importable.
+    lost: ranks that are expected to stop or die; their answer is None, and they are killed once all others have
+    answered. The processes have the environment that torchrun sets; the function, which must be importable, joins the
+    process groups itself.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch.distributed", "alexnet_dist.training.step"])
@@ -74,10 +74,10 @@ def rank_runner() -> Ranks:
                 assert isinstance(number, int)
                 rank, receiver = readers.pop(number)
                 try:
-                    fine, answers[rank] = pickle.loads(receiver.recv_bytes())
+                    succeeded, answers[rank] = pickle.loads(receiver.recv_bytes())
                 except EOFError:
-                    fine, answers[rank] = False, "died without a word"
-                if not fine:
+                    succeeded, answers[rank] = False, "died without an answer"
+                if not succeeded:
                     failure = failure or f"rank {rank} of {world_size}: {answers[rank]}"
         for rank, process in enumerate(processes):
             if failure or rank in lost:

@@ -1,4 +1,4 @@
-"""Batches in memory and a small engine for tests of single steps."""
+"""Batches in memory and a small engine, for tests of single steps."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rule
 from alexnet_dist.training.run_plan import BatchSpec
-from alexnet_dist.training.step import Engine, engine
+from alexnet_dist.training.step import Engine, new_engine
 from support.nets import SMALL
 
 SEED, GLOBAL_BATCH = 3, 8
 
 
 def batch(first: int, end: int, dtype: torch.dtype = torch.float64, train: bool = True, empty: int = 0) -> Batch:
-    """Return slots [first, end) of a global batch, each slot's row its own, the last `empty` rows without an image."""
+    """Return slots [first, end) of a global batch, each with its own image; the last `empty` rows have no label."""
     images, labels = [], []
     for slot in range(first, end):
         generator = torch.Generator().manual_seed(slot)
         images.append(30 * torch.randn(3, SMALL.side, SMALL.side, generator=generator, dtype=torch.float64).to(dtype))
         labels.append(slot % SMALL.classes)
-    truth = torch.tensor(labels)
-    truth[len(truth) - empty :] = -1
-    return Batch(BatchSpec(train, 0, 0, np.arange(first, end), first), torch.stack(images), truth, torch.arange(first, end))
+    labelled = torch.tensor(labels)
+    labelled[len(labelled) - empty :] = -1
+    spec = BatchSpec(train, 0, 0, np.arange(first, end), first)
+    return Batch(spec, torch.stack(images), labelled, torch.arange(first, end))
 
 
 class Source:
-    """Brings batches, waits as long as it is told to, and notes what it is asked."""
+    """A BatchSource that returns given batches, each after `wait_s`, and records its calls."""
 
     def __init__(self, batches: Sequence[Batch], timeline: Timeline | None = None, wait_s: float = 0.0) -> None:
         self._batches, self._timeline, self._wait_s = list(batches), timeline, wait_s
@@ -56,11 +57,15 @@ class Source:
 def fresh(
     accumulate: int = 1, dtype: torch.dtype = torch.float64, compute: torch.dtype = torch.float64, device: str = "cpu"
 ) -> Engine:
+    """Return an engine for the small net before its first step, on one device without replicas."""
     model = AlexNet(SMALL, SEED, dtype).to(device)
     rule, timeline = Rule(bias_rate_factor=2.0), Timeline(torch.device(device))
     reducer = Reducer(model, None, timeline)
-    return engine(model, reducer, rule, SEED, GLOBAL_BATCH, accumulate, compute, timeline)
+    return new_engine(model, reducer, rule, SEED, GLOBAL_BATCH, accumulate, compute, timeline)
 
 
-def gradients(trainer: Engine) -> dict[str, Tensor]:
-    return {f"{tower}.{name}": g.clone() for tower in (0, 1) for name, g in trainer.gradients(tower).items()}
+def gradients(engine: Engine) -> dict[str, Tensor]:
+    """Return copies of both towers' gradients, by tower and name."""
+    return {
+        f"{tower}.{name}": gradient.clone() for tower in (0, 1) for name, gradient in engine.gradients(tower).items()
+    }

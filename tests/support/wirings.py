@@ -1,4 +1,4 @@
-"""Both wirings of a small net, trained for a few float64 steps on ranks of any number, and mutants of them."""
+"""Both wirings of a small net, trained for a few float64 steps on any number of ranks, and mutants of them."""
 
 from __future__ import annotations
 
@@ -13,49 +13,59 @@ import torch
 from torch import Tensor
 
 from alexnet_dist import process, rng
+from alexnet_dist.benchmark.contenders.delayed_link import DelayedLink
 from alexnet_dist.data.plan import micro_batch, replica_slots
-from alexnet_dist.distributed import link, parallel, topology
-from alexnet_dist.distributed.data_parallel import Reducer
-from alexnet_dist.distributed.link import DelayedLink, P2PLink, StagedLink
-from alexnet_dist.distributed.tower_parallel import LinkedTower
+from alexnet_dist.distributed import tower_parallel
+from alexnet_dist.distributed.data_parallel import AllReduce, Reducer, all_reduce
+from alexnet_dist.distributed.groups import close_groups, open_groups
+from alexnet_dist.distributed.link import P2PLink, PairLink, StagedLink
+from alexnet_dist.distributed.topology import Layout, resolve_topology
+from alexnet_dist.distributed.tower_parallel import LinkedTower, exchange
 from alexnet_dist.monitoring.timeline import Timeline
-from alexnet_dist.nn import model
+from alexnet_dist.nn import model as nn_model
 from alexnet_dist.nn.layers import DropoutKey, local_response_norm
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
 from alexnet_dist.process import launch_info
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rule
 from alexnet_dist.training.run_plan import BatchSpec
-from alexnet_dist.training.step import Engine, engine, train_step
+from alexnet_dist.training.step import Engine, new_engine, train_step
 from support.nets import SMALL
 
 SEED = 3
 CPU = Timeline(torch.device("cpu"))
-RATES = (0.02, 0.02, 0.002, 0.002, 0.002)  # a drop after two of the five steps
+LEARNING_RATES = (0.02, 0.02, 0.002, 0.002, 0.002)  # a drop after two of the five steps
 RULE = Rule(bias_rate_factor=2.0)
 LINKS: Mapping[str, Callable[..., P2PLink]] = {
     "overlapped": P2PLink, "blocking": partial(DelayedLink, blocking=True), "staged": StagedLink,
 }  # fmt: skip
 LARS = replace(RULE, trust_coefficient=0.2)
 
+LOGITS_MUTANT = "logits exchanged like a hidden layer"
+NORM_MUTANT = "LRN across towers"
+DROPOUT_MUTANT = "dropout mask depends on the rank"
+
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train: the layout, the update, and what the ranks do wrong, if anything."""
+    """One way to train: the layout, the batch, the update, the link; mutant: the fault of the ranks, if any."""
 
-    layout: topology.Layout = "paired"
+    layout: Layout = "paired"
     global_batch: int = 12
     accumulate: int = 1
     mutant: str = ""
     rule: Rule = RULE
-    line: str = "overlapped"
+    link: str = "overlapped"
     device: str = "cpu"
     memory_format: torch.memory_format = torch.contiguous_format
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rank has seen: its slots' first logits, its towers' first gradients and last weights; on the CPU."""
+    """One rank's results on the CPU: logits of its slots and gradients in the first step, weights after the last.
+
+    gradients, weights: by tower, then by merged parameter name.
+    """
 
     slots: tuple[int, int]
     logits: Tensor
@@ -63,8 +73,8 @@ class Outcome:
     weights: dict[int, dict[str, Tensor]]
 
 
-def rows(step: int, first: int, end: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """Return images, labels and numbers of slots [first, end) of a step, each slot's its own."""
+def samples(step: int, first: int, end: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Return images, labels and numbers of slots [first, end) of a step; each slot has its own image."""
     images, labels = [], []
     for slot in range(first, end):
         generator = torch.Generator().manual_seed(rng.seed64("rows", step, slot) >> 1)
@@ -74,18 +84,18 @@ def rows(step: int, first: int, end: int, device: str = "cpu") -> tuple[Tensor, 
 
 
 class Slots:
-    """A source of batches: the replica's slots of one step after the other."""
+    """A BatchSource of a replica's slots, one step after the other."""
 
     def __init__(self, case: Case, replica: int, replicas: int) -> None:
         self._batches = self._all(case, replica, replicas)
 
     def _all(self, case: Case, replica: int, replicas: int) -> Iterator[Batch]:
-        for step in range(len(RATES)):
+        for step in range(len(LEARNING_RATES)):
             span = replica_slots(replica, replicas, case.global_batch)
             for index in range(case.accumulate):
                 first, end = micro_batch(index, case.accumulate, *span)
-                task = BatchSpec(True, 0, step, np.arange(first, end), first)
-                yield Batch(task, *rows(step, first, end, case.device))
+                spec = BatchSpec(True, 0, step, np.arange(first, end), first)
+                yield Batch(spec, *samples(step, first, end, case.device))
 
     def take(self) -> Batch:
         return next(self._batches)
@@ -94,97 +104,99 @@ class Slots:
         pass
 
 
-def outcome(trainer: Engine, case: Case, replica: int, replicas: int) -> Outcome:
+def outcome(engine: Engine, case: Case, replica: int, replicas: int) -> Outcome:
+    """Train all steps and return this rank's results."""
     slots = replica_slots(replica, replicas, case.global_batch)
-    trainer.model.train()
-    images, _, numbers = rows(0, *slots, case.device)
-    logits = trainer.model(images, DropoutKey(SEED, 0, numbers)).detach().cpu()
+    engine.model.train()
+    images, _, numbers = samples(0, *slots, case.device)
+    logits = engine.model(images, DropoutKey(SEED, 0, numbers)).detach().cpu()
     source = Slots(case, replica, replicas)
     gradients: dict[int, dict[str, Tensor]] = {}
-    for step, rate in enumerate(RATES):
-        train_step(trainer, source, step, rate)
+    for step, learning_rate in enumerate(LEARNING_RATES):
+        train_step(engine, source, step, learning_rate)
         if step == 0:
-            gradients = {
-                tower: {name: value.clone().cpu() for name, value in merge_cross_weights(tower, trainer.gradients(tower)).items()}
-                for tower in trainer.weights
-            }
-    weights = {tower: merge_cross_weights(tower, named) for tower, named in trainer.weights.items()}
-    return Outcome(
-        slots, logits, gradients, {t: {n: w.detach().cpu() for n, w in named.items()} for t, named in weights.items()}
-    )
+            gradients = {tower: _merged_on_cpu(tower, engine.gradients(tower)) for tower in engine.weights}
+    weights = {tower: _merged_on_cpu(tower, named) for tower, named in engine.weights.items()}
+    return Outcome(slots, logits, gradients, weights)
 
 
-def build(wired: AlexNet | LinkedTower, group: Any, case: Case, timeline: Timeline) -> Engine:
-    wired = wired.to(timeline.device).to(memory_format=case.memory_format)  # type: ignore[call-overload]
-    reducer = Reducer(wired, group, timeline)
-    return engine(wired, reducer, case.rule, SEED, case.global_batch, case.accumulate, torch.float64, timeline)
+def _merged_on_cpu(tower: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone().cpu() for name, tensor in merge_cross_weights(tower, tensors).items()}
 
 
-def mutate(case: Case, wired: AlexNet | LinkedTower, rank: int) -> None:
-    """Break this rank in one way that leaves the loss curve looking fine."""
+def build(
+    model: AlexNet | LinkedTower, group: Any, case: Case, timeline: Timeline, reduce: AllReduce = all_reduce
+) -> Engine:
+    """Return the engine of a wired model, before its first step."""
+    model = model.to(timeline.device).to(memory_format=case.memory_format)  # type: ignore[call-overload]
+    reducer = Reducer(model, group, timeline, reduce)
+    return new_engine(model, reducer, case.rule, SEED, case.global_batch, case.accumulate, torch.float64, timeline)
+
+
+def mutate(case: Case, model: AlexNet | LinkedTower, rank: int) -> None:
+    """Break this rank in one way that leaves the loss curve plausible."""
     if not case.mutant:
         return
-    assert isinstance(wired, LinkedTower)
-    line, tower = wired.link, wired.tower.index
-    if case.mutant == "logits joined like a hidden layer":
+    assert isinstance(model, LinkedTower)
+    link, tower = model.link, model.tower.index
+    if case.mutant == LOGITS_MUTANT:
 
-        def joined_hidden(logits: Tensor, pair: link.PairLink, index: int, classes: int) -> Tensor:
-            spare = classes - 2 * logits.shape[1]  # exchange is for equal halves: pad the smaller one
-            padded = torch.nn.functional.pad(logits, (0, max(spare, 0)))
-            other = link.exchange(padded, pair, "fc8")()
+        def exchange_logits(logits: Tensor, link: PairLink, index: int, classes: int) -> Tensor:
+            missing = classes - 2 * logits.shape[1]  # exchange is for equal halves: pad the smaller one
+            padded = torch.nn.functional.pad(logits, (0, max(missing, 0)))
+            other = exchange(padded, link, "fc8")()
             widths = (classes // 2, classes - classes // 2)
             halves = (logits, other) if index == 0 else (other, logits)
             return torch.cat([half[:, :width] for half, width in zip(halves, widths, strict=True)], 1)
 
-        vars(parallel)["gather"] = joined_hidden
-    elif case.mutant == "LRN across towers":
+        vars(tower_parallel)["gather"] = exchange_logits
+    elif case.mutant == NORM_MUTANT:
 
-        def across(maps: Tensor, norm: Any, _compiled: bool) -> Tensor:
-            other = link.exchange(maps, line, "norm")()
+        def normalise_across_towers(maps: Tensor, norm: Any, _compiled: bool) -> Tensor:
+            other = exchange(maps, link, "norm")()
             both = torch.cat([maps, other] if tower == 0 else [other, maps], 1)
             return local_response_norm(both, norm).chunk(2, 1)[tower]
 
-        vars(model)["local_response_norm"] = across
-    elif case.mutant == "dropout mask depends on the rank":
-        honest = vars(model)["dropout"]
+        vars(nn_model)["local_response_norm"] = normalise_across_towers
+    elif case.mutant == DROPOUT_MUTANT:
+        original = vars(nn_model)["dropout"]
 
-        def ranked(units: Tensor, rate: float, layer: str, first: int, address: DropoutKey) -> Tensor:
-            masked: Tensor = honest(
-                units, rate, layer, first, DropoutKey(address.seed + rank, address.step, address.slots)
-            )
+        def dropout_by_rank(units: Tensor, probability: float, layer: str, first: int, key: DropoutKey) -> Tensor:
+            masked: Tensor = original(units, probability, layer, first, replace(key, seed=key.seed + rank))
             return masked
 
-        vars(model)["dropout"] = ranked
+        vars(nn_model)["dropout"] = dropout_by_rank
     else:
         raise AssertionError(case.mutant)
 
 
 def on_rank(cases: list[Case], environment: Mapping[str, str] | None = None, backend: str = "gloo") -> list[Outcome]:
-    """Join the other ranks and go through the cases, of one device; runs in a process of its own."""
+    """Join the process groups and run the cases, all of one device; runs in a process of its own."""
     os.environ.update(environment or {})
     process.prepare_cuda()
-    place = topology.place(cases[0].layout, cases[0].device, launch_info(), share_device=True)
-    assert (place.device.type, place.backend) == (cases[0].device, backend)
-    groups = topology.open_groups(place, 60)
+    topology = resolve_topology(cases[0].layout, cases[0].device, launch_info(), share_device=True)
+    assert (topology.device.type, topology.backend) == (cases[0].device, backend)
+    groups = open_groups(topology, 60)
     outcomes = []
     for case in cases:
-        timeline = Timeline(place.device)
-        wired: AlexNet | LinkedTower
+        timeline = Timeline(topology.device)
+        model: AlexNet | LinkedTower
         if groups.pair is None:
-            wired = AlexNet(SMALL, SEED, torch.float64)
+            model = AlexNet(SMALL, SEED, torch.float64)
         else:
-            tower = Tower(place.towers[0], SMALL, SEED, torch.float64)
-            line = LINKS[case.line]
-            options = {} if line is LINKS["blocking"] else {"memory_format": case.memory_format}
-            wired = LinkedTower(tower, line(groups.pair, place.rank ^ 1, timeline, **options))
-        mutate(case, wired, place.rank)
-        outcomes.append(outcome(build(wired, groups.dp, case, timeline), case, place.replica, place.replicas))
-    topology.close_groups()
+            tower = Tower(topology.towers[0], SMALL, SEED, torch.float64)
+            new_link = LINKS[case.link]
+            options = {} if case.link == "blocking" else {"memory_format": case.memory_format}
+            model = LinkedTower(tower, new_link(groups.pair, topology.rank ^ 1, timeline, **options))
+        mutate(case, model, topology.rank)
+        engine = build(model, groups.dp, case, timeline)
+        outcomes.append(outcome(engine, case, topology.replica, topology.replicas))
+    close_groups()
     return outcomes
 
 
 def oracles() -> dict[tuple[int, Rule], Outcome]:
-    """Return what one process makes of one batch on the CPU, by global batch and rule."""
+    """Return the outcome of one process that trains on the whole batch on the CPU, by global batch and rule."""
     cases = [Case(global_batch=12), Case(global_batch=13), Case(rule=LARS)]
     return {
         (case.global_batch, case.rule): outcome(build(AlexNet(SMALL, SEED, torch.float64), None, case, CPU), case, 0, 1)
@@ -192,16 +204,17 @@ def oracles() -> dict[tuple[int, Rule], Outcome]:
     }
 
 
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest absolute error, relative to the largest absolute value."""
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
-def errors(found: Outcome, wanted: Outcome) -> tuple[float, float, float]:
-    """Return the largest relative error of logits, of any parameter's gradient, and of any weight."""
-    logits = relative(found.logits, wanted.logits[slice(*found.slots)])
-    both = [(found.gradients, wanted.gradients), (found.weights, wanted.weights)]
+def errors(actual: Outcome, oracle: Outcome) -> tuple[float, float, float]:
+    """Return the largest relative error of the logits, of any parameter's gradient, and of any weight."""
+    logits = relative_error(actual.logits, oracle.logits[slice(*actual.slots)])
+    pairs = [(actual.gradients, oracle.gradients), (actual.weights, oracle.weights)]
     gradients, weights = (
-        max(relative(value, right[tower][name]) for tower in left for name, value in left[tower].items())
-        for left, right in both
+        max(relative_error(value, right[tower][name]) for tower in left for name, value in left[tower].items())
+        for left, right in pairs
     )
     return logits, gradients, weights
