@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.data_shards import give_draw_jpegs, pack_tiny
+from support.data_shards import draw_jpegs_fixture, pack_tiny
 from support.ranks import Ranks, rank_runner
 from support.remote_server import http_server, running_server
 
 # Fixtures of data_shards and remote_server, and those below.
-__all__ = ["give_draw_jpegs", "http_server", "pack_tiny", "run_ranks", "running_server", "shards"]
+__all__ = ["draw_jpegs_fixture", "http_server", "pack_tiny", "run_ranks", "running_server", "shards"]
 
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Tiny packed sets, written byte by byte from the description of the format and not by alexnet_dist.pack."""
+"""Tiny packed sets, written from the description of the format, without alexnet_dist.pack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Jpegs = Sequence[bytes]
 
 
 def draw_jpegs(images: int, size: int) -> list[bytes]:
-    """Draw photographs of nothing: colour gradients with noise, each different."""
+    """Return different colour gradients with noise."""
     random = np.random.default_rng(images)
     ramp = np.linspace(0, 120, size)
     jpegs = []
@@ -34,11 +34,11 @@ def draw_jpegs(images: int, size: int) -> list[bytes]:
 
 
 def write_tar(file: Path, first: int, jpegs: Jpegs, labels: Sequence[int]) -> list[int]:
-    """Write a shard and return the offset of each JPEG in it."""
+    """Write a shard and return the offset of each JPEG in it; first: the id of its first sample."""
     with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for position, (jpeg, label) in enumerate(zip(jpegs, labels, strict=True), first):
+        for sample, (jpeg, label) in enumerate(zip(jpegs, labels, strict=True), first):
             for suffix, content in (("jpg", jpeg), ("cls", str(label).encode())):
-                member = tarfile.TarInfo(f"{position:08d}.{suffix}")
+                member = tarfile.TarInfo(f"{sample:08d}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     with tarfile.open(file) as tar:
@@ -51,14 +51,14 @@ def write_array(root: Path, name: str, array: npt.NDArray[np.generic]) -> Sideca
 
 
 @pytest.fixture(name="draw_jpegs")
-def give_draw_jpegs() -> Callable[[int, int], list[bytes]]:
+def draw_jpegs_fixture() -> Callable[[int, int], list[bytes]]:
     """Return the function that draws (number of images, size) JPEGs."""
     return draw_jpegs
 
 
 @pytest.fixture
 def pack_tiny(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a packed split of given JPEGs, label = position mod 5, and returns its folder."""
+    """Return a function that writes a packed split of the JPEGs, with label = id mod 5, and returns its folder."""
 
     def pack(
         jpegs: Jpegs | None = None, counts: Sequence[int] = (7, 1, 12), size: int = 16, split: str = "train"
@@ -66,7 +66,7 @@ def pack_tiny(tmp_path: Path) -> Callable[..., Path]:
         root = tmp_path / "shards"
         root.mkdir(exist_ok=True)
         jpegs = draw_jpegs(sum(counts), size) if jpegs is None else jpegs
-        labels = [position % 5 for position in range(len(jpegs))]
+        labels = [sample % 5 for sample in range(len(jpegs))]
         offsets: list[int] = []
         shards = []
         for number, count in enumerate(counts):
@@ -74,7 +74,10 @@ def pack_tiny(tmp_path: Path) -> Callable[..., Path]:
             offsets += write_tar(file, start, jpegs[start : start + count], labels[start : start + count])
             content = file.read_bytes()
             shards.append(Shard(file.name, count, len(content), hashlib.sha256(content).hexdigest()))
-        rows = [(o, len(j), k, zlib.crc32(j)) for o, j, k in zip(offsets, jpegs, labels, strict=True)]
+        rows = [
+            (offset, len(jpeg), label, zlib.crc32(jpeg))
+            for offset, jpeg, label in zip(offsets, jpegs, labels, strict=True)
+        ]
         train = split == "train"
         mean = np.arange(3 * size * size, dtype=np.float32).reshape(3, size, size) / 10
         manifest.save(
