@@ -1,1 +1,1 @@
-"""The data plane: what a packed set is, in which order it is read, and how it becomes batches."""
+"""The data pipeline: the format of a packed set, the order in which it is read, and how batches are loaded."""

@@ -1,4 +1,4 @@
-"""What becomes of an image file of each kind: which pixels, or which reason."""
+"""The result for each kind of image file: its pixels, or the reason for its rejection."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def reason(data: bytes) -> str:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """Return a PNG whose header gives a size and whose data is next to nothing."""
+    """Return a PNG whose header gives a size and whose data is almost empty."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -54,8 +54,8 @@ def png_of(width: int, height: int) -> bytes:
 def jpeg_of(width: int, height: int) -> bytes:
     """Return a small JPEG with another size written into its header."""
     data = bytearray(encoded(photo(1)))
-    at = data.index(b"\xff\xc0") + 5
-    data[at : at + 4] = struct.pack(">HH", height, width)
+    offset = data.index(b"\xff\xc0") + 5
+    data[offset : offset + 4] = struct.pack(">HH", height, width)
     return bytes(data)
 
 
@@ -69,8 +69,8 @@ def test_resize_and_crop_agree_with_pillow(height: int, width: int) -> None:
     left, top = (new_width - SIZE) // 2, (new_height - SIZE) // 2
     expected = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
     expected = expected.crop((left, top, left + SIZE, top + SIZE))
-    found = pixels_of(encoded(image, "PNG"))
-    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 2
+    pixels = pixels_of(encoded(image, "PNG"))
+    assert np.abs(pixels.astype(int) - np.asarray(expected)).max() <= 2
 
 
 def test_the_centre_is_kept() -> None:
@@ -80,7 +80,7 @@ def test_the_centre_is_kept() -> None:
     assert (pixels_of(encoded(wide.transpose(1, 0, 2), "PNG")) == 200).all()
 
 
-def test_the_filter_is_the_one_asked_for() -> None:
+def test_the_filter_is_the_one_in_the_options() -> None:
     image = Image.fromarray(photo(12, 40, 40))
     expected = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)).astype(int)
     bicubic, bilinear = (training_image(encoded(image, "PNG"), replace(OPTIONS, filter=mode))[1] for mode in FILTERS)
@@ -89,7 +89,7 @@ def test_the_filter_is_the_one_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("quality", "chroma"), [(35, "420"), (90, "422"), (90, "444")])
-def test_the_jpeg_has_the_quality_and_chroma_asked_for(quality: int, chroma: Chroma) -> None:
+def test_the_jpeg_has_the_quality_and_chroma_of_the_options(quality: int, chroma: Chroma) -> None:
     jpeg, pixels = training_image(encoded(photo(13)), replace(OPTIONS, quality=quality, chroma=chroma))
     assert jpeg == simplejpeg.encode_jpeg(pixels, quality, "RGB", chroma)
 
@@ -130,8 +130,8 @@ def test_grey_becomes_colour() -> None:
 
 def test_cmyk_is_converted_as_pillow_does() -> None:
     data = encoded(Image.fromarray(photo(5, SIZE, SIZE)).convert("CMYK"), quality=95)
-    found = pixels_of(data).astype(int)
-    assert np.abs(found - photo(5, SIZE, SIZE)).mean() < 8
+    pixels = pixels_of(data).astype(int)
+    assert np.abs(pixels - photo(5, SIZE, SIZE)).mean() < 8
 
 
 def test_of_16_bits_the_upper_8_are_kept() -> None:
@@ -180,7 +180,7 @@ def test_the_orientation_tag_is_not_applied(mode: str) -> None:
     np.testing.assert_array_equal(pixels_of(turned), pixels_of(plain))
 
 
-def test_stray_bytes_that_only_the_strict_decoder_minds_are_kept_and_encoded_again() -> None:
+def test_stray_bytes_that_only_the_strict_decoder_rejects_are_kept_and_encoded_again() -> None:
     data = encoded(photo(8, SIZE, SIZE))
     stray = data[:-2] + bytes(20) + data[-2:]
     with pytest.raises(ValueError, match="extraneous"):
@@ -190,7 +190,7 @@ def test_stray_bytes_that_only_the_strict_decoder_minds_are_kept_and_encoded_aga
 
 
 def test_content_decides_and_not_names() -> None:
-    for data in (b"hello", b"GIF89a" + bytes(50), b"BM" + bytes(80), b"RIFF\0\0\0\0WEBPVP8 ", b"\xff\xd8"):
+    for data in (b"some text", b"GIF89a" + bytes(50), b"BM" + bytes(80), b"RIFF\0\0\0\0WEBPVP8 ", b"\xff\xd8"):
         assert reason(data) == "not a JPEG or PNG"
     assert reason(b"") == "empty file"
 
@@ -209,7 +209,7 @@ def test_a_bomb_is_rejected_by_its_header(make: object) -> None:
     assert "0 x 16" in reason(make(0, 16))
 
 
-def test_a_strip_that_would_grow_into_a_bomb_is_rejected() -> None:
+def test_a_strip_that_resizing_makes_a_bomb_is_rejected() -> None:
     with pytest.raises(UnusableImageError, match="more than 100 million"):
         training_image(encoded(np.zeros((1, 40_000, 3), np.uint8), "PNG"), replace(OPTIONS, size=256))
 
@@ -220,9 +220,11 @@ def test_bytes_of_any_kind_are_rejected_and_nothing_else(data: bytes, start: byt
 
 
 @given(st.integers(0, 700), st.integers(0, 255), st.sampled_from(["JPEG", "PNG"]))
-def test_a_changed_byte_gives_an_image_or_a_reason_that_is_always_the_same(place: int, value: int, kind: str) -> None:
+def test_a_changed_byte_gives_an_image_or_a_reason_that_is_always_the_same(
+    position: int, value: int, kind: str
+) -> None:
     data = bytearray(encoded(photo(10), kind))
-    data[place % len(data)] = value
+    data[position % len(data)] = value
 
     def outcome() -> bytes | str:
         try:
@@ -234,12 +236,16 @@ def test_a_changed_byte_gives_an_image_or_a_reason_that_is_always_the_same(place
 
 
 def fuzz_seeds_of_images() -> list[bytes]:
-    """Return small files of every kind that has a rule."""
+    """Return small files of every kind for which transform has a rule."""
     image = Image.fromarray(photo(11, 18, 19))
     kinds = [(image, "JPEG"), (image, "PNG"), (image.convert("CMYK"), "JPEG"), (image.convert("L"), "JPEG")]
     kinds += [(image.convert("P"), "PNG"), (image.convert("LA"), "PNG"), (image.convert("RGBA"), "PNG")]
     grey = Image.fromarray(np.asarray(image)[:, :, 0].astype(np.uint16) << 8)
-    return [*(encoded(one, kind) for one, kind in kinds), encoded(grey, "PNG"), encoded(image, progressive=True)]
+    return [
+        *(encoded(picture, kind) for picture, kind in kinds),
+        encoded(grey, "PNG"),
+        encoded(image, progressive=True),
+    ]
 
 
 def test_fuzz_damaged_images_are_images_or_rejected(fuzz_seeds: Iterator[int]) -> None:
@@ -248,16 +254,16 @@ def test_fuzz_damaged_images_are_images_or_rejected(fuzz_seeds: Iterator[int]) -
         chance = random.Random(seed)
         data = bytearray(chance.choice(files))
         for _ in range(chance.randrange(1, 5)):
-            at = chance.randrange(len(data))
-            kind = chance.randrange(4)
-            if kind == 0:
-                data[at] = chance.randrange(256)
-            elif kind == 1:
-                data[at : at + 2] = chance.choice((b"\xff\xff", b"\0\0", b"\xff\xc0", b"\xff\xd8", b"\x7f\xff"))
-            elif kind == 2:
-                del data[at : at + chance.choice((1, 20, len(data)))]
+            start = chance.randrange(len(data))
+            mutation = chance.randrange(4)
+            if mutation == 0:
+                data[start] = chance.randrange(256)
+            elif mutation == 1:
+                data[start : start + 2] = chance.choice((b"\xff\xff", b"\0\0", b"\xff\xc0", b"\xff\xd8", b"\x7f\xff"))
+            elif mutation == 2:
+                del data[start : start + chance.choice((1, 20, len(data)))]
             else:
-                data[at:at] = data[at : at + chance.randrange(40)]
+                data[start:start] = data[start : start + chance.randrange(40)]
             data = data or bytearray(b"\0")
         try:
             jpeg, pixels = training_image(bytes(data), OPTIONS)
@@ -269,6 +275,6 @@ def test_fuzz_damaged_images_are_images_or_rejected(fuzz_seeds: Iterator[int]) -
     assert 0 < rejected < seed
 
 
-def test_a_file_too_narrow_to_be_resized_is_told_by_its_own_sides() -> None:
+def test_a_file_too_narrow_to_be_resized_is_reported_with_its_original_size() -> None:
     with pytest.raises(UnusableImageError, match=r"^1 x 60000 pixels, resized to 256 x 15360000 pixels are more than"):
         training_image(encoded(np.zeros((60_000, 1, 3), np.uint8), "PNG"), replace(OPTIONS, size=256))
