@@ -77,7 +77,7 @@ def evaluate(runs: list[LoadedRun], split: Split, views: int, device: torch.devi
 def _batches(split: Split, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images at packed size, uint8 (n, size, size, 3), and labels (n,); empty rows at the end are labelled -1."""
     name, size = split.manifest.split, split.manifest.size
-    ahead_bytes = split.root.cache.limit_bytes if isinstance(split.root, Remote) else 0
+    ahead_bytes = split.root.cache.max_bytes if isinstance(split.root, Remote) else 0
     batches = (validation_ids(k, 0, 1, split.images, ROWS) for k in range(validation_steps(split.images, 1, ROWS)))
     with Loader(
         {name: split}, seed=0, crop=size, rows=ROWS, workers=workers, max_bad_fraction=0.0, ahead_bytes=ahead_bytes
