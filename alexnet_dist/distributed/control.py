@@ -29,7 +29,7 @@ class PendingSum:
 class Control:
     """Sums and objects shared by all ranks, over gloo between hosts.
 
-    The status sum of a step is posted when the step is finished and read at a fixed place one step later, so every rank
+    The status sum of a step is posted when the step is finished and read at a fixed point one step later, so every rank
     learns of a signal, a loss or a fault at the same step, and acts at the same step.
     """
 
@@ -93,7 +93,7 @@ class StopPoll:
     """Whether any rank was asked to stop: asked of all ranks at each call, and known one call later."""
 
     def __init__(self, control: Control, stop_requested: Callable[[], bool]) -> None:
-        """Take what connects the ranks, and what tells whether this rank was asked to stop."""
+        """Take what connects the ranks, and what returns whether this rank was asked to stop."""
         self._control, self._stop_requested = control, stop_requested
         self._pending: deque[PendingSum] = deque()
 

@@ -29,7 +29,7 @@ class Reducer:
     """Sums gradients over the replicas, tower by tower, in fixed buckets.
 
     Not DistributedDataParallel: it rebuilds its buckets after the first step, and gloo's sum of three or more ranks
-    depends on an element's place in its bucket, so a resumed run would differ from an undisturbed one.
+    depends on an element's position in its bucket, so a resumed run would differ from an undisturbed one.
 
     No sum is in flight together with an exchange of the step: the sums of conv3 and above are launched when the
     gradient of stage 0's output is complete, that is, after the wait for the last exchange of backward, and travel
@@ -64,7 +64,7 @@ class Reducer:
         """Announce that the next backward is the step's last: its end completes the gradients.
 
         before_launch: called at the boundary, after the pair's last exchange of the step and before the first sum: the
-        place to send the next batch over the link.
+        point at which to send the next batch over the link.
         """
         self._missing = self._towers
         self._before_launch = before_launch

@@ -60,6 +60,6 @@ def _new_group(ranks: list[int], timeout: timedelta, backend: str | None = None)
 
 
 def close_groups() -> None:
-    """Leave the process groups, if any were joined."""
+    """Leave the process groups, if any exist."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -96,7 +96,7 @@ class P2PLink:
 class StagedLink(P2PLink):
     """A link between towers that share a GPU, over gloo and pinned host memory: a test layout.
 
-    NCCL takes two ranks on one device only in new versions that are told to, and gloo sends host memory only. Each copy
+    NCCL supports two ranks on one device only in new versions and on request, and gloo sends host memory only. Each copy
     waits for the device, so nothing is hidden behind computation.
     """
 

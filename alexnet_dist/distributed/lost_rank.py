@@ -14,7 +14,7 @@ from alexnet_dist.monitoring.timeline import region
 
 # What a rank does with the others when it is not at a join of its pair: sum gradients over replicas, share the status
 # of all ranks (also before the first step, in validation and at checkpoints), build the process groups.
-AVERAGING, CONTROL, GROUPS = "averaging", "status sum", "building the process groups"
+AVERAGING, CONTROL, GROUPS = "averaging", "status sum", "creation of the process groups"
 # How torch.distributed words that a rank is gone or silent.
 SIGNS = (
     "closed by peer", "reset by peer", "connection was likely closed", "connectfullmesh", "timed out", "timeout",
@@ -57,7 +57,7 @@ def posting(operation: str) -> Iterator[None]:
     """Name the message that is posted inside, for a profiler and for LostRankError.
 
     torch.distributed's own profiler record of a message ends with the message, possibly after the profiler: it then
-    writes into freed memory. So these records are switched off, and this region takes their place.
+    writes into freed memory. So these records are switched off, and this region stands in for them.
     """
     with region(f"post: {operation}"), lost_rank_at(operation):
         torch._C._autograd._enable_record_function(False)

@@ -23,7 +23,7 @@ COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64
 class RunContext:
     """One rank's view of the run that it trains; `inputs.open_run` makes it.
 
-    launched: what torchrun has told this process. splits: the open shards, "train" and, if the run evaluates, "val".
+    launched: the environment that torchrun has set. splits: the open shards, "train" and, if the run evaluates, "val".
     plan: the order of all batches. net: the geometry that the config describes.
     """
 

@@ -88,7 +88,11 @@ class RunLogger:
         """Report samples for which others were substituted."""
         for sample in bad:
             self._metrics.add_bad_sample(sample.kind)
-            print(f"rank {self._run.topology.rank}: bad sample replaced: {sample}", file=sys.stderr, flush=True)
+            print(
+                f"rank {self._run.topology.rank}: another sample substituted for a bad one: {sample}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def log_loss(self, record: StepRecord, loss: float, top1_error: float) -> None:
         """Log the loss and the error of the global batch of a finished step, if it is a log step."""
@@ -116,7 +120,7 @@ class RunLogger:
         images_per_s = (step - self._logged_step) * plan.global_batch / (record.time_s - self._logged_s)
         self._logged_step, self._logged_s = step, record.time_s
         text = (
-            f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  rate {record.learning_rate:g}"
+            f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  learning rate {record.learning_rate:g}"
             f"  {images_per_s:,.0f} images/s"
         )
         if self._bar is not None:

@@ -43,7 +43,7 @@ def context(
     topology: Topology | None = None,
     net: Geometry | None = None,
 ) -> RunContext:
-    """Return a run's context on this process, which torchrun may have started, without opening shards."""
+    """Return a run's context on this process, which torchrun may have started, with no shards open."""
     launched = process.launch_info()
     if topology is None:
         section = config.topology

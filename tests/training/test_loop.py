@@ -52,7 +52,7 @@ def test_a_signal_ends_an_evaluation_which_is_then_owed(shards: Path, tmp_path: 
     assert [one["step"] for one in evaluations(directory)] == [12]
 
 
-def train_and_tell(files: list[Path], words: list[str]) -> str:
+def train_and_catch(files: list[Path], words: list[str]) -> str:
     """Return what ended the training in this rank."""
     try:
         train_here(files, words)
@@ -62,17 +62,21 @@ def train_and_tell(files: list[Path], words: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("rate", "found"),
+    ("learning_rate", "message"),
     [
         ("1e45", "after step 1 there are weights or velocities that are not finite: training has diverged; lower"),
         ("1e30", "step 2: the loss is nan at a learning rate of 1e+30: training has diverged; lower"),
     ],
 )
-def test_what_is_not_finite_is_not_saved(rate: str, found: str, shards: Path, tmp_path: Path, run_ranks: Any) -> None:
-    words = settings(shards, tmp_path / "run", f"optim.learning_rate={rate}", "run.save_every=1", "run.steps=3")
-    told = run_ranks(2, train_and_tell, [Path(words[1])], words[2:])
-    assert found in told[0]
-    assert told[0] == told[1]
+def test_what_is_not_finite_is_not_saved(
+    learning_rate: str, message: str, shards: Path, tmp_path: Path, run_ranks: Any
+) -> None:
+    words = settings(
+        shards, tmp_path / "run", f"optim.learning_rate={learning_rate}", "run.save_every=1", "run.steps=3"
+    )
+    messages = run_ranks(2, train_and_catch, [Path(words[1])], words[2:])
+    assert message in messages[0]
+    assert messages[0] == messages[1]
     newest, complaints = checkpoint.find(tmp_path / "run" / run_directory.CHECKPOINTS)
     assert complaints == []
-    assert (newest.step if newest else 0) == (1 if rate == "1e30" else 0)
+    assert (newest.step if newest else 0) == (1 if learning_rate == "1e30" else 0)

@@ -41,10 +41,10 @@ def zeros() -> dict[str, Tensor]:
     return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
 
 
-def literal(w: Array, g: Array, v: Array, rate: float, momentum: float, decay: float) -> None:
+def literal(w: Array, g: Array, v: Array, learning_rate: float, momentum: float, decay: float) -> None:
     """Apply §5's two lines to one tensor, number by number, in place."""
     for at in np.ndindex(*w.shape):
-        v[at] = momentum * v[at] - decay * rate * w[at] - rate * g[at]
+        v[at] = momentum * v[at] - decay * learning_rate * w[at] - learning_rate * g[at]
         w[at] = w[at] + v[at]
 
 
@@ -61,11 +61,13 @@ def test_the_update_is_the_papers(rates: list[float], momentum: float, decay: fl
     weights, velocities = tensors(0), zeros()
     wanted = {name: values.numpy().copy() for name, values in weights.items()}
     memory = {name: np.zeros(shape) for name, shape in SHAPES.items()}
-    for step, rate in enumerate(rates):
+    for step, learning_rate in enumerate(rates):
         gradients = tensors(step + 1)
-        update(weights, gradients, velocities, rate, rule)
+        update(weights, gradients, velocities, learning_rate, rule)
         for name, w in wanted.items():
-            of_kind = (rate, momentum, decay) if name.endswith("weight") else (factor * rate, momentum, 0.0)
+            of_kind = (
+                (learning_rate, momentum, decay) if name.endswith("weight") else (factor * learning_rate, momentum, 0.0)
+            )
             literal(w, gradients[name].numpy(), memory[name], *of_kind)
             if momentum:
                 assert_close(velocities[name], memory[name])
@@ -100,15 +102,15 @@ def test_lars_gives_each_half_layer_its_rate(momentum: float, order: Callable[[I
     weights, velocities = {name: tensors(0)[name] for name in order(list(SHAPES))}, zeros()
     wanted = {name: values.numpy().copy() for name, values in weights.items()}
     memory = {name: np.zeros(shape) for name, shape in SHAPES.items()}
-    for step, rate in enumerate(RATES):
+    for step, learning_rate in enumerate(RATES):
         gradients = {name: values.numpy() for name, values in tensors(step + 1, 1 + step).items()}
-        update(weights, {name: torch.from_numpy(g) for name, g in gradients.items()}, velocities, rate, rule)
+        update(weights, {name: torch.from_numpy(g) for name, g in gradients.items()}, velocities, learning_rate, rule)
         for names in (["conv1.weight"], ["fc8.own.weight", "fc8.other.weight"]):
             factor = trusted([(wanted[name], gradients[name]) for name in names], 0.2, 0.05)
             for name in names:
-                literal(wanted[name], gradients[name], memory[name], rate * factor, momentum, 0.05)
+                literal(wanted[name], gradients[name], memory[name], learning_rate * factor, momentum, 0.05)
         for name in ("conv1.bias", "fc8.own.bias"):
-            literal(wanted[name], gradients[name], memory[name], rate * 2.0, momentum, 0.0)
+            literal(wanted[name], gradients[name], memory[name], learning_rate * 2.0, momentum, 0.0)
         for name in SHAPES:
             assert_close(weights[name], wanted[name])
 
@@ -162,12 +164,12 @@ def test_it_is_torchs_sgd_until_the_rate_drops() -> None:
     theirs = torch.ones(3, dtype=torch.float64, requires_grad=True)
     sgd = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.0005)
     apart = []
-    for step, rate in enumerate(RATES):
+    for step, learning_rate in enumerate(RATES):
         theirs.grad = torch.full((3,), 1.0 + step, dtype=torch.float64)
-        sgd.param_groups[0]["lr"] = rate
+        sgd.param_groups[0]["lr"] = learning_rate
         before = sgd.state[theirs]["momentum_buffer"].clone() if step else torch.zeros(3)
         sgd.step()
-        update(ours, {"w.weight": theirs.grad}, velocities, rate, Rule())
+        update(ours, {"w.weight": theirs.grad}, velocities, learning_rate, Rule())
         apart.append(float((ours["w.weight"] - theirs.detach()).abs().max()))
         if step == 3:  # SGD rescales the step that is under way, the paper's rule does not
             assert apart[-1] == pytest.approx(0.9 * (0.1 - 0.01) * float(before[0]), rel=1e-9)

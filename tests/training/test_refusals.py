@@ -136,7 +136,7 @@ def test_an_empty_class_folder_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "Traceback" not in said
 
 
-def test_under_torchrun_rank_0_speaks_for_all(shards: Path, tmp_path: Path) -> None:
+def test_under_torchrun_rank_0_reports_for_all(shards: Path, tmp_path: Path) -> None:
     said = finished(torchrun(3, settings(shards, tmp_path / "run")), 1)
     assert said.count("world size 3 is odd") == 1
     assert "exitcode  : 2" in said
@@ -144,7 +144,7 @@ def test_under_torchrun_rank_0_speaks_for_all(shards: Path, tmp_path: Path) -> N
     assert "Traceback" not in ours
 
 
-def test_a_run_that_diverges_ends_on_all_ranks_and_is_told_once(shards: Path, tmp_path: Path) -> None:
+def test_a_run_that_diverges_ends_on_all_ranks_and_is_reported_once(shards: Path, tmp_path: Path) -> None:
     words = settings(shards, tmp_path / "run", "optim.learning_rate=1e30", "run.steps=9")
     said = finished(torchrun(2, words), 1)
     assert said.count("training has diverged; lower optim.learning_rate") == 1
@@ -159,7 +159,7 @@ def test_a_run_that_diverges_ends_on_all_ranks_and_is_told_once(shards: Path, tm
         ("--help", 0, "usage: "),
         ("--print-config", 0, " global_batch: "),
         ("--confg=x", 1, "unrecognized arguments: --confg=x"),
-        ("--optim.momentum=0.5", 1, "error: command line: --optim.momentum=0.5: a key has no dashes before it: optim."),
+        ("--optim.momentum=0.5", 1, "error: command line: --optim.momentum=0.5: a key takes no dashes: optim."),
     ],
 )
 def test_rank_0_alone_answers_the_command_line(word: str, code: int, found: str) -> None:

@@ -69,8 +69,8 @@ def test_the_speed_leaves_out_evaluations_and_checkpoints(tmp_path: Path, capsys
         logger.log_checkpoint(2.0)
         logger.log_loss(record(4, 104.0 + 5.0 + 2.0 + 1.0), 1.0, 0.5)
     output = capsys.readouterr().out
-    assert "step 2/8  epoch 0.67  loss 1.0000  error 0.500  rate 0.02  3 images/s" in output
-    assert "step 4/8  epoch 1.33  loss 1.0000  error 0.500  rate 0.04  12 images/s" in output
+    assert "step 2/8  epoch 0.67  loss 1.0000  error 0.500  learning rate 0.02  3 images/s" in output
+    assert "step 4/8  epoch 1.33  loss 1.0000  error 0.500  learning rate 0.04  12 images/s" in output
 
 
 @pytest.mark.parametrize("top5", [0.25, None])
@@ -109,4 +109,7 @@ def test_a_rank_counts_its_half_of_the_images_and_its_bad_samples(
         assert [value("link_bytes_total", direction=way) for way in ("send", "recv")] == [10, 20]
         assert value("bad_samples_total", reason="damaged") == 1
     assert run_directory.read_lines(tmp_path / run_directory.samples_file(0)) == [{"step": 1, "ids": [4, 7]}]
-    assert "rank 0: bad sample replaced: sample 9 (train-000001.tar, byte 512)" in capsys.readouterr().err
+    assert (
+        "rank 0: another sample substituted for a bad one: sample 9 (train-000001.tar, byte 512)"
+        in capsys.readouterr().err
+    )

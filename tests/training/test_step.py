@@ -83,7 +83,7 @@ def test_replicas_add_up_to_the_global_batch() -> None:
 def test_gradients_of_the_step_before_are_forgotten() -> None:
     engine, again = fresh(), fresh()
     for number in (0, 1):
-        train_step(engine, Source([batch(0, 8)]), number, 0.0)  # a rate of 0: the weights stay
+        train_step(engine, Source([batch(0, 8)]), number, 0.0)  # a learning rate of 0: the weights stay
     train_step(again, Source([batch(0, 8)]), 1, 0.0)
     assert_same(gradients(engine), gradients(again))
 
