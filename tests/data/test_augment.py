@@ -183,12 +183,12 @@ def test_centre_offset(size: int, crop: int, offset: int) -> None:
 def test_centre_crop_of_planes_and_of_images_with_channels_last(images: Images) -> None:
     """It is a view of the pixels 1 to 6 of 9, of arrays and of tensors."""
     mean = np.moveaxis(images[0], 2, 0)
-    for found in (centre_crop(mean, CROP), centre_crop(torch.from_numpy(mean), CROP).numpy()):
-        assert np.array_equal(found, mean[:, 1:7, 1:7])
-        assert np.shares_memory(found, images)
-    for found in (centre_crop(images, CROP, channels_last=True), centre_crop(images[0], CROP, channels_last=True)):
-        assert found.shape[-3:] == (CROP, CROP, 3)
-        assert np.array_equal(found, images[:, 1:7, 1:7] if found.ndim == 4 else images[0, 1:7, 1:7])
+    for cropped in (centre_crop(mean, CROP), centre_crop(torch.from_numpy(mean), CROP).numpy()):
+        assert np.array_equal(cropped, mean[:, 1:7, 1:7])
+        assert np.shares_memory(cropped, images)
+    for cropped in (centre_crop(images, CROP, channels_last=True), centre_crop(images[0], CROP, channels_last=True)):
+        assert cropped.shape[-3:] == (CROP, CROP, 3)
+        assert np.array_equal(cropped, images[:, 1:7, 1:7] if cropped.ndim == 4 else images[0, 1:7, 1:7])
     assert np.array_equal(centre_crop(mean, SIZE), mean)
 
 

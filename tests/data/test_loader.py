@@ -226,10 +226,10 @@ class PeculiarError(Exception):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_workers_error_arrives_as_itself(split: Split, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: int) -> memoryview:
+    def fail(_: int) -> memoryview:
         raise PermissionError(13, "Permission denied", "train-000000.tar")
 
-    monkeypatch.setattr(split, "jpeg", refuse)
+    monkeypatch.setattr(split, "jpeg", fail)
     with (
         open_loader({"train": split}, workers) as loader,
         pytest.raises(PermissionError) as caught,
@@ -237,14 +237,14 @@ def test_a_workers_error_arrives_as_itself(split: Split, workers: int, monkeypat
         next(loader.run(training_requests(split)))
     assert str(caught.value) == "[Errno 13] Permission denied: 'train-000000.tar'"
     notes = "".join(getattr(caught.value, "__notes__", []))
-    assert ("in refuse" in notes) == (workers > 0)
+    assert ("in fail" in notes) == (workers > 0)
 
 
 def test_an_error_that_cannot_be_pickled_arrives_as_text(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: int) -> memoryview:
+    def fail(_: int) -> memoryview:
         raise PeculiarError(lambda: None)
 
-    monkeypatch.setattr(split, "jpeg", refuse)
+    monkeypatch.setattr(split, "jpeg", fail)
     with open_loader({"train": split}, workers=1) as loader, pytest.raises(RuntimeError, match="PeculiarError"):
         next(loader.run(training_requests(split)))
 

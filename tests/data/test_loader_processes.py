@@ -192,10 +192,10 @@ def test_processes_that_cannot_be_started_are_reported_and_none_is_left(
 ) -> None:
     split, before = Split.open(remote_set(http_server.url(pack_tiny()), tmp_path), "train"), children()
 
-    def refuse(_: object) -> None:
+    def fail(_: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", refuse)
+    monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", fail)
     with pytest.raises(RunError, match=r"data\.workers: 2 loader .* not be started: Resource temporarily unavailable;"):
         Loader({"train": split}, seed=5, crop=14, rows=6, workers=2, max_bad_fraction=0.1, ahead_bytes=10_000_000)
     assert children() == before

@@ -18,7 +18,7 @@ from alexnet_dist.data.remote import Remote, sidecars
 from alexnet_dist.errors import UserError
 
 Pack = Callable[..., Path]
-NAME = "http://stranger/train.manifest.json"
+NAME = "http://untrusted/train.manifest.json"
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 12, 2**31, 2**63, 2**64, 10**30, -(10**400), 0.5, 1e308, float("nan"),
     float("inf"), "", "train", "val", "test", "a" * 1000, "\ud800", "\x00", "../x.tar", "pipe:x.tar", "http://h/x.tar",
@@ -47,7 +47,7 @@ class UntrustedRemote(Remote):
     """A fake remote set that was downloaded: bytes of a manifest and of arrays, shards in the cache, no network."""
 
     def __init__(self, cache: Cache, content: bytes, arrays: dict[str, bytes]) -> None:
-        super().__init__("http://stranger", cache, RetryPolicy())
+        super().__init__("http://untrusted", cache, RetryPolicy())
         self.content, self.arrays = content, arrays
 
     def manifest(self, _split: str) -> Manifest:
@@ -73,61 +73,61 @@ def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return paths
 
 
-def mutate_tree(tree: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+def mutate_tree(tree: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """Change, remove, copy or add some values."""
     tree = copy.deepcopy(tree)
-    for _ in range(chance.randint(1, 3)):
-        *parents, key = chance.choice(paths_of(tree)[1:])
+    for _ in range(rng.randint(1, 3)):
+        *parents, key = rng.choice(paths_of(tree)[1:])
         node: Any = tree
         for parent in parents:
             node = node[parent]
-        way = chance.randrange(5)
-        if way == 0:
+        mutation = rng.randrange(5)
+        if mutation == 0:
             del node[key]
-        elif way == 1 and isinstance(node, list):
-            node.insert(chance.randint(0, len(node)), copy.deepcopy(node[key]))
-        elif way == 2 and isinstance(node[key], int | float):
-            node[key] += chance.choice((-1, 1, 1000))
-        elif way == 3 and isinstance(node, dict):
-            node[chance.choice(("extra", "name", "images", "\u2028"))] = copy.deepcopy(chance.choice(ODD))
+        elif mutation == 1 and isinstance(node, list):
+            node.insert(rng.randint(0, len(node)), copy.deepcopy(node[key]))
+        elif mutation == 2 and isinstance(node[key], int | float):
+            node[key] += rng.choice((-1, 1, 1000))
+        elif mutation == 3 and isinstance(node, dict):
+            node[rng.choice(("extra", "name", "images", "\u2028"))] = copy.deepcopy(rng.choice(ODD))
         else:
-            node[key] = copy.deepcopy(chance.choice(ODD))
+            node[key] = copy.deepcopy(rng.choice(ODD))
         if len(paths_of(tree)) < 3:
             break
     return tree
 
 
-def mutate_bytes(content: bytes, chance: random.Random) -> bytes:
+def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
     """Truncate, overwrite, flip, remove or repeat some bytes."""
     changed = bytearray(content)
-    for _ in range(chance.randint(1, 4)):
-        at = chance.randrange(len(changed) + 1)
-        end = at + chance.choice((0, 1, 2, 10, 200))
-        way = chance.randrange(5)
-        if way == 0:
-            del changed[at:end]
-        elif way == 1:
-            changed[at:at] = chance.choice(TOKENS)
-        elif way == 2 and at < len(changed):
-            changed[at] ^= 1 << chance.randrange(8)
-        elif way == 3:
-            changed[at:at] = changed[at:end]
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randrange(len(changed) + 1)
+        end = start + rng.choice((0, 1, 2, 10, 200))
+        mutation = rng.randrange(5)
+        if mutation == 0:
+            del changed[start:end]
+        elif mutation == 1:
+            changed[start:start] = rng.choice(TOKENS)
+        elif mutation == 2 and start < len(changed):
+            changed[start] ^= 1 << rng.randrange(8)
+        elif mutation == 3:
+            changed[start:start] = changed[start:end]
         else:
-            changed[at:end] = bytes(chance.randrange(256) for _ in range(min(8, end - at)))
-    return bytes(changed[: chance.randrange(len(changed))] if changed and chance.random() < 0.05 else changed)
+            changed[start:end] = bytes(rng.randrange(256) for _ in range(min(8, end - start)))
+    return bytes(changed[: rng.randrange(len(changed))] if changed and rng.random() < 0.05 else changed)
 
 
-def mutant(tree: dict[str, Any], arrays: dict[str, bytes], chance: random.Random) -> tuple[bytes, dict[str, bytes]]:
+def mutant(tree: dict[str, Any], arrays: dict[str, bytes], rng: random.Random) -> tuple[bytes, dict[str, bytes]]:
     """Return a manifest and arrays, one of them mutated; the hash of a mutated array is put into the manifest."""
-    way = chance.randrange(3)
-    if way == 0:
-        return json.dumps(mutate_tree(tree, chance)).encode(), arrays
-    if way == 1:
-        return mutate_bytes(json.dumps(tree, indent=chance.choice((None, 1))).encode(), chance), arrays
-    tree, which = copy.deepcopy(tree), chance.choice(("index", "mean"))
+    mutation = rng.randrange(3)
+    if mutation == 0:
+        return json.dumps(mutate_tree(tree, rng)).encode(), arrays
+    if mutation == 1:
+        return mutate_bytes(json.dumps(tree, indent=rng.choice((None, 1))).encode(), rng), arrays
+    tree, which = copy.deepcopy(tree), rng.choice(("index", "mean"))
     # Mostly the header, which numpy parses as a Python literal.
     header, rest = arrays[tree[which]["sha256"]][:128], arrays[tree[which]["sha256"]][128:]
-    content = mutate_bytes(header, chance) + (rest if chance.random() < 0.5 else mutate_bytes(rest, chance))
+    content = mutate_bytes(header, rng) + (rest if rng.random() < 0.5 else mutate_bytes(rest, rng))
     tree[which]["sha256"] = hashlib.sha256(content).hexdigest()
     return json.dumps(tree).encode(), arrays | {tree[which]["sha256"]: content}
 
@@ -140,7 +140,7 @@ def open_and_read(files: UntrustedRemote) -> bool:
     except UserError as error:
         message = str(error)
     if message:
-        assert message.startswith("http://stranger/") or message == "not there"
+        assert message.startswith("http://untrusted/") or message == "not there"
         return False
     assert parse(split.manifest.text.encode(), NAME) == split.manifest
     assert split.mean.shape == (3, split.manifest.size, split.manifest.size)

@@ -31,7 +31,7 @@ class Quality:
     correlation: float
 
 
-def order(plan: EpochPlan) -> Ids:
+def epoch_ids(plan: EpochPlan) -> Ids:
     """Return an epoch's ids, (batches, global batch)."""
     return np.stack([plan.sample_ids(batch, 0, plan.global_batch) for batch in range(plan.batches)])
 
@@ -67,7 +67,7 @@ def _pairs(values: Ids) -> int:
 
 def measured(counts: tuple[int, ...], global_batch: int, lanes: int, window: int, classes: int) -> Quality:
     plans = [EpochPlan(counts, 0, epoch, global_batch, lanes, window) for epoch in (0, 1)]
-    return quality(order(plans[0]), order(plans[1]), sum(counts), classes)
+    return quality(epoch_ids(plans[0]), epoch_ids(plans[1]), sum(counts), classes)
 
 
 def measured_uniform(counts: tuple[int, ...], global_batch: int, classes: int) -> Quality:
@@ -115,7 +115,7 @@ def test_a_batch_follows_the_classes_of_the_set() -> None:
     counts, global_batch = SMALL
     plan = EpochPlan(counts, 0, 0, global_batch, LANES, WINDOW)
     packed = (np.arange(plan.samples) * 10 // plan.samples)[rng.permutation(plan.samples, 0, "pack", "train")]
-    seen = np.stack([np.bincount(packed[ids], minlength=10) for ids in order(plan)])
+    seen = np.stack([np.bincount(packed[ids], minlength=10) for ids in epoch_ids(plan)])
     expected = global_batch / 10
     chi_squares = ((seen - expected) ** 2 / expected).sum(1)
     # Nine degrees of freedom: mean 9, deviation 4.2, of the mean of 199 batches 0.3; less without replacement.

@@ -251,19 +251,19 @@ def fuzz_seeds_of_images() -> list[bytes]:
 def test_fuzz_damaged_images_are_images_or_rejected(fuzz_seeds: Iterator[int]) -> None:
     files, rejected = fuzz_seeds_of_images(), 0
     for seed in fuzz_seeds:
-        chance = random.Random(seed)
-        data = bytearray(chance.choice(files))
-        for _ in range(chance.randrange(1, 5)):
-            start = chance.randrange(len(data))
-            mutation = chance.randrange(4)
+        rng = random.Random(seed)
+        data = bytearray(rng.choice(files))
+        for _ in range(rng.randrange(1, 5)):
+            start = rng.randrange(len(data))
+            mutation = rng.randrange(4)
             if mutation == 0:
-                data[start] = chance.randrange(256)
+                data[start] = rng.randrange(256)
             elif mutation == 1:
-                data[start : start + 2] = chance.choice((b"\xff\xff", b"\0\0", b"\xff\xc0", b"\xff\xd8", b"\x7f\xff"))
+                data[start : start + 2] = rng.choice((b"\xff\xff", b"\0\0", b"\xff\xc0", b"\xff\xd8", b"\x7f\xff"))
             elif mutation == 2:
-                del data[start : start + chance.choice((1, 20, len(data)))]
+                del data[start : start + rng.choice((1, 20, len(data)))]
             else:
-                data[start:start] = data[start : start + chance.randrange(40)]
+                data[start:start] = data[start : start + rng.randrange(40)]
             data = data or bytearray(b"\0")
         try:
             jpeg, pixels = training_image(bytes(data), OPTIONS)
