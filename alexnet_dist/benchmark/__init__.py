@@ -1,1 +1,1 @@
-"""The benchmarks: ours beside named alternatives, on the same bytes and cores, in one interleaved run."""
+"""The benchmarks: this package and named alternatives, on the same bytes and cores, in one interleaved run."""

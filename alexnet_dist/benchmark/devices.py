@@ -1,4 +1,4 @@
-"""Whether this machine has the devices that a benchmark is to run on."""
+"""Check that this machine has the devices that a benchmark needs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from alexnet_dist.errors import UserError
 
 
 def check_devices(device: str, needed: int) -> None:
-    """Raise UserError where torch does not find as many CUDA devices as a benchmark needs."""
-    found = torch.cuda.device_count() if device == "cuda" else needed
-    if found < needed:
+    """Raise UserError if device is "cuda" and torch finds fewer than `needed` CUDA devices."""
+    available = torch.cuda.device_count() if device == "cuda" else needed
+    if available < needed:
         raise UserError(
-            f"--device cuda: torch finds {found} CUDA devices; expected at least {needed}: run this on a machine that"
-            " has them, or leave --device out to measure the CPU"
+            f"--device cuda: torch finds {available} CUDA devices; expected at least {needed}: run this on a machine"
+            " that has them, or omit --device to measure the CPU"
         )

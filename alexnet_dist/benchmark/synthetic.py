@@ -1,7 +1,7 @@
-"""Photo-like JPEGs for a benchmark without photographs: noise of which each octave is as strong as the next.
+"""Photo-like JPEGs for a benchmark without photographs: noise with the same power in every octave.
 
-Such noise has a photograph's spectrum, and so its JPEG has a photograph's size and costs what that costs to decode.
-Each image is a window of one large canvas under a light of its own: hundreds a second on one core.
+Such noise has the spectrum of a photograph, so its JPEG has a photograph's size and decoding cost. Each image is a
+window of one large canvas, with a random mean colour and contrast: hundreds a second on one core.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 CANVAS = 1024  # pixels a side
 CLASSES = 20
 QUALITY = 90
-# Chosen for the mean sizes of ImageNet's files: 22 KB at 256 x 256 after packing, 110 KB at 500 x 375.
+# Chosen to match the mean sizes of ImageNet's files: 22 KB at 256 x 256 after packing, 110 KB at 500 x 375.
 PACKED_SIDES, PACKED_CONTRAST = ((256, 256),), 17.0
 FULL_SIDES, FULL_CONTRAST = ((375, 500), (500, 375), (333, 500), (400, 500)), 52.0
 
@@ -31,11 +31,9 @@ def canvas(seed: int) -> Floats:
     rows, columns = np.fft.fftfreq(CANVAS)[:, None], np.fft.rfftfreq(CANVAS)[None, :]
     frequency = np.hypot(rows, columns)
     frequency[0, 0] = np.inf
-    # Three channels that mostly agree, as the colours of things in one light do.
-    light, *tints = (
-        np.fft.irfft2(np.fft.rfft2(random.standard_normal((CANVAS, CANVAS))) / frequency) for _ in range(4)
-    )
-    planes = np.stack([light + 0.35 * tint for tint in tints], axis=2)
+    # The three channels are correlated, as the colours of a photograph are.
+    grey, *tints = (np.fft.irfft2(np.fft.rfft2(random.standard_normal((CANVAS, CANVAS))) / frequency) for _ in range(4))
+    planes = np.stack([grey + 0.35 * tint for tint in tints], axis=2)
     noise: Floats = ((planes - planes.mean((0, 1))) / planes.std((0, 1))).astype(np.float32)
     return noise
 
@@ -53,8 +51,8 @@ def draw(images: int, sides: tuple[tuple[int, int], ...], contrast: float, seed:
 
 
 def write(folder: Path, images: int, sides: tuple[tuple[int, int], ...], contrast: float) -> None:
-    """Write the JPEGs as a folder of class folders, the classes taking turns."""
+    """Write the JPEGs into class folders of `folder`, one image a class in turn."""
     for number, jpeg in enumerate(draw(images, sides, contrast)):
-        home = folder / f"class-{number % CLASSES:02d}"
-        home.mkdir(parents=True, exist_ok=True)
-        (home / f"{number:06d}.jpg").write_bytes(jpeg)
+        class_folder = folder / f"class-{number % CLASSES:02d}"
+        class_folder.mkdir(parents=True, exist_ok=True)
+        (class_folder / f"{number:06d}.jpg").write_bytes(jpeg)

@@ -1,4 +1,4 @@
-"""The model of many nodes: what must hold of it for any numbers."""
+"""The prediction model: the properties that hold for any numbers, and the shares of the paper's net."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ANY = st.builds(Parts, TIMES, TIMES, st.integers(1, 512), st.integers(1, 1 << 32
 
 @given(ANY)
 def test_the_lower_bound_is_below_the_upper(parts: Parts) -> None:
-    found = bounds(parts)
-    assert parts.compute_s <= found.best_s <= found.worst_s
+    step = bounds(parts)
+    assert parts.compute_s <= step.best_s <= step.worst_s
 
 
 @given(ANY, st.floats(1, 1000))
@@ -32,9 +32,9 @@ def test_a_faster_network_is_never_slower(parts: Parts, factor: float) -> None:
 
 @given(ANY)
 def test_one_replica_sums_nothing(parts: Parts) -> None:
-    found = bounds(replace(parts, replicas=1))
-    assert found.best_s == parts.compute_s
-    assert found.worst_s == parts.compute_s + parts.link_s
+    step = bounds(replace(parts, replicas=1))
+    assert step.best_s == parts.compute_s
+    assert step.worst_s == parts.compute_s + parts.link_s
 
 
 def test_a_ring_moves_nearly_twice_the_bytes() -> None:

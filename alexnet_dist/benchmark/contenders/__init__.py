@@ -1,1 +1,1 @@
-"""What a benchmark runs, each in a process of its own: ours, and the alternatives it is compared with."""
+"""The contenders of the benchmarks, each measured in its own process: this package and its alternatives."""

@@ -1,4 +1,4 @@
-"""A pair link that is slower than this machine's, to measure on a CPU how much of a slow wire is hidden."""
+"""A pair link with an injected delay, to measure on a CPU how much of a slow link is hidden behind computation."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from alexnet_dist.monitoring.timeline import Timeline
 
 
 class DelayedLink(P2PLink):
-    """A link with an injected time per byte received; for tests and benchmarks on a CPU.
+    """A link with a delay for each byte received, for tests and benchmarks on a CPU.
 
-    Its exchanges are hidden behind computation as those of a slow wire would be. When `blocking`, each is waited for
-    where it is sent: the difference is what hiding them is worth.
+    Computation hides its exchanges like those of a slow link. With `blocking`, `start` waits for the exchange: the
+    difference in time is what hiding saves.
     """
 
     def __init__(
         self, group: dist.ProcessGroup, peer: int, timeline: Timeline, ns_per_byte: float = 0.0, blocking: bool = False
     ) -> None:
-        """Take what P2PLink takes, the delay, and whether each exchange is waited for at once."""
+        """Take the arguments of P2PLink, the delay, and whether `start` waits for each exchange."""
         super().__init__(group, peer, timeline)
         self._ns_per_byte, self._blocking = ns_per_byte, blocking
 
     def start(self, tensor: Tensor, receive_shape: Sequence[int], join: str) -> Handle:
-        """Post both directions and note when they will have arrived."""
+        """Post both directions and record when they will have arrived."""
         handle = super().start(tensor, receive_shape, join)
         handle = replace(handle, arrives_s=time.perf_counter() + handle.received.nbytes * self._ns_per_byte * 1e-9)
         if self._blocking:

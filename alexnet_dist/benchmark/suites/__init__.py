@@ -1,1 +1,1 @@
-"""The benchmarks: which contenders each one runs, and the ratios it reports."""
+"""The benchmarks: which contenders each one runs, and which ratios it reports."""

@@ -1,11 +1,11 @@
-"""Between which bounds the time of a step must lie, from what its parts take; pure arithmetic.
+"""The prediction model of ``scaling``: bounds on the time of a step, computed from the times of its parts.
 
-    step = compute + link not hidden + max(0, all-reduce - what of backward hides it)
+    step = compute + link not hidden + max(0, all-reduce - part hidden behind backward)
     all-reduce = 2 (R - 1) / R x bytes / bandwidth, a ring of R replicas
 
-Best: the link is hidden whole, and the all-reduce behind all of backward that comes after conv3's boundary, where it
-begins (parallel.Reducer). Worst: nothing is hidden. What the formula leaves out (stragglers, loading, contention in a
-network, latencies) comes on top of both.
+Best: the link is hidden completely, and the all-reduce behind the whole backward pass after conv3's boundary, where it
+starts (data_parallel.Reducer). Worst: nothing is hidden. Stragglers, loading, network contention and latencies are not
+in the formula and come on top of both.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from alexnet_dist.nn.geometry import Geometry, multiply_adds, shapes, stages, tr
 
 @dataclass(frozen=True)
 class Parts:
-    """What a step is made of on each rank.
+    """The parts of a step on each rank.
 
     compute_s: forward, backward and update. link_s: all exchanges of the pair, one after the other. gradient_bytes:
-    summed over the replicas, of one tower. bytes_per_s: of the ring, each way and for each rank.
+    summed over the replicas, of one tower. bytes_per_s: of the ring, in each direction and for each rank. hidden_share:
+    the part of compute_s that can hide the all-reduce.
     """
 
     compute_s: float
@@ -33,48 +34,48 @@ class Parts:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The least and the largest time of a step."""
+    """The shortest and the longest time of a step."""
 
     best_s: float
     worst_s: float
 
 
 def ring_s(replicas: int, size_bytes: int, bytes_per_s: float) -> float:
-    """Return the seconds of a ring all-reduce; bytes_per_s: each way, for each rank."""
+    """Return the seconds of a ring all-reduce; bytes_per_s: in each direction, for each rank."""
     return 2 * (replicas - 1) / replicas * size_bytes / bytes_per_s
 
 
 def bounds(parts: Parts) -> Bounds:
     """Return the bounds of a step."""
     allreduce_s = ring_s(parts.replicas, parts.gradient_bytes, parts.bytes_per_s)
-    left_s = max(0.0, allreduce_s - parts.hidden_share * parts.compute_s)
-    return Bounds(parts.compute_s + left_s, parts.compute_s + parts.link_s + allreduce_s)
+    exposed_s = max(0.0, allreduce_s - parts.hidden_share * parts.compute_s)
+    return Bounds(parts.compute_s + exposed_s, parts.compute_s + parts.link_s + allreduce_s)
 
 
 def hiding_share_of_backward(net: Geometry) -> float:
-    """Return the share of backward's operations that come after the first stage's boundary: 0.41 in the paper's net.
+    """Return the share of backward's operations after the first stage's boundary: 0.41 in the paper's net.
 
-    Backward costs each layer two forwards, but the first layer only one: the image needs no gradient.
+    Backward costs as much as two forward passes in each layer, and one in the first, whose input needs no gradient.
     """
     work = {shape.name: shape.multiply_adds for shape in shapes(net)}
     first_stage = stages(net)[0]
-    first = work[first_stage[0]]
-    return (2 * sum(work[name] for name in first_stage) - first) / (2 * sum(work.values()) - first)
+    first_layer = work[first_stage[0]]
+    return (2 * sum(work[name] for name in first_stage) - first_layer) / (2 * sum(work.values()) - first_layer)
 
 
 def hiding_share_of_step(net: Geometry) -> float:
-    """Return the share of a whole step's operations that an all-reduce can hide behind: 0.27 in the paper's net."""
+    """Return the share of a whole step's operations that can hide an all-reduce: 0.27 in the paper's net."""
     backward = 1 - 2 * multiply_adds(net) / training_flops(net)
     return hiding_share_of_backward(net) * backward
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is assumed of nodes that nobody has measured.
+    """The assumed properties of nodes that have not been measured.
 
-    step_s: computing one step of a pair. pair_batch: its images. network_gigabits: a second, of a node, each way.
-    link_gigabytes: a second, between two devices of a node, each way. pairs_per_node: half of a node's devices.
-    link_bytes: each way in a step.
+    step_s: compute time of a pair's step. pair_batch: its images. network_gigabits: a second, of a node, in each
+    direction. link_gigabytes: a second, between two devices of a node, in each direction. link_bytes: of a step, in
+    each direction. pairs_per_node: half the number of devices.
     """
 
     step_s: float
@@ -87,10 +88,10 @@ class Cluster:
     pairs_per_node: int = 4
 
     def parts(self, nodes: int) -> Parts:
-        """Return a step's parts on so many nodes.
+        """Return the parts of a step on `nodes` nodes.
 
-        The towers' two rings run at once. Within one node each has the link between devices; from two nodes on both
-        cross each node's network, and each has half of it.
+        The rings of the two towers run at the same time. Within one node each has the link between devices; with two or
+        more nodes both cross every node's network, and each has half of its bandwidth.
         """
         bytes_per_s = self.link_gigabytes * 1e9 if nodes == 1 else self.network_gigabits * 1e9 / 8 / 2
         link_s = self.link_bytes / (self.link_gigabytes * 1e9)
@@ -98,6 +99,6 @@ class Cluster:
         return Parts(self.step_s, link_s, replicas, self.gradient_bytes, bytes_per_s, self.hidden_share)
 
     def images_per_second(self, nodes: int) -> tuple[float, float]:
-        """Return the bounds of images a second of all nodes, the lower first."""
-        found, images = bounds(self.parts(nodes)), nodes * self.pairs_per_node * self.pair_batch
-        return images / found.worst_s, images / found.best_s
+        """Return the lower and the upper bound of the images a second of all nodes."""
+        step, images = bounds(self.parts(nodes)), nodes * self.pairs_per_node * self.pair_batch
+        return images / step.worst_s, images / step.best_s
