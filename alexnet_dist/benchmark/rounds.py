@@ -1,7 +1,7 @@
-"""Run every contender once a round, each in a fresh process of its own, and take medians over the rounds.
+"""Run every contender once a round, each in a fresh process, and take medians over the rounds.
 
-What disturbs a machine comes and goes: with the contenders in turn it meets all of them, and a ratio is taken within
-a round before it is taken the median of. A fresh process starts with cold caches of its own and leaves nothing behind.
+Load from elsewhere comes and goes: with interleaved contenders it affects all of them, and each ratio is taken within
+a round before the median over rounds. A fresh process starts with cold caches and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from alexnet_dist.errors import RunError
 
 Figures = Mapping[str, float]
 
-LEAST_ROUNDS = 5
-# No contender takes as long; one that hangs must not hang the benchmark.
-LONGEST_RUN_S = 900
-# Figures of the machine and not of the contender: they are told once, over all.
+MIN_ROUNDS = 5
+# No contender takes this long; one that hangs must not block the benchmark.
+RUN_TIMEOUT_S = 900
+# A figure of the machine, not of the contender: reported once, over all contenders.
 OTHERS = "others_cpu_cores"
-SPREAD, NARROWEST = "spread", 7  # the table's last column, and characters of its narrowest
+SPREAD = "spread"  # the last column of the table
+MIN_COLUMN_WIDTH = 7  # characters
+ERROR_LINES = 15  # of a failed contender's output
 
 
 @dataclass(frozen=True)
-class Entry:
+class Contender:
     """A contender of a benchmark.
 
-    name: as the table says it. task, settings: the words for `alexnet_dist.benchmark.contenders`, which prints its
+    name: its name in the table. task, settings: arguments of `alexnet_dist.benchmark.contenders`, which prints its
     figures as one JSON object. missing: why it cannot run here, or empty.
     """
 
@@ -43,99 +45,104 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a contender did: one object of figures a round; none of them where it is missing."""
+class Result:
+    """The figures of one line of the table, one object a round; rounds is empty if the contender is missing."""
 
-    entry: Entry
+    name: str
     rounds: tuple[Figures, ...]
+    missing: str = ""
 
     def median(self, figure: str) -> float | None:
-        """Return the median of a figure over the rounds; None where the contender does not have it."""
-        values = [one[figure] for one in self.rounds if figure in one]
+        """Return the median of a figure over the rounds; None if the contender does not report it."""
+        values = self._values(figure)
         return median(values) if values else None
 
     def spread(self, figure: str) -> float | None:
-        """Return (largest - smallest) / median over the rounds, a fraction; None where the median is not above 0."""
-        values = [one[figure] for one in self.rounds if figure in one]
+        """Return (largest - smallest) / median over the rounds, a fraction; None if the median is not positive."""
+        values = self._values(figure)
         return (max(values) - min(values)) / median(values) if values and median(values) > 0 else None
 
+    def _values(self, figure: str) -> list[float]:
+        return [figures[figure] for figures in self.rounds if figure in figures]
+
     def summary(self) -> dict[str, object]:
-        """Return the row as the JSON has it: its name, the median of each figure, the spread of the first."""
+        """Return the JSON object of the result: its name, the median of each figure, the spread of the first one."""
         names = list(self.rounds[0]) if self.rounds else []
-        found: dict[str, object] = {"name": self.entry.name}
-        found |= {name: self.median(name) for name in names if name != OTHERS}
+        fields: dict[str, object] = {"name": self.name}
+        fields |= {name: self.median(name) for name in names if name != OTHERS}
         if names:
-            found["spread"] = self.spread(names[0])
-        if self.entry.missing:
-            found["missing"] = self.entry.missing
-        return found
+            fields["spread"] = self.spread(names[0])
+        if self.missing:
+            fields["missing"] = self.missing
+        return fields
 
 
-def run_rounds(entries: Sequence[Entry], rounds: int) -> list[Row]:
-    """Run all contenders `rounds` times in turn, and return their rows in the order of `entries`."""
-    figures: dict[str, list[Figures]] = {entry.name: [] for entry in entries}
+def run_rounds(contenders: Sequence[Contender], rounds: int) -> list[Result]:
+    """Run all contenders `rounds` times in turn, and return their results in the same order."""
+    figures: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
     for number in range(rounds):
-        for entry in entries:
-            if not entry.missing:
-                print(f"round {number + 1}/{rounds}: {entry.name}", file=sys.stderr, flush=True)
-                figures[entry.name].append(run_alone(entry))
-    return [Row(entry, tuple(figures[entry.name])) for entry in entries]
+        for contender in contenders:
+            if not contender.missing:
+                print(f"round {number + 1}/{rounds}: {contender.name}", file=sys.stderr, flush=True)
+                figures[contender.name].append(run_alone(contender))
+    return [Result(contender.name, tuple(figures[contender.name]), contender.missing) for contender in contenders]
 
 
-def run_alone(entry: Entry) -> Figures:
-    """Run a contender in a process of its own and return its figures; RunError with its last words where it fails."""
+def run_alone(contender: Contender) -> Figures:
+    """Run a contender in its own process and return its figures; raises RunError with its last lines if it fails."""
     began_s, busy_before_s, own_before_s = time.monotonic(), busy_s(), children_s()
-    words = [sys.executable, "-m", "alexnet_dist.benchmark.contenders", entry.task, json.dumps(entry.settings)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=LONGEST_RUN_S)
+    command = [sys.executable, "-m", "alexnet_dist.benchmark.contenders", contender.task]
+    command.append(json.dumps(contender.settings))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=RUN_TIMEOUT_S)
     if done.returncode:
-        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
-        raise RunError(f"{entry.name}: its process ended with exit code {done.returncode}\n{last}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        last_lines = "\n".join((done.stderr or done.stdout).strip().splitlines()[-ERROR_LINES:])
+        raise RunError(f"{contender.name}: its process ended with exit code {done.returncode}\n{last_lines}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     others_s = busy_s() - busy_before_s - (children_s() - own_before_s)
-    return {**found, OTHERS: max(0.0, others_s) / (time.monotonic() - began_s)}
+    return {**figures, OTHERS: max(0.0, others_s) / (time.monotonic() - began_s)}
 
 
 def children_s() -> float:
-    """Return the CPU seconds of all processes that this one has started and waited for, theirs included."""
+    """Return the CPU seconds of all processes that this one has started and waited for, with their own children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def busy_s() -> float:
-    """Return the seconds that all cores of the machine together have not been idle, from /proc/stat; 0 without it."""
+    """Return the seconds for which the machine's cores were not idle, summed, from /proc/stat; 0 without it."""
     try:
-        words = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     except OSError:
         return 0.0
-    user, nice, system, _idle, _wait, interrupt, soft = (int(word) for word in words[1:8])
+    user, nice, system, _idle, _wait, interrupt, soft = (int(ticks) for ticks in fields[1:8])
     return (user + nice + system + interrupt + soft) / 100
 
 
-def ratio(rows: Sequence[Row], ours: str, theirs: str, figure: str = "images_per_second") -> float | None:
-    """Return the median over the rounds of our figure divided by theirs; None where either is missing."""
-    named = {row.entry.name: row.rounds for row in rows}
-    if not (named.get(ours) and named.get(theirs)):
+def ratio(results: Sequence[Result], ours: str, theirs: str, figure: str = "images_per_second") -> float | None:
+    """Return the median over the rounds of our figure divided by theirs; None if either is missing."""
+    rounds = {result.name: result.rounds for result in results}
+    if not (rounds.get(ours) and rounds.get(theirs)):
         return None
-    return median(a[figure] / b[figure] for a, b in zip(named[ours], named[theirs], strict=True))
+    return median(a[figure] / b[figure] for a, b in zip(rounds[ours], rounds[theirs], strict=True))
 
 
-def others_cpu_cores(rows: Sequence[Row]) -> float:
-    """Return the largest number of cores that anything else on the machine took during a contender's run."""
-    return max((one[OTHERS] for row in rows for one in row.rounds if OTHERS in one), default=0.0)
+def others_cpu_cores(results: Sequence[Result]) -> float:
+    """Return the largest number of cores that other processes used while a contender ran."""
+    return max((figures[OTHERS] for result in results for figures in result.rounds if OTHERS in figures), default=0.0)
 
 
-def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
-    """Return the rows as aligned text; columns: title by figure."""
-    first = max(len(row.entry.name) for row in rows)
-    widths = [max(len(title), NARROWEST) + 2 for title in (*columns.values(), SPREAD)]
-    lines = [_line("".ljust(first), (*columns.values(), SPREAD), widths)]
-    for row in rows:
-        name = row.entry.name.ljust(first)
-        if row.entry.missing:
-            lines.append(f"{name}  {row.entry.missing}")
+def table(results: Sequence[Result], columns: Mapping[str, str]) -> str:
+    """Return the results as aligned text; columns: title by figure."""
+    name_width = max(len(result.name) for result in results)
+    widths = [max(len(title), MIN_COLUMN_WIDTH) + 2 for title in (*columns.values(), SPREAD)]
+    lines = [_line("".ljust(name_width), (*columns.values(), SPREAD), widths)]
+    for result in results:
+        name = result.name.ljust(name_width)
+        if result.missing:
+            lines.append(f"{name}  {result.missing}")
             continue
-        spread = row.spread(next(iter(row.rounds[0])))
-        cells = [_number(row.median(figure)) for figure in columns]
+        spread = result.spread(next(iter(result.rounds[0])))
+        cells = [_number(result.median(figure)) for figure in columns]
         lines.append(_line(name, [*cells, "-" if spread is None else f"{spread:.0%}"], widths))
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Rounds: every contender in turn, in a process of its own, and figures that are medians over the rounds."""
+"""Rounds: every contender in turn, in its own process, and figures that are medians over the rounds."""
 
 from __future__ import annotations
 
@@ -13,61 +13,79 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_dist.benchmark import rounds
-from alexnet_dist.benchmark.rounds import OTHERS, Entry, Row, others_cpu_cores, ratio, run_alone, run_rounds, table
+from alexnet_dist.benchmark.rounds import (
+    OTHERS,
+    Contender,
+    Result,
+    others_cpu_cores,
+    ratio,
+    run_alone,
+    run_rounds,
+    table,
+)
 from alexnet_dist.errors import RunError
 
 
-def row(name: str, *speeds: float, missing: str = "") -> Row:
-    return Row(Entry(name, "", {}, missing), tuple({"images_per_second": one, OTHERS: 0.1} for one in speeds))
+def result(name: str, *speeds: float, missing: str = "") -> Result:
+    return Result(name, tuple({"images_per_second": speed, OTHERS: 0.1} for speed in speeds), missing)
 
 
 def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
-    def run(entry: Entry) -> Mapping[str, float]:
-        ran.append(entry.name)
+    def run(contender: Contender) -> Mapping[str, float]:
+        ran.append(contender.name)
         return {"images_per_second": float(len(ran))}
 
     monkeypatch.setattr(rounds, "run_alone", run)
-    a, gone, b = run_rounds([Entry("a", "", {}), Entry("gone", "", {}, "not installed"), Entry("b", "", {})], 3)
+    a, gone, b = run_rounds(
+        [Contender("a", "", {}), Contender("gone", "", {}, "not installed"), Contender("b", "", {})], 3
+    )
     assert ran == ["a", "b", "a", "b", "a", "b"]
-    assert [one["images_per_second"] for one in b.rounds] == [2, 4, 6]
+    assert [figures["images_per_second"] for figures in b.rounds] == [2, 4, 6]
     assert gone.rounds == ()
     assert a.median("images_per_second") == 3
     assert a.spread("images_per_second") == 4 / 3
     assert (gone.median("images_per_second"), gone.spread("images_per_second")) == (None, None)
-    # A stall is a difference, and may come out as none, or as less than none.
-    assert row("stall", 3, -1, 0).spread("images_per_second") is None
-    assert table([row("stall", 3, -1, 0)], {"images_per_second": "ms"}).splitlines()[1].split() == ["stall", "0", "-"]
+    # A stall is a difference, which may be zero or negative.
+    assert result("stall", 3, -1, 0).spread("images_per_second") is None
+    assert table([result("stall", 3, -1, 0)], {"images_per_second": "ms"}).splitlines()[1].split() == [
+        "stall",
+        "0",
+        "-",
+    ]
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e4), st.floats(1, 1e4)), min_size=5, max_size=9))
 def test_a_ratio_is_taken_within_the_rounds(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = zip(*pairs, strict=True)
-    found = ratio([row("ours", *ours), row("theirs", *theirs)], "ours", "theirs")
-    assert found == statistics.median(a / b for a, b in pairs)
+    value = ratio([result("ours", *ours), result("theirs", *theirs)], "ours", "theirs")
+    assert value == statistics.median(a / b for a, b in pairs)
 
 
 def test_a_machine_that_slows_down_does_not_change_a_ratio() -> None:
     slowing = [1.0, 0.5, 0.25, 0.1, 0.1]
-    rows = [row("ours", *(600 * one for one in slowing)), row("theirs", *(100 * one for one in slowing))]
-    assert ratio(rows, "ours", "theirs") == pytest.approx(6)
+    results = [
+        result("ours", *(600 * speed for speed in slowing)),
+        result("theirs", *(100 * speed for speed in slowing)),
+    ]
+    assert ratio(results, "ours", "theirs") == pytest.approx(6)
 
 
 def test_a_ratio_to_what_is_missing_is_none() -> None:
-    assert ratio([row("ours", 1, 2), row("theirs", missing="not installed")], "ours", "theirs") is None
-    assert ratio([row("ours", 1, 2)], "ours", "theirs") is None
+    assert ratio([result("ours", 1, 2), result("theirs", missing="not installed")], "ours", "theirs") is None
+    assert ratio([result("ours", 1, 2)], "ours", "theirs") is None
 
 
 def test_rows_are_summed_up_for_json() -> None:
-    assert row("a", 1, 2, 4).summary() == {"name": "a", "images_per_second": 2, "spread": 1.5}
-    assert row("b", missing="not installed").summary() == {"name": "b", "missing": "not installed"}
-    assert others_cpu_cores([row("a", 1), row("b", missing="x")]) == 0.1
+    assert result("a", 1, 2, 4).summary() == {"name": "a", "images_per_second": 2, "spread": 1.5}
+    assert result("b", missing="not installed").summary() == {"name": "b", "missing": "not installed"}
+    assert others_cpu_cores([result("a", 1), result("b", missing="x")]) == 0.1
 
 
-def test_others_are_told_at_their_busiest() -> None:
+def test_others_are_reported_at_their_busiest() -> None:
     rounds_of_a = tuple({"images_per_second": 1.0, OTHERS: cores} for cores in (0.2, 0.7, 0.1))
-    assert others_cpu_cores([Row(Entry("a", "", {}), rounds_of_a), row("b", 1)]) == 0.7
+    assert others_cpu_cores([Result("a", rounds_of_a), result("b", 1)]) == 0.7
 
 
 @pytest.mark.parametrize(("own_s", "others"), [(6.0, False), (4.0, True)])
@@ -78,9 +96,9 @@ def test_a_contenders_own_work_is_not_that_of_others(
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     monkeypatch.setattr(rounds, "busy_s", iter((10.0, 16.0)).__next__)
     monkeypatch.setattr(rounds, "children_s", iter((1.0, 1.0 + own_s)).__next__)
-    found = run_alone(Entry("a", "", {}))
-    assert found["images_per_second"] == 5
-    assert (found[OTHERS] > 0) == others
+    figures = run_alone(Contender("a", "", {}))
+    assert figures["images_per_second"] == 5
+    assert (figures[OTHERS] > 0) == others
 
 
 def test_a_core_that_is_idle_or_waits_for_a_disk_is_not_busy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +108,7 @@ def test_a_core_that_is_idle_or_waits_for_a_disk_is_not_busy(monkeypatch: pytest
 
 def test_the_table_is_aligned() -> None:
     text = table(
-        [row("a", 1234.5), row("a longer name", 0.28), row("gone", missing="not installed")],
+        [result("a", 1234.5), result("a longer name", 0.28), result("gone", missing="not installed")],
         {"images_per_second": "images/s", "first_batch_ms": "first batch ms"},
     )
     head, *lines = text.splitlines()
@@ -100,6 +118,6 @@ def test_the_table_is_aligned() -> None:
     assert all(re.search(r"\d$", line[:end]) for line in lines[:2])
 
 
-def test_a_contender_that_fails_is_told_with_its_last_words() -> None:
+def test_a_contender_that_fails_is_reported_with_its_last_lines() -> None:
     with pytest.raises(RunError, match=r"mine: its process ended with exit code 1\n(.*\n)*.*KeyError: 'no such task'"):
-        run_alone(Entry("mine", "no such task", {}))
+        run_alone(Contender("mine", "no such task", {}))

@@ -1,4 +1,4 @@
-"""The commands ``step``, ``link`` and ``scaling``: ratios from made-up rows, what is printed, what is refused."""
+"""The commands ``step``, ``link`` and ``scaling``: ratios of made-up figures, output, and rejected options."""
 
 from __future__ import annotations
 
@@ -10,53 +10,50 @@ import torch
 
 from alexnet_dist.benchmark import rounds
 from alexnet_dist.benchmark.__main__ import main
-from alexnet_dist.benchmark.contenders import link_joins as joins
-from alexnet_dist.benchmark.contenders import norm as norms
-from alexnet_dist.benchmark.contenders import plain_nets as nets
-from alexnet_dist.benchmark.contenders.training_steps import Job
-from alexnet_dist.benchmark.rounds import OTHERS, Entry, Row
-from alexnet_dist.benchmark.suites import scaling
-from alexnet_dist.benchmark.suites import step as stepping
+from alexnet_dist.benchmark.contenders import link_joins, plain_nets
+from alexnet_dist.benchmark.contenders.training_steps import StepSettings
+from alexnet_dist.benchmark.rounds import OTHERS, Contender, Result
+from alexnet_dist.benchmark.suites import scaling, step
 from alexnet_dist.errors import UserError
 
-JOINS = {join.name: 100.0 for join in joins.joins(nets.geometry(), 32, 0, torch.float32)}
-SPEED = {stepping.PLAIN: 20.0, stepping.FUSED: 30.0, stepping.OVERLAPPED: 27.0, stepping.NORM_TORCH: 100.0}
+JOINS = {join.name: 100.0 for join in link_joins.joins(plain_nets.geometry(), 32, 0, torch.float32)}
+SPEED = {step.PLAIN: 20.0, step.FUSED: 30.0, step.OVERLAPPED: 27.0, step.NORM_TORCH: 100.0}
 
 
-def made_up(entry: Entry) -> Mapping[str, float]:
+def made_up(contender: Contender) -> Mapping[str, float]:
     """Return figures as a contender might print them."""
-    if entry.settings.get("task") in ("rank_link", "rank_wire"):
+    if contender.settings.get("task") in ("rank_link", "rank_wire"):
         return {**JOINS, OTHERS: 0.0}
-    if entry.settings.get("task") == "rank_allreduce":
+    if contender.settings.get("task") == "rank_allreduce":
         return {"gigabytes_per_second": 1.0, "allreduce_ms": 122.0, OTHERS: 0.0}
-    speed = SPEED.get(entry.name, 10.0)
-    found = {"images_per_second": speed, "step_ms": 32_000 / speed, OTHERS: 0.25}
-    if entry.task == "ranks":
-        slow = entry.name in (stepping.OVERLAPPED_SLOW, stepping.BLOCKING_SLOW)
-        wait_ms = {stepping.OVERLAPPED_SLOW: 16.0, stepping.BLOCKING_SLOW: 84.0}.get(entry.name, 6.0)
-        found |= {"link_wait_ms": wait_ms, "received_megabytes": 7.8, "injected_ms": 78.0 if slow else 0.0}
-    return found
+    speed = SPEED.get(contender.name, 10.0)
+    figures = {"images_per_second": speed, "step_ms": 32_000 / speed, OTHERS: 0.25}
+    if contender.task == "ranks":
+        slow = contender.name in (step.OVERLAPPED_SLOW, step.BLOCKING_SLOW)
+        wait_ms = {step.OVERLAPPED_SLOW: 16.0, step.BLOCKING_SLOW: 84.0}.get(contender.name, 6.0)
+        figures |= {"link_wait_ms": wait_ms, "received_megabytes": 7.8, "injected_ms": 78.0 if slow else 0.0}
+    return figures
 
 
 @pytest.fixture(autouse=True)
 def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "run_alone", made_up)
-    monkeypatch.setattr(norms, "compiler_problem", lambda _device: "no compiler")
-    monkeypatch.setattr(nets, "torchvision_problem", lambda: "torchvision is not installed")
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(step, "compile_problem", lambda _norm, _device: "no compiler")
+    monkeypatch.setattr(plain_nets, "torchvision_problem", lambda: "torchvision is not installed")
+    monkeypatch.setattr(step, "has_bfloat16", lambda: False)
 
 
-def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
-    main([*words, "--json"])
-    found: dict[str, object] = json.loads(capsys.readouterr().out)
-    return found
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    main([*arguments, "--json"])
+    printed: dict[str, object] = json.loads(capsys.readouterr().out)
+    return printed
 
 
 def test_step(capsys: pytest.CaptureFixture[str]) -> None:
-    found = printed(capsys, "step")
-    assert found["benchmark"] == "step"
-    assert found["others_cpu_cores"] == 0.25
-    ratios = found["ratios"]
+    printed = run_json(capsys, "step")
+    assert printed["benchmark"] == "step"
+    assert printed["others_cpu_cores"] == 0.25
+    ratios = printed["ratios"]
     assert isinstance(ratios, dict)
     assert ratios == {
         "fused_vs_plain": 1.5,
@@ -68,91 +65,91 @@ def test_step(capsys: pytest.CaptureFixture[str]) -> None:
         "wait_share_overlapped": pytest.approx(10 / 78),
         "wait_share_blocking": 1,
     }
-    rows = found["rows"]
+    rows = printed["rows"]
     assert isinstance(rows, list)
     missing = {row["name"]: row["missing"] for row in rows if "missing" in row}
     assert missing == {
-        stepping.TORCHVISION: "torchvision is not installed",
-        stepping.COMPILED: "no compiler",
-        stepping.BF16: stepping.NO_BF16,
-        stepping.BF16_LAST: stepping.NO_BF16,
-        stepping.NORM_COMPILED: "no compiler",
+        step.TORCHVISION: "torchvision is not installed",
+        step.COMPILED: "torch.compile fails here: no compiler",
+        step.BF16: step.NO_BF16,
+        step.BF16_LAST: step.NO_BF16,
+        step.NORM_COMPILED: "torch.compile fails here: no compiler",
     }
     main(["step"])
-    said = capsys.readouterr().out
-    assert said.startswith("medians of 5 rounds on ")
-    assert "link wait ms" in said
-    assert "no bfloat16 instructions" in said
+    text = capsys.readouterr().out
+    assert text.startswith("medians of 5 rounds on ")
+    assert "link wait ms" in text
+    assert "no bfloat16 instructions" in text
 
 
 def test_the_contenders_of_a_step_differ_in_what_they_say() -> None:
-    found = {entry.name: entry for entry in stepping.entries(Job(32, 4, 4))}
-    settings = found[stepping.OVERLAPPED_SLOW].settings["settings"]
+    by_name = {contender.name: contender for contender in step.contenders(StepSettings(32, 4, 4))}
+    settings = by_name[step.OVERLAPPED_SLOW].settings["settings"]
     assert isinstance(settings, dict)
     assert (settings["threads"], settings["ns_per_byte"], settings["blocking"]) == (2, 10.0, False)
-    settings = found[stepping.BLOCKING].settings["settings"]
+    settings = by_name[step.BLOCKING].settings["settings"]
     assert isinstance(settings, dict)
     assert (settings["threads"], settings["ns_per_byte"], settings["blocking"]) == (2, 0.0, True)
-    assert found[stepping.FUSED].settings["threads"] == found[stepping.PLAIN].settings["threads"] == 4
-    assert found[stepping.COMPILED].settings["compile_norm"]
+    assert by_name[step.FUSED].settings["threads"] == by_name[step.PLAIN].settings["threads"] == 4
+    assert by_name[step.COMPILED].settings["compile_norm"]
 
 
 def test_a_step_on_cuda(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    found = printed(capsys, "step", "--device", "cuda", "--batch", "512", "--peak-tflops", "900")
-    assert found["ratios"] == {"cuda_vs_plain": 1}
-    plain, ours, compiled = stepping.cuda_entries(Job(512, 4, 1, "cuda", "bfloat16", channels_last=True))
+    printed = run_json(capsys, "step", "--device", "cuda", "--batch", "512", "--peak-tflops", "900")
+    assert printed["ratios"] == {"cuda_vs_plain": 1}
+    plain, ours, compiled = step.cuda_contenders(StepSettings(512, 4, 1, "cuda", "bfloat16", channels_last=True))
     assert plain.settings == ours.settings
     assert {**ours.settings, "compile_norm": True} == compiled.settings
 
 
 def test_a_share_is_of_the_same_rounds_wait() -> None:
-    def row(name: str, *waits_ms: float) -> Row:
-        return Row(Entry(name, "", {}), tuple({"link_wait_ms": one, "injected_ms": 100.0} for one in waits_ms))
+    def result(name: str, *waits_ms: float) -> Result:
+        return Result(name, tuple({"link_wait_ms": wait_ms, "injected_ms": 100.0} for wait_ms in waits_ms))
 
-    rows = [row("slow", 30, 130, 50), row("fast", 10, 100, 40)]
-    assert stepping.wait_share(rows, "slow", "fast") == 0.2
-    assert stepping.wait_share(rows, "slow", "gone") is None
+    results = [result("slow", 30, 130, 50), result("fast", 10, 100, 40)]
+    assert step.wait_share(results, "slow", "fast") == 0.2
+    assert step.wait_share(results, "slow", "gone") is None
 
 
 def test_link(capsys: pytest.CaptureFixture[str]) -> None:
-    found = printed(capsys, "link")
-    assert found["ratios"] == {"link_vs_torch": 1, "link_vs_torch_4_bytes": 1}
-    assert isinstance(found["rows"], list)
-    assert [row["name"] for row in found["rows"]] == list(JOINS)
+    printed = run_json(capsys, "link")
+    assert printed["ratios"] == {"link_vs_torch": 1, "link_vs_torch_4_bytes": 1}
+    assert isinstance(printed["rows"], list)
+    assert [row["name"] for row in printed["rows"]] == list(JOINS)
     main(["link"])
     assert "PairLink GB/s" in capsys.readouterr().out
 
 
 def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
-    found = printed(capsys, "scaling")
-    assert found["ratios"] == {"ranks_2_vs_1": 1, "ranks_4_vs_1": 1}
-    pair, pairs = found["bounds_here"] if isinstance(found["bounds_here"], list) else []
+    printed = run_json(capsys, "scaling")
+    assert printed["ratios"] == {"ranks_2_vs_1": 1, "ranks_4_vs_1": 1}
+    pair, pairs = printed["bounds_here"] if isinstance(printed["bounds_here"], list) else []
     link_ms = 0.1 * (len(JOINS) - 2)  # without the 4 bytes and the pixels
     assert (pair["best_ms"], pair["worst_ms"]) == (3200, pytest.approx(3200 + link_ms))
-    # All of the sum hides behind 27 % of 6.4 s, or nothing of it; a ring of two moves a tower's 122 MB once.
+    # The sum is hidden behind 27 % of 6.4 s, or not at all; a ring of two moves a tower's 122 MB once.
     assert (pairs["best_ms"], pairs["worst_ms"]) == (6400, pytest.approx(6400 + 2 * link_ms + 121.93, abs=0.01))
     assert pairs["measured_ms"] == 3200
-    assert isinstance(found["bounds_of_nodes"], list)
-    assert [one["nodes"] for one in found["bounds_of_nodes"]] == [1, 2, 4, 8, 16, 32, 64]
+    assert isinstance(printed["bounds_of_nodes"], list)
+    assert [line["nodes"] for line in printed["bounds_of_nodes"]] == [1, 2, 4, 8, 16, 32, 64]
     main(["scaling", "--step-ms", "12.5", "--network-gbit", "400"])
-    said = capsys.readouterr().out
-    assert "NOT MEASURED" in said
-    assert "12.5 ms" in said
-    assert "400 Gbit/s" in said
+    text = capsys.readouterr().out
+    assert "NOT MEASURED" in text
+    assert "12.5 ms" in text
+    assert "400 Gbit/s" in text
 
 
 def test_ranks_share_the_threads() -> None:
     threads = []
-    for entry in scaling.entries(Job(32, 4, 2)):
-        settings = entry.settings.get("settings", entry.settings)
+    for contender in scaling.contenders(StepSettings(32, 4, 2)):
+        settings = contender.settings.get("settings", contender.settings)
         assert isinstance(settings, dict)
         threads.append(settings["threads"])
     assert threads == [2, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["step", "--rounds", "4"], "--rounds: 4; expected at least 5"),
         (["step", "--batch", "1"], "--batch: 1; expected at least 2"),
@@ -164,7 +161,7 @@ def test_ranks_share_the_threads() -> None:
         (["link", "--device", "cuda"], "--device cuda: torch finds 0 CUDA devices; expected at least 2"),
     ],
 )
-def test_mistakes_are_told_plainly(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_reported_plainly(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(UserError, match=said):
-        main(words)
+    with pytest.raises(UserError, match=message):
+        main(arguments)

@@ -1,8 +1,7 @@
-"""How fast a loader delivers: what is measured is the same for all of them, and said here once.
+"""How fast a loader delivers batches: the same measurement for all loaders.
 
-A loader is a function of a Job that returns its epochs. The first epoch is not counted: it starts workers, fills the
-page cache, compiles. Then come whole epochs, one at least and as many as fill COUNTED_S, with all that happens at
-their borders.
+A loader is a function from LoaderSettings to its epochs. The first epoch is not counted: it starts workers, fills the
+page cache and compiles. Whole epochs follow, at least one and at least MIN_TIMED_S, including all work between epochs.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]  # images and labels, as this loader gives them
-Epochs = Callable[[int], Iterator[Batch]]  # the batches of an epoch, by its number
+LabelledImages = tuple[Tensor, Tensor]  # one batch: images and labels, as the loader delivers them
+Epochs = Callable[[int], Iterator[LabelledImages]]  # the batches of an epoch, by its number
 
-# After opening a loader, before its first batch is asked for: workers that it starts by then are up.
-SETTLE_S = 1.0
-# A fast loader is through a small set before a clock says much.
-COUNTED_S = 2.0
+# Between opening a loader and requesting its first batch: workers that it starts at once are then up.
+START_UP_S = 1.0
+# A fast loader finishes a small set too soon to be timed.
+MIN_TIMED_S = 2.0
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a loader is to do.
+class LoaderSettings:
+    """The work of a loader.
 
-    shards: a packed set. folder: the same JPEG files as class folders, and beside them what other formats need.
-    images: of an epoch, all of the set. batch: images. crop: pixels a side, at random places, flipped by chance.
+    shards: a packed set. folder: the same JPEG files in class folders, beside the files of other formats.
+    images: of an epoch, the whole set. batch: images. crop: pixels a side, at random offsets, flipped at random.
     """
 
     shards: str
@@ -43,21 +42,21 @@ class Job:
     crop: int
 
 
-def measure(loader: str, warm_first: bool, **job: object) -> dict[str, float]:
-    """Return a loader's figures; loader: "module:function" inside this package.
+def measure(loader: str, warm_first: bool, **settings: object) -> dict[str, float]:
+    """Return a loader's figures; loader: "module:function" in this package.
 
-    warm_first: whether its workers are up once it is open, so that its very first batch is the one to time; the
-    others start theirs in the first epoch, and the first batch of the second is timed.
+    warm_first: whether the loader's workers are up once it is open, so that its very first batch is timed; the other
+    loaders start workers in the first epoch, and the first batch of the second epoch is timed.
     """
     torch.set_num_threads(1)
     module, function = loader.split(":")
-    work = Job(**job)  # type: ignore[arg-type]
-    epochs: Epochs = getattr(importlib.import_module(f"alexnet_dist.benchmark.contenders.{module}"), function)(work)
-    time.sleep(SETTLE_S)
-    first_batch_s = [_through(epochs(0))[1]]
+    open_epochs = getattr(importlib.import_module(f"alexnet_dist.benchmark.contenders.{module}"), function)
+    epochs: Epochs = open_epochs(LoaderSettings(**settings))  # type: ignore[arg-type]
+    time.sleep(START_UP_S)
+    first_batch_s = [_consume(epochs(0))[1]]
     began_s, cpu_began_s, images = time.perf_counter(), cpu_s(), 0
-    while time.perf_counter() - began_s < COUNTED_S:
-        delivered, first_s = _through(epochs(len(first_batch_s)))
+    while time.perf_counter() - began_s < MIN_TIMED_S:
+        delivered, first_s = _consume(epochs(len(first_batch_s)))
         images += delivered
         first_batch_s.append(first_s)
     seconds, used_s = time.perf_counter() - began_s, cpu_s() - cpu_began_s
@@ -68,11 +67,11 @@ def measure(loader: str, warm_first: bool, **job: object) -> dict[str, float]:
     }
 
 
-def _through(batches: Iterator[Batch]) -> tuple[int, float]:
-    """Take an epoch's batches and look at each; return the number of images and the seconds to the first batch."""
+def _consume(batches: Iterator[LabelledImages]) -> tuple[int, float]:
+    """Read one value of every batch of an epoch; return the number of images and the seconds to the first batch."""
     began_s, first_s, images = time.perf_counter(), 0.0, 0
     for pixels, labels in batches:
-        # The images are there, and not only promised.
+        # Reading a value ensures that the images are really in memory.
         pixels[-1, -1, -1, -1].item()
         first_s = first_s or time.perf_counter() - began_s
         images += len(labels)
@@ -80,11 +79,11 @@ def _through(batches: Iterator[Batch]) -> tuple[int, float]:
 
 
 def cpu_s() -> float:
-    """Return the CPU seconds of this process and of its living workers, whom getrusage would count at their end."""
-    ticks = os.sysconf("SC_CLK_TCK")
+    """Return the CPU seconds of this process and of its live workers, which getrusage counts only after they exit."""
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
     used_s = time.process_time()
     for worker in multiprocessing.active_children():
-        # After the name in brackets, which may hold anything, user and system time are fields 12 and 13.
+        # After the name in brackets, which may contain anything, user and system time are fields 12 and 13.
         fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
-        used_s += (int(fields[11]) + int(fields[12])) / ticks
+        used_s += (int(fields[11]) + int(fields[12])) / ticks_per_s
     return used_s

@@ -1,6 +1,6 @@
-"""Contenders of several processes: ranks under torchrun on this machine, which end together.
+"""Contenders of several processes: ranks under torchrun on this machine.
 
-Torch is not imported here: this process only waits.
+Torch is not imported here: this process only waits for the ranks.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from functools import partial
 from alexnet_dist import process
 from alexnet_dist.errors import RunError
 
-LAST_LINES = 12
+ERROR_LINES = 12  # of the ranks' output
 
 
 def measure(task: str, ranks: int, settings: Mapping[str, object]) -> dict[str, float]:
-    """Run a task of `contender` in so many ranks, which all print the same figures, and return them."""
-    # A free port of this machine's own, and no name to be looked up.
+    """Run a task in `ranks` ranks, which all print the same figures, and return them; raises RunError if one fails."""
+    # A free port on this machine, and an address that needs no name lookup.
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}"]
-    words = [*torchrun, "-m", "alexnet_dist.benchmark.contenders", task, json.dumps(settings)]
-    # Where this process is killed, torchrun dies with it and the ranks with torchrun, each by the kernel's hand.
-    tied = partial(process.die_with_parent, os.getpid())
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, preexec_fn=tied)
+    command = [sys.executable, *torchrun, "-m", "alexnet_dist.benchmark.contenders", task, json.dumps(settings)]
+    # If this process is killed, the kernel kills torchrun as well, and the ranks when torchrun has ended.
+    die_with_parent = partial(process.die_with_parent, os.getpid())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=die_with_parent)
     if done.returncode:
-        # A rank's own words come first, then a page of torchrun's on how it ended the others.
-        said = done.stderr.partition("torch/distributed/elastic")[0] or done.stderr
-        raise RunError(f"{ranks} ranks of {task} failed:\n" + "\n".join(said.strip().splitlines()[-LAST_LINES:]))
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        # The error of the rank comes first, then torchrun's report on how it stopped the other ranks.
+        error = done.stderr.partition("torch/distributed/elastic")[0] or done.stderr
+        raise RunError(f"{ranks} ranks of {task} failed:\n" + "\n".join(error.strip().splitlines()[-ERROR_LINES:]))
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures

@@ -1,12 +1,11 @@
-"""Training steps of every contender of ``step`` and ``scaling``, timed alike: each has its batch in memory already.
+"""The training steps of all contenders of ``step`` and ``scaling``, timed the same way, on a batch in memory.
 
-A step is all of it: forward with dropout, loss, backward, the sum over replicas where there are any, and the update.
-The first steps are not counted: they allocate, and choose their convolutions.
+A step is complete: forward with dropout, loss, backward, the sum over the replicas if there are several, and the
+update. The first steps are not counted: they allocate memory and select convolution algorithms.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet_dist import process
-from alexnet_dist.benchmark.contenders import plain_nets as nets
-from alexnet_dist.distributed import topology
-from alexnet_dist.distributed.control import Control
+from alexnet_dist.benchmark.contenders import plain_nets
+from alexnet_dist.benchmark.contenders.delayed_link import DelayedLink
+from alexnet_dist.benchmark.contenders.rank_groups import gather, paired_ranks
 from alexnet_dist.distributed.data_parallel import Reducer
-from alexnet_dist.distributed.link import DelayedLink, P2PLink
+from alexnet_dist.distributed.groups import Groups
+from alexnet_dist.distributed.link import P2PLink
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline
@@ -32,21 +32,20 @@ from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rule
 from alexnet_dist.training.run_plan import BatchSpec
-from alexnet_dist.training.step import Report, engine, train_step
+from alexnet_dist.training.step import StepReport, new_engine, train_step
 
 WARM_UP = 2  # steps
-SEED, RATE = 0, 1e-4
+SEED, LEARNING_RATE = 0, 1e-4
 PIXEL_DEVIATION = 60.0  # of mean-subtracted photographs, on the 0-255 scale
-GROUPS_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a contender is to do.
+class StepSettings:
+    """The work of a contender.
 
-    batch: images a replica. steps: timed ones. threads: of each process. dtype: of the multiplications. compile_norm:
-    of our net. narrower: what the net's widths are divided by. ns_per_byte, blocking: of the pair's link
-    (link.DelayedLink). peak_tflops: of the device, 0 where nobody has said it.
+    batch: images of a replica. steps: timed ones. threads: of each process. dtype: of the multiplications.
+    compile_norm: of our net. width_divisor: of the net's widths. ns_per_byte, blocking: of the pair's link
+    (DelayedLink). peak_tflops: of the device, 0 if it is unknown.
     """
 
     batch: int
@@ -56,13 +55,13 @@ class Job:
     dtype: str = "float32"
     channels_last: bool = False
     compile_norm: bool = False
-    narrower: int = 1
+    width_divisor: int = 1
     ns_per_byte: float = 0.0
     blocking: bool = False
     peak_tflops: float = 0.0
 
     @property
-    def compute(self) -> torch.dtype:
+    def compute_dtype(self) -> torch.dtype:
         """The dtype of the multiplications; weights are float32 with either."""
         return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
@@ -73,19 +72,20 @@ class Job:
 
 
 class InMemory:
-    """A source (step.Source) that always brings the same batch of noise."""
+    """A step.BatchSource that always returns the same batch of noise."""
 
-    def __init__(self, job: Job, device: torch.device, replica: int = 0) -> None:
+    def __init__(self, settings: StepSettings, device: torch.device, replica: int = 0) -> None:
         """Draw one replica's batch."""
         generator = torch.Generator().manual_seed(SEED)
-        images = PIXEL_DEVIATION * torch.randn(job.batch, 3, nets.SIDE, nets.SIDE, generator=generator)
-        labels = torch.randint(nets.CLASSES, (job.batch,), generator=generator)
-        first = replica * job.batch
+        images = PIXEL_DEVIATION * torch.randn(settings.batch, 3, plain_nets.SIDE, plain_nets.SIDE, generator=generator)
+        labels = torch.randint(plain_nets.CLASSES, (settings.batch,), generator=generator)
+        first = replica * settings.batch
+        end = first + settings.batch
         self.batch = Batch(
-            BatchSpec(True, 0, 0, np.arange(first, first + job.batch), first),
-            images.to(device, memory_format=job.memory_format),
+            BatchSpec(True, 0, 0, np.arange(first, end), first),
+            images.to(device, memory_format=settings.memory_format),
             labels.to(device),
-            torch.arange(first, first + job.batch, device=device),
+            torch.arange(first, end, device=device),
         )
 
     def take(self) -> Batch:
@@ -93,38 +93,41 @@ class InMemory:
         return self.batch
 
     def send_ahead(self) -> None:
-        """Send nothing: the other tower has its copy."""
+        """Send nothing: the other tower has its own copy."""
 
 
-def begin(job: Job) -> None:
-    """Set up this process, whichever contender it runs, as training does: threads, memory, convolutions by trial."""
+def prepare_process(settings: StepSettings) -> None:
+    """Set up this process as for training: threads, memory, benchmarked convolutions; the same for all contenders."""
     process.keep_freed_memory()
     process.prepare_cuda()
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(settings.threads)
     torch.backends.cudnn.benchmark = True
 
 
-def measure_plain(net: str = "plain", **settings: object) -> dict[str, float]:
-    """Return the figures of a net of `nets` trained as torch's tutorials do; net: "plain" or "torchvision"."""
-    job = Job(**settings)  # type: ignore[arg-type]
-    begin(job)
-    device = torch.device(job.device)
-    model = nets.torchvision_alexnet() if net == "torchvision" else nets.plain(job.narrower)
-    step, losses = plain_step(model, job, device)
-    seconds = timed(step, job.steps, device)
-    _check([float(loss) for loss in losses])
-    return _figures(seconds, job.batch, job, device)
+def measure_plain(net: str = "plain", **values: object) -> dict[str, float]:
+    """Return the figures of a net trained as in torch's tutorials; net: "plain" or "torchvision"."""
+    settings = StepSettings(**values)  # type: ignore[arg-type]
+    prepare_process(settings)
+    device = torch.device(settings.device)
+    is_torchvision = net == "torchvision"
+    model = plain_nets.torchvision_alexnet() if is_torchvision else plain_nets.plain(settings.width_divisor)
+    step, losses = plain_step(model, settings, device)
+    seconds = timed(step, settings.steps, device)
+    _check_losses([float(loss) for loss in losses])
+    return _figures(seconds, settings.batch, settings, device)
 
 
-def plain_step(model: nn.Module, job: Job, device: torch.device) -> tuple[Callable[[int], None], list[Tensor]]:
-    """Return a function that makes one step of a torch net, and where it leaves the losses."""
-    model = model.train().to(device).to(memory_format=job.memory_format)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
-    batch, losses = InMemory(job, device).batch, list[Tensor]()
+def plain_step(
+    model: nn.Module, settings: StepSettings, device: torch.device
+) -> tuple[Callable[[int], None], list[Tensor]]:
+    """Return a function that trains a torch net for one step, and the list to which it appends the losses."""
+    model = model.train().to(device).to(memory_format=settings.memory_format)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
+    batch, losses = InMemory(settings, device).batch, list[Tensor]()
 
     def step(_number: int) -> None:
         optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=job.compute == torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.compute_dtype == torch.bfloat16):
             logits = model(batch.images)
         loss = F.cross_entropy(logits.float(), batch.labels)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -134,102 +137,103 @@ def plain_step(model: nn.Module, job: Job, device: torch.device) -> tuple[Callab
     return step, losses
 
 
-def measure_fused(**settings: object) -> dict[str, float]:
+def measure_fused(**values: object) -> dict[str, float]:
     """Return the figures of both our towers in this process."""
-    job = Job(**settings)  # type: ignore[arg-type]
-    begin(job)
-    device = torch.device(job.device)
+    settings = StepSettings(**values)  # type: ignore[arg-type]
+    prepare_process(settings)
+    device = torch.device(settings.device)
     timeline = Timeline(device)
-    model = AlexNet(nets.geometry(job.narrower), SEED, compile_norm=job.compile_norm)
-    seconds, _ = _trained(model, topology.Groups(), InMemory(job, device), job, job.batch, timeline)
-    return _figures(seconds, job.batch, job, device)
+    model = AlexNet(plain_nets.geometry(settings.width_divisor), SEED, compile_norm=settings.compile_norm)
+    seconds, _ = _train(model, Groups(), InMemory(settings, device), settings, settings.batch, timeline)
+    return _figures(seconds, settings.batch, settings, device)
 
 
-def measure_rank(**settings: object) -> dict[str, float]:
-    """Return the figures of all pairs of which this process is one rank, the same on every rank.
+def measure_rank(**values: object) -> dict[str, float]:
+    """Return the figures of all pairs, of which this process is one rank; the same on every rank.
 
-    link_wait_ms: the mean of all ranks' waits at joins in a step, of the steps the median. Within a pair the fast
-    tower waits for the slow one, so one tower's wait alone would tell as much of the scheduler as of the link.
-    injected_ms: the delay of all that a rank receives in a step.
+    link_wait_ms: the ranks' mean wait at joins in a step, median over the steps. In a pair the fast tower waits for
+    the slow one, so the wait of one tower alone would measure the scheduler as much as the link. injected_ms: the
+    delay of all bytes that a rank receives in a step.
     """
-    job = Job(**settings)  # type: ignore[arg-type]
-    begin(job)
-    place = topology.place("paired", job.device, process.launch_info())
-    groups = topology.open_groups(place, GROUPS_TIMEOUT_S)
-    try:
+    settings = StepSettings(**values)  # type: ignore[arg-type]
+    prepare_process(settings)
+    with paired_ranks(settings.device) as (topology, groups):
         assert groups.pair is not None
-        timeline, peer = Timeline(place.device), place.rank ^ 1
-        link = P2PLink(groups.pair, peer, timeline, job.memory_format)
-        if job.ns_per_byte or job.blocking:
-            link = DelayedLink(groups.pair, peer, timeline, job.ns_per_byte, job.blocking)
-        tower = Tower(place.towers[0], nets.geometry(job.narrower), SEED, compile_norm=job.compile_norm)
-        source, images = InMemory(job, place.device, place.replica), job.batch * place.replicas
-        seconds, reports = _trained(LinkedTower(tower, link), groups, source, job, images, timeline)
-        own = [seconds, [report.times.phase_s[LINK_WAIT] for report in reports]]
-        told = [json.loads(one) for one in Control(groups.world).gather(json.dumps(own))]
-    finally:
-        topology.close_groups()
-    waits_s = [mean(waits) for waits in zip(*(waits for _, waits in told), strict=True)]
+        device = topology.device
+        timeline, peer = Timeline(device), topology.rank ^ 1
+        link = P2PLink(groups.pair, peer, timeline, settings.memory_format)
+        if settings.ns_per_byte or settings.blocking:
+            link = DelayedLink(groups.pair, peer, timeline, settings.ns_per_byte, settings.blocking)
+        net = plain_nets.geometry(settings.width_divisor)
+        model = LinkedTower(Tower(topology.towers[0], net, SEED, compile_norm=settings.compile_norm), link)
+        source, images = InMemory(settings, device, topology.replica), settings.batch * topology.replicas
+        seconds, reports = _train(model, groups, source, settings, images, timeline)
+        measured = gather(groups, [seconds, [report.times.phase_s[LINK_WAIT] for report in reports]])
+    # By step, the mean over the ranks.
+    waits_s = [mean(waits) for waits in zip(*(waits for _, waits in measured), strict=True)]
     received_bytes = median(report.received_bytes for report in reports)
     return {
-        **_figures(max(seconds for seconds, _ in told), images, job, place.device),
+        **_figures(max(seconds for seconds, _ in measured), images, settings, device),
         "link_wait_ms": 1000 * median(waits_s),
         "received_megabytes": received_bytes / 1e6,
-        "injected_ms": received_bytes * job.ns_per_byte / 1e6,
+        "injected_ms": received_bytes * settings.ns_per_byte / 1e6,
     }
 
 
-def _trained(
+def _train(
     model: AlexNet | LinkedTower,
-    groups: topology.Groups,
+    groups: Groups,
     source: InMemory,
-    job: Job,
+    settings: StepSettings,
     global_batch: int,
     timeline: Timeline,
-) -> tuple[float, Sequence[Report]]:
-    """Train as a run does; return the seconds of the timed steps, and what each of them was on this rank."""
+) -> tuple[float, Sequence[StepReport]]:
+    """Train as a run does; return the seconds of the timed steps, and this rank's report of each of them."""
     device = source.batch.images.device
-    model = model.to(device).to(memory_format=job.memory_format)  # type: ignore[call-overload]
+    model = model.to(device).to(memory_format=settings.memory_format)  # type: ignore[call-overload]
     reducer = Reducer(model, groups.dp, timeline)
-    trainer = engine(model, reducer, Rule(), SEED, global_batch, 1, job.compute, timeline)
-    started = []
-    seconds = timed(lambda number: started.append(train_step(trainer, source, number, RATE)), job.steps, device)
-    reports = [one.read() for one in started]
-    _check([report.loss for report in reports])
+    engine = new_engine(model, reducer, Rule(), SEED, global_batch, 1, settings.compute_dtype, timeline)
+    pending = []
+    seconds = timed(
+        lambda number: pending.append(train_step(engine, source, number, LEARNING_RATE)), settings.steps, device
+    )
+    reports = [step.read() for step in pending]
+    _check_losses([report.loss for report in reports])
     return seconds, reports[WARM_UP:]
 
 
 def timed(step: Callable[[int], None], steps: int, device: torch.device) -> float:
-    """Return the seconds of so many steps, after some that are not counted; step: takes the number of the step."""
+    """Return the seconds of `steps` steps after WARM_UP uncounted ones; step: called with the number of the step."""
     for number in range(WARM_UP):
         step(number)
-    _settle(device)
+    _synchronize(device)
     began_s = time.perf_counter()
     for number in range(WARM_UP, WARM_UP + steps):
         step(number)
-    _settle(device)
+    _synchronize(device)
     return time.perf_counter() - began_s
 
 
-def _settle(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _check(losses: Sequence[float]) -> None:
-    """Refuse to time steps that compute nothing: arithmetic on NaN has a speed of its own."""
+def _check_losses(losses: Sequence[float]) -> None:
+    """Raise RunError if a loss is not finite: arithmetic on NaN has a different speed."""
     if not all(math.isfinite(loss) for loss in losses):
         raise RunError(
-            f"losses {losses}; expected finite ones: these steps are not training, and their time says little"
+            f"losses {losses}; expected finite ones: these steps are not training, so their time means nothing"
         )
 
 
-def _figures(seconds: float, images: int, job: Job, device: torch.device) -> dict[str, float]:
-    """Return the figures of `job.steps` steps of so many images each."""
-    images_per_second = images * job.steps / seconds
-    found = {"images_per_second": images_per_second, "step_ms": 1000 * seconds / job.steps}
+def _figures(seconds: float, images: int, settings: StepSettings, device: torch.device) -> dict[str, float]:
+    """Return the figures of `settings.steps` steps; images: of each step."""
+    images_per_second = images * settings.steps / seconds
+    figures = {"images_per_second": images_per_second, "step_ms": 1000 * seconds / settings.steps}
     if device.type == "cuda":
-        found["peak_memory_gigabytes"] = torch.cuda.max_memory_allocated(device) / 1e9
-    if job.peak_tflops:
-        found["mfu"] = images_per_second * training_flops(nets.geometry(job.narrower)) / (1e12 * job.peak_tflops)
-    return found
+        figures["peak_memory_gigabytes"] = torch.cuda.max_memory_allocated(device) / 1e9
+    if settings.peak_tflops:
+        flops = training_flops(plain_nets.geometry(settings.width_divisor))
+        figures["mfu"] = images_per_second * flops / (1e12 * settings.peak_tflops)
+    return figures

@@ -1,4 +1,4 @@
-"""The benchmark ``link``: each join of the net through our PairLink, beside the same bytes by torch's calls alone."""
+"""The benchmark ``link``: each join of the net through our PairLink, beside torch's calls alone on the same bytes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from statistics import median
 import torch
 
 from alexnet_dist.benchmark import devices
-from alexnet_dist.benchmark.contenders import plain_nets as nets
+from alexnet_dist.benchmark.contenders import plain_nets
 from alexnet_dist.benchmark.contenders.link_joins import LATENCY, joins
-from alexnet_dist.benchmark.rounds import OTHERS, Entry, Figures, Row
+from alexnet_dist.benchmark.rounds import OTHERS, Contender, Figures, Result
 
-LINK, WIRE = "PairLink", "batch_isend_irecv"
+LINK, TORCH = "PairLink", "batch_isend_irecv"
 COLUMNS = {
     "link_us": "PairLink us",
     "wire_us": "torch us",
@@ -22,51 +22,51 @@ COLUMNS = {
 }
 
 
-def entries(batch: int, repeats: int, threads: int, device: str, narrower: int = 1) -> list[Entry]:
-    """Return the two contenders, each of them two ranks; UserError where these have no CUDA device each."""
+def contenders(batch: int, repeats: int, threads: int, device: str, width_divisor: int = 1) -> list[Contender]:
+    """Return the two contenders, of two ranks each; raises UserError if there are fewer CUDA devices than ranks."""
     devices.check_devices(device, 2)
     settings: Mapping[str, object] = {
-        "batch": batch, "repeats": repeats, "threads": threads, "device": device, "narrower": narrower,
+        "batch": batch, "repeats": repeats, "threads": threads, "device": device, "width_divisor": width_divisor,
     }  # fmt: skip
     return [
-        Entry(LINK, "ranks", {"task": "rank_link", "ranks": 2, "settings": settings}),
-        Entry(WIRE, "ranks", {"task": "rank_wire", "ranks": 2, "settings": settings}),
+        Contender(LINK, "ranks", {"task": "rank_link", "ranks": 2, "settings": settings}),
+        Contender(TORCH, "ranks", {"task": "rank_wire", "ranks": 2, "settings": settings}),
     ]
 
 
-def by_join(rows: Sequence[Row], batch: int, narrower: int = 1) -> list[Row]:
-    """Return a row a join, with both contenders' figures, from the two contenders' rows."""
-    link, wire = rows
+def by_join(results: Sequence[Result], batch: int, width_divisor: int = 1) -> list[Result]:
+    """Return one result a join, with the figures of both contenders, from the results of the two contenders."""
+    ours, theirs = results
     return [
-        Row(
-            Entry(join.name, "", {}),
+        Result(
+            join.name,
             tuple(
-                _figures(join.name, join.size_bytes, ours, theirs)
-                for ours, theirs in zip(link.rounds, wire.rounds, strict=True)
+                _figures(join.name, join.size_bytes, link, wire)
+                for link, wire in zip(ours.rounds, theirs.rounds, strict=True)
             ),
         )
-        for join in joins(nets.geometry(narrower), batch, 0, torch.float32)
+        for join in joins(plain_nets.geometry(width_divisor), batch, 0, torch.float32)
     ]
 
 
-def _figures(name: str, size_bytes: int, ours: Figures, theirs: Figures) -> Figures:
+def _figures(name: str, size_bytes: int, link: Figures, wire: Figures) -> Figures:
     return {
-        "link_us": ours[name],
-        "wire_us": theirs[name],
-        "link_gigabytes_per_second": size_bytes / ours[name] / 1e3,
-        "wire_gigabytes_per_second": size_bytes / theirs[name] / 1e3,
+        "link_us": link[name],
+        "wire_us": wire[name],
+        "link_gigabytes_per_second": size_bytes / link[name] / 1e3,
+        "wire_gigabytes_per_second": size_bytes / wire[name] / 1e3,
         "size_kilobytes": size_bytes / 1e3,
-        OTHERS: max(ours[OTHERS], theirs[OTHERS]),
+        OTHERS: max(link[OTHERS], wire[OTHERS]),
     }
 
 
-def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """Return torch's time over ours, for all joins of a step together and for the least exchange; of the contenders."""
-    link, wire = rows
-    pairs = list(zip(link.rounds, wire.rounds, strict=True))
+def ratios(results: Sequence[Result]) -> dict[str, float]:
+    """Return torch's time over ours, for all joins of a step together and for 4 bytes; results: of the contenders."""
+    ours, theirs = results
+    rounds = list(zip(ours.rounds, theirs.rounds, strict=True))
     return {
-        "link_vs_torch": median(_joins_us(theirs) / _joins_us(ours) for ours, theirs in pairs),
-        "link_vs_torch_4_bytes": median(theirs[LATENCY] / ours[LATENCY] for ours, theirs in pairs),
+        "link_vs_torch": median(_joins_us(wire) / _joins_us(link) for link, wire in rounds),
+        "link_vs_torch_4_bytes": median(wire[LATENCY] / link[LATENCY] for link, wire in rounds),
     }
 
 

@@ -1,13 +1,14 @@
-"""The benchmark ``loader``: from 256-pixel JPEGs to batches of random crops, flipped by chance, ours beside others."""
+"""The benchmark ``loader``: 256-pixel JPEGs to batches of random crops, flipped at random; ours beside others."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from alexnet_dist.benchmark.contenders.loader_timing import Job
-from alexnet_dist.benchmark.rounds import Entry, Row, ratio, run_alone
+from alexnet_dist.benchmark.contenders.loader_timing import LoaderSettings
+from alexnet_dist.benchmark.rounds import Contender, Result, ratio, run_alone
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError, UserError
 
@@ -29,21 +30,27 @@ RATIOS = {
     "vs_ffcv": FFCV,
     "vs_streaming": STREAMING,
 }
+MIN_BATCHES = 4
 
 
-def entries(shards: Path, folder: Path, workers: int, batch: int) -> list[Entry]:
-    """Return the contenders over a packed set, once `folder` holds what the others read; UserError for a small set."""
+def contenders(shards: Path, folder: Path, workers: int, batch: int) -> list[Contender]:
+    """Return the contenders over a packed set, after writing what the other loaders read to `folder`.
+
+    Raises UserError if the set is too small.
+    """
     split = Split.open(shards, "train")
-    size = split.manifest.size
-    if split.images < 4 * batch:
-        raise UserError(f"{shards}: {split.images} images; expected at least 4 batches of {batch}: pack more")
+    if split.images < MIN_BATCHES * batch:
+        raise UserError(
+            f"{shards}: {split.images} images; expected at least {MIN_BATCHES} batches of {batch}: pack more"
+        )
     unpack(split, folder / "images")
-    # Crop is 7/8 of the packed size, as in the configuration: 224 of 256.
-    job = asdict(Job(str(shards), str(folder), split.images, workers, batch, size * 7 // 8))
+    # The crop is 7/8 of the packed size, as in the configuration: 224 of 256.
+    crop = split.manifest.size * 7 // 8
+    settings = asdict(LoaderSettings(str(shards), str(folder), split.images, workers, batch, crop))
     return [
-        Entry(OURS, "loader", {**job, "loader": "our_loader:epochs", "warm_first": True}),
+        Contender(OURS, "loader", {**settings, "loader": "our_loader:epochs", "warm_first": True}),
         *(
-            Entry(name, "loader", {**job, "loader": loader, "warm_first": False}, missing)
+            Contender(name, "loader", {**settings, "loader": loader, "warm_first": False}, missing)
             for name, loader, missing in (
                 (WEB, "peer_loaders:webdataset_pil", ""),
                 (WEB_FAST, "peer_loaders:webdataset_simplejpeg", ""),
@@ -53,32 +60,32 @@ def entries(shards: Path, folder: Path, workers: int, batch: int) -> list[Entry]
                 (STREAMING, "optional_loaders:streaming", prepare("streaming", folder)),
             )
         ),
-        Entry(READING, "read", job),
-        Entry(BOUNDARY, "boundary", job),
+        Contender(READING, "read", settings),
+        Contender(BOUNDARY, "boundary", settings),
     ]
 
 
 def unpack(split: Split, images: Path) -> None:
     """Write a split's JPEGs, byte for byte, as files in class folders."""
     for label, described in enumerate(split.manifest.classes):
-        home = images / described.name
-        home.mkdir(parents=True)
+        class_folder = images / described.name
+        class_folder.mkdir(parents=True)
         for sample in (split.labels == label).nonzero()[0].tolist():
-            (home / f"{sample:08d}.jpg").write_bytes(split.jpeg(sample))
+            (class_folder / f"{sample:08d}.jpg").write_bytes(split.jpeg(sample))
 
 
 def prepare(library: str, folder: Path) -> str:
-    """Write the set in a library's own format; returns why it cannot run here, or nothing."""
+    """Write the set in a library's own format; returns why the library cannot run here, or an empty string."""
     if find_spec(library) is None:
         return "not installed: see benchmarks/README.md"
     try:
-        run_alone(Entry(library, f"prepare_{library}", {"folder": str(folder)}))
-    except RunError as problem:
-        return f"installed, and fails: {str(problem).splitlines()[-1]}"
+        run_alone(Contender(library, f"prepare_{library}", {"folder": str(folder)}))
+    except RunError as error:
+        return f"installed, but fails: {str(error).splitlines()[-1]}"
     return ""
 
 
-def ratios(rows: list[Row]) -> dict[str, float]:
-    """Return our images a second over each other loader's that ran."""
-    found = {name: ratio(rows, OURS, other) for name, other in RATIOS.items()}
-    return {name: value for name, value in found.items() if value is not None}
+def ratios(results: Sequence[Result]) -> dict[str, float]:
+    """Return our images a second over those of each other loader that ran."""
+    values = {name: ratio(results, OURS, other) for name, other in RATIOS.items()}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,6 +1,6 @@
-"""The benchmark ``scaling``: 1, 2 and 4 ranks on this machine, and between which bounds any number of nodes must lie.
+"""The benchmark ``scaling``: 1, 2 and 4 ranks on this machine, and bounds for any number of nodes.
 
-What is measured here and what is only reckoned are never in one table.
+Measured and computed figures are never in the same table.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import asdict, replace
 
 import torch
 
-from alexnet_dist.benchmark.contenders import plain_nets as nets
-from alexnet_dist.benchmark.contenders.link_joins import NO_ACTIVATIONS, joins
-from alexnet_dist.benchmark.contenders.training_steps import Job
-from alexnet_dist.benchmark.rounds import OTHERS, Entry, Row, ratio
+from alexnet_dist.benchmark.contenders import plain_nets
+from alexnet_dist.benchmark.contenders.link_joins import NOT_IN_MEMORY_STEP, joins
+from alexnet_dist.benchmark.contenders.training_steps import StepSettings
+from alexnet_dist.benchmark.rounds import OTHERS, Contender, Result, ratio
 from alexnet_dist.benchmark.suites.prediction import Cluster, Parts, bounds, hiding_share_of_step
-from alexnet_dist.benchmark.suites.step import pairs
+from alexnet_dist.benchmark.suites.step import pair_settings
 from alexnet_dist.nn.geometry import parameter_count
 
 ONE, TWO, FOUR = "1 rank, fused", "2 ranks, 1 pair", "4 ranks, 2 pairs"
@@ -28,124 +28,128 @@ COLUMNS = {
     "link_wait_ms": "link wait ms",
     "allreduce_ms": "all-reduce ms",
 }
-Bound = dict[str, str | float]
+Fields = dict[str, str | float]  # a JSON object
 
 
-def entries(job: Job) -> list[Entry]:
-    """Return 1, 2 and 4 ranks, and the link and the all-reduce by themselves; the ranks share the job's threads."""
+def contenders(settings: StepSettings) -> list[Contender]:
+    """Return 1, 2 and 4 ranks, and the link and the all-reduce alone; the ranks share the threads of `settings`."""
 
     def threads(ranks: int) -> int:
-        return max(1, job.threads // ranks)
+        return max(1, settings.threads // ranks)
 
-    link = {"batch": job.batch, "repeats": REPEATS, "threads": threads(2), "narrower": job.narrower}
-    reduced = {"size_bytes": gradient_bytes(job), "repeats": REPEATS, "threads": threads(4)}
+    link = {
+        "batch": settings.batch, "repeats": REPEATS, "threads": threads(2), "width_divisor": settings.width_divisor,
+    }  # fmt: skip
+    allreduce = {"size_bytes": gradient_bytes(settings), "repeats": REPEATS, "threads": threads(4)}
     return [
-        Entry(ONE, "fused_step", asdict(job)),
-        Entry(TWO, "ranks", pairs(replace(job, threads=threads(2)))),
-        Entry(FOUR, "ranks", pairs(replace(job, threads=threads(4)), replicas=2)),
-        Entry(LINK, "ranks", {"task": "rank_link", "ranks": 2, "settings": link}),
-        Entry(ALLREDUCE, "ranks", {"task": "rank_allreduce", "ranks": 4, "settings": reduced}),
+        Contender(ONE, "fused_step", asdict(settings)),
+        Contender(TWO, "ranks", pair_settings(replace(settings, threads=threads(2)))),
+        Contender(FOUR, "ranks", pair_settings(replace(settings, threads=threads(4)), replicas=2)),
+        Contender(LINK, "ranks", {"task": "rank_link", "ranks": 2, "settings": link}),
+        Contender(ALLREDUCE, "ranks", {"task": "rank_allreduce", "ranks": 4, "settings": allreduce}),
     ]
 
 
-def gradient_bytes(job: Job) -> int:
+def gradient_bytes(settings: StepSettings) -> int:
     """Return the bytes of one tower's gradients."""
-    return 4 * parameter_count(nets.geometry(job.narrower)) // 2
+    return 4 * parameter_count(plain_nets.geometry(settings.width_divisor)) // 2
 
 
-def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the images a second of more ranks over one's: on the same cores 1 would be to lose nothing."""
-    found = {"ranks_2_vs_1": ratio(rows, TWO, ONE), "ranks_4_vs_1": ratio(rows, FOUR, ONE)}
-    return {name: value for name, value in found.items() if value is not None}
+def ratios(results: Sequence[Result]) -> dict[str, float]:
+    """Return the images a second of 2 and 4 ranks over those of one: on the same cores, 1 means no loss."""
+    values = {"ranks_2_vs_1": ratio(results, TWO, ONE), "ranks_4_vs_1": ratio(results, FOUR, ONE)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def here(rows: Sequence[Row], job: Job) -> list[Bound]:
-    """Return what was measured of 2 and 4 ranks beside the bounds that follow from the other rows' medians.
+def measured_bounds(results: Sequence[Result], settings: StepSettings) -> list[Fields]:
+    """Return the measured step of 2 and 4 ranks beside the bounds that follow from the medians of the other results.
 
-    The ranks share this machine's cores and its memory as a link: a second pair doubles the time of computing and of
+    The ranks share this machine's cores, and its memory as a link: a second pair doubles the time of computing and of
     the exchanges.
     """
-    one, two, four, link, allreduce = rows
-    names = [name for name in link.rounds[0] if name not in (*NO_ACTIVATIONS, OTHERS)]
+    fused, pair, pairs, link, allreduce = results
+    names = [name for name in link.rounds[0] if name not in (*NOT_IN_MEMORY_STEP, OTHERS)]
     link_s = sum(_median(link, name) for name in names) / 1e6
-    compute_s, share = _median(one, "step_ms") / 1000, hiding_share_of_step(nets.geometry(job.narrower))
+    compute_s = _median(fused, "step_ms") / 1000
+    hidden_share = hiding_share_of_step(plain_nets.geometry(settings.width_divisor))
     bytes_per_s = 1e9 * _median(allreduce, "gigabytes_per_second")
-    found: list[Bound] = []
-    for replicas, row in ((1, two), (2, four)):
-        parts = Parts(compute_s * replicas, link_s * replicas, replicas, gradient_bytes(job), bytes_per_s, share)
+    lines: list[Fields] = []
+    for replicas, result in ((1, pair), (2, pairs)):
+        parts = Parts(
+            compute_s * replicas, link_s * replicas, replicas, gradient_bytes(settings), bytes_per_s, hidden_share
+        )
         times = bounds(parts)
-        found.append(
+        lines.append(
             {
-                "ranks": row.entry.name,
+                "ranks": result.name,
                 "best_ms": 1000 * times.best_s,
                 "worst_ms": 1000 * times.worst_s,
-                "measured_ms": _median(row, "step_ms"),
+                "measured_ms": _median(result, "step_ms"),
             }
         )
-    return found
+    return lines
 
 
-def _median(row: Row, figure: str) -> float:
-    value = row.median(figure)
-    assert value is not None, f"{row.entry.name} has no {figure}"
+def _median(result: Result, figure: str) -> float:
+    value = result.median(figure)
+    assert value is not None, f"{result.name} has no {figure}"
     return value
 
 
-def cluster(step_ms: float, pair_batch: int, network_gigabits: float, link_gigabytes: float) -> Cluster:
-    """Return what is assumed of nodes of 8 devices that train the paper's net in float32."""
-    net = nets.geometry()
-    link_bytes = sum(
-        join.size_bytes for join in joins(net, pair_batch, 0, torch.float32) if join.name not in NO_ACTIVATIONS
-    )
-    share = hiding_share_of_step(net)
+def assumed_cluster(step_ms: float, pair_batch: int, network_gigabits: float, link_gigabytes: float) -> Cluster:
+    """Return the assumptions on nodes of 8 devices that train the paper's net in float32."""
+    net = plain_nets.geometry()
+    exchanges = joins(net, pair_batch, 0, torch.float32)
+    link_bytes = sum(join.size_bytes for join in exchanges if join.name not in NOT_IN_MEMORY_STEP)
+    hidden_share = hiding_share_of_step(net)
     gradients = 4 * parameter_count(net) // 2
-    return Cluster(step_ms / 1000, pair_batch, network_gigabits, link_gigabytes, link_bytes, gradients, share)
+    return Cluster(step_ms / 1000, pair_batch, network_gigabits, link_gigabytes, link_bytes, gradients, hidden_share)
 
 
-def nodes(assumed: Cluster) -> list[Bound]:
-    """Return the bounds of images a second on 1 to 64 nodes, and of the share of perfect scaling that they are."""
-    one_device_pair = assumed.pair_batch / assumed.step_s
-    found: list[Bound] = []
-    for count in NODES:
-        lower, upper = assumed.images_per_second(count)
-        perfect = one_device_pair * count * assumed.pairs_per_node
-        found.append(
+def node_bounds(cluster: Cluster) -> list[Fields]:
+    """Return the bounds of images a second on 1 to 64 nodes, and of the efficiency: their share of perfect scaling."""
+    pair_images_per_s = cluster.pair_batch / cluster.step_s
+    lines: list[Fields] = []
+    for nodes in NODES:
+        lower, upper = cluster.images_per_second(nodes)
+        perfect = pair_images_per_s * nodes * cluster.pairs_per_node
+        lines.append(
             {
-                "nodes": count,
+                "nodes": nodes,
                 "images_per_second_worst": lower,
                 "images_per_second_best": upper,
                 "efficiency_worst": lower / perfect,
                 "efficiency_best": upper / perfect,
             }
         )
-    return found
+    return lines
 
 
-def said(measured: Sequence[Bound], assumed: Cluster) -> str:
-    """Return both kinds of bounds as text, with what they rest on."""
-    lines = ["bounds from the rows above, beside what was measured (ms a step):"]
+def describe(measured: Sequence[Fields], cluster: Cluster) -> str:
+    """Return both kinds of bounds as text, with their assumptions."""
+    lines = ["bounds from the results above, beside the measured time (ms a step):"]
     lines += [
-        f"  {one['ranks']}: {one['best_ms']:.0f} to {one['worst_ms']:.0f}; measured {one['measured_ms']:.0f}"
-        for one in measured
+        f"  {line['ranks']}: {line['best_ms']:.0f} to {line['worst_ms']:.0f}; measured {line['measured_ms']:.0f}"
+        for line in measured
     ]
     lines += [
         "",
-        "NOT MEASURED: bounds for nodes of 8 devices, by arithmetic from assumptions:",
-        f"  a step of a pair computes for {1000 * assumed.step_s:g} ms on {assumed.pair_batch} images (--step-ms,"
-        " --pair-batch),",
-        f"  a node's network carries {assumed.network_gigabits:g} Gbit/s each way (--network-gbit), two devices of a"
-        f" node exchange {assumed.link_gigabytes:g} GB/s each way (--link-gbytes);",
-        f"  in a step {assumed.link_bytes / 1e6:.1f} MB cross a link each way, {assumed.gradient_bytes / 1e6:.0f} MB of"
-        " gradients are summed for each tower;",
+        "NOT MEASURED: bounds for nodes of 8 devices, computed from assumptions:",
+        f"  a pair's step computes for {1000 * cluster.step_s:g} ms on {cluster.pair_batch} images (--step-ms,"
+        " --pair-batch);",
+        f"  a node's network carries {cluster.network_gigabits:g} Gbit/s each way (--network-gbit), the link between"
+        f" two devices of a node {cluster.link_gigabytes:g} GB/s each way (--link-gbytes);",
+        f"  in a step {cluster.link_bytes / 1e6:.1f} MB cross a link each way, and {cluster.gradient_bytes / 1e6:.0f}"
+        " MB of gradients are summed for each tower;",
         "  step = compute + link not hidden + max(0, all-reduce - hidden), all-reduce = 2 (R - 1) / R x bytes /"
         " bandwidth;",
-        f"  best: the link hidden, and {assumed.hidden_share:.0%} of computing hides the all-reduce; worst: nothing is",
-        "  hidden. The global batch grows with the nodes.",
+        f"  best: the link is hidden, and so is the all-reduce, behind {cluster.hidden_share:.0%} of the computing;",
+        "  worst: nothing is hidden. The global batch grows with the number of nodes.",
     ]
-    for one in nodes(assumed):
-        worst, best = one["efficiency_worst"], one["efficiency_best"]
+    for line in node_bounds(cluster):
+        worst, best = line["efficiency_worst"], line["efficiency_best"]
         lines.append(
-            f"  {one['nodes']:>3} nodes: {one['images_per_second_worst']:>12,.0f} to"
-            f" {one['images_per_second_best']:>12,.0f} images/s, {worst:.0%} to {best:.0%} of perfect"
+            f"  {line['nodes']:>3} nodes: {line['images_per_second_worst']:>12,.0f} to"
+            f" {line['images_per_second_best']:>12,.0f} images/s, {worst:.0%} to {best:.0%} of perfect"
         )
     return "\n".join(lines)
