@@ -1,4 +1,4 @@
-"""How well the plan shuffles, compared with a uniform order of the same samples; ARCHITECTURE.md has the table.
+"""How well the plan shuffles, compared with a uniform order of the same samples; docs/design/data.md has the table.
 
 Run as a script, it prints that table for a set of ImageNet's size: ``python tests/data/test_shuffle.py``.
 """
