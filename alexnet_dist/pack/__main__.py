@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_whole(1, 1_000_000),
         default=1000,
         metavar="N",
-        help="images in a shard, minus those that are rejected (default: 1000)",
+        help="source files per shard, of which rejected ones are left out (default: 1000)",
     )
     parser.add_argument(
         "--processes",
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         help="number of processes that read and pack images (default: one per CPU core)",
     )
     parser.add_argument(
-        "--layout", choices=LAYOUTS, default="auto", help="layout of SOURCE (default: auto, from the files in it)"
+        "--layout", choices=LAYOUTS, default="auto", help="layout of SOURCE (default: auto, detected from its files)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the order of the images and of the holdout (default: 0)"

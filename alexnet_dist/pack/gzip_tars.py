@@ -11,7 +11,7 @@ from isal import igzip, igzip_lib
 
 from alexnet_dist.errors import UserError
 
-# JPEGs hardly shrink in gzip, and a bomb grows a thousandfold. The ratio means nothing for the first MiBs.
+# JPEGs hardly shrink in gzip, and a bomb grows a thousandfold. The ratio is not yet meaningful for the first MiBs.
 MAX_RATIO, UNCHECKED_BYTES = 50, 64 << 20
 
 

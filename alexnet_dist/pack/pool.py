@@ -39,7 +39,7 @@ def poll_unordered(
     children_before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(
         min(processes, len(items)),
-        # A forked child of a process with threads may hang; a spawned one may not.
+        # A forked child of a process with threads may hang; a spawned one does not.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_init_worker,
         initargs=(os.getpid(),),

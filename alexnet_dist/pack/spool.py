@@ -48,7 +48,7 @@ class ContainerJob:
 
 
 class SpooledImage(NamedTuple):
-    """An image of a container: its own size, and its JPEG's range in the .bin file, empty if it was rejected."""
+    """An image of a container: its size there, and its JPEG's range in the .bin file, empty if it was rejected."""
 
     name: str
     class_name: str
