@@ -1,4 +1,4 @@
-"""A stopped rank is noticed within timeout + 1 s, a dead one within 1 s, by every group; the message says where."""
+"""A stopped rank is noticed within timeout + 1 s, a dead one within 1 s, by every group; the message names both."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 
 from alexnet_dist import config
-from alexnet_dist.distributed import topology
 from alexnet_dist.distributed.control import Control
+from alexnet_dist.distributed.groups import open_groups
 from alexnet_dist.distributed.link import P2PLink
-from alexnet_dist.distributed.lost_rank import AVERAGING, lost_rank_at
+from alexnet_dist.distributed.lost_rank import AVERAGING, CONTROL, lost_rank_as_error, lost_rank_at
+from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.process import launch_info
@@ -31,16 +32,16 @@ BOUND_S = {signal.SIGSTOP: TIMEOUT_S + 1, signal.SIGKILL: 1.0}
 ENDLESS = ("run.steps=1000000", "run.save_every=1000000", "run.evaluate_every=0", "run.record_samples=false")
 
 
-class Told(NamedTuple):
-    """What a rank has said of the loss, and when, by the clock that all processes of a machine share."""
+class Report(NamedTuple):
+    """A rank's error message, and when it was raised, by the clock that all processes of a machine share."""
 
     at_s: float
-    said: str
+    message: str
 
 
 def lose(directory: Path, number: signal.Signals) -> None:
-    """Stop or kill this process, and leave when that was."""
-    # Renamed into place: written in full or not there.
+    """Write the time to a file, then stop or kill this process."""
+    # Renamed, so that the file is complete as soon as it exists.
     (directory / "writing").write_text(str(time.monotonic()))
     (directory / "writing").rename(directory / "lost")
     os.kill(os.getpid(), number)
@@ -50,60 +51,60 @@ def lost_at_s(directory: Path) -> float:
     return float((directory / "lost").read_text())
 
 
-def on_group(everyone: bool, number: signal.Signals, directory: Path) -> Told | None:
-    """Lose rank 1 while the others wait for it, after one round in which nothing is wrong.
+def on_group(in_world: bool, number: signal.Signals, directory: Path) -> Report | None:
+    """Lose rank 1 while the others wait for it, after one round without a fault.
 
-    everyone: all wait in the group of all ranks; otherwise rank 0 in the pair's, rank 3 in the row's.
+    in_world: all wait in the world group; otherwise rank 0 in the pair's group, rank 3 in its data-parallel group.
     """
-    place = topology.place("paired", "cpu", launch_info())
-    groups = topology.open_groups(place, TIMEOUT_S)
+    topology = resolve_topology("paired", "cpu", launch_info())
+    groups = open_groups(topology, TIMEOUT_S)
     assert groups.pair is not None
-    timeline = Timeline(place.device)
-    link, control = P2PLink(groups.pair, place.rank ^ 1, timeline), Control(groups.world)
+    link = P2PLink(groups.pair, topology.rank ^ 1, Timeline(topology.device))
+    control = Control(groups.world)
 
     def wait_in_pair() -> None:
         link.wait(link.start(torch.ones(64), (64,), "conv3 forward"))
 
-    def wait_in_row() -> None:
+    def wait_in_dp() -> None:
         with lost_rank_at(AVERAGING):
             dist.all_reduce(torch.ones(64), group=groups.dp)
 
-    def wait_in_all() -> None:
+    def wait_in_world() -> None:
         control.sums([1.0])
 
-    for meet in (wait_in_pair, wait_in_row, wait_in_all):
-        meet()
-    if place.rank == 1:
-        time.sleep(0.2)  # the others wait already
-        lose(directory, number)
-    if not everyone and place.rank == 2:
-        return None
-    wait = wait_in_all if everyone else wait_in_pair if place.rank == 0 else wait_in_row
-    with pytest.raises(RunError) as told, topology.lost_rank_as_error(place):
+    for wait in (wait_in_pair, wait_in_dp, wait_in_world):
         wait()
-    return Told(time.monotonic(), str(told.value))
+    if topology.rank == 1:
+        time.sleep(0.2)  # by now the others wait
+        lose(directory, number)
+    if not in_world and topology.rank == 2:
+        return None
+    wait = wait_in_world if in_world else wait_in_pair if topology.rank == 0 else wait_in_dp
+    with pytest.raises(RunError) as caught, lost_rank_as_error(topology):
+        wait()
+    return Report(time.monotonic(), str(caught.value))
 
 
 @pytest.mark.parametrize("number", BOUND_S)
-@pytest.mark.parametrize("joins", [{0: "conv3 forward", 3: "averaging"}, dict.fromkeys((0, 2, 3), "control word")])
+@pytest.mark.parametrize("operations", [{0: "conv3 forward", 3: AVERAGING}, dict.fromkeys((0, 2, 3), CONTROL)])
 def test_a_group_notices_in_time(
-    number: signal.Signals, joins: dict[int, str], tmp_path: Path, run_ranks: Ranks
+    number: signal.Signals, operations: dict[int, str], tmp_path: Path, run_ranks: Ranks
 ) -> None:
-    everyone = 2 in joins
-    answers: list[Told | None] = run_ranks(4, on_group, everyone, number, tmp_path, lost={1})
-    told = {rank: answer for rank, answer in enumerate(answers) if answer is not None}
-    assert set(told) == set(joins)
-    for rank, (at_s, said) in told.items():
-        assert at_s - lost_at_s(tmp_path) < BOUND_S[number], said
-        whom = "one of ranks" if everyone else r"rank 1 \(replica 0, tower 1\)"
-        mine = rf"rank {rank} \(replica {rank // 2}, tower {rank % 2}\)"
-        assert re.match(rf"{mine} lost {whom}.* at: {joins[rank]} \(", said), said
+    in_world = 2 in operations
+    answers: list[Report | None] = run_ranks(4, on_group, in_world, number, tmp_path, lost={1})
+    reports = {rank: report for rank, report in enumerate(answers) if report is not None}
+    assert set(reports) == set(operations)
+    for rank, (at_s, message) in reports.items():
+        assert at_s - lost_at_s(tmp_path) < BOUND_S[number], message
+        lost = "one of ranks" if in_world else r"rank 1 \(replica 0, tower 1\)"
+        reporter = rf"rank {rank} \(replica {rank // 2}, tower {rank % 2}\)"
+        assert re.match(rf"{reporter} lost {lost}.* at: {operations[rank]} \(", message), message
 
 
-def in_training(loser: int, number: signal.Signals, at_once: bool, directory: Path, words: list[str]) -> Told:
-    """Train without end, lose a rank, and return what the run ended with.
+def in_training(loser: int, number: signal.Signals, at_once: bool, directory: Path, arguments: list[str]) -> Report:
+    """Train without end, lose a rank, and return the error of the run.
 
-    at_once: lose it when the groups have just been built; otherwise in the midst of training.
+    at_once: lose it as soon as the groups are built; otherwise in the midst of training.
     """
 
     def lose_in_the_midst() -> None:
@@ -121,19 +122,19 @@ def in_training(loser: int, number: signal.Signals, at_once: bool, directory: Pa
             vars(train)["build_engine"] = lose_at_once
         else:
             threading.Thread(target=lose_in_the_midst, daemon=True).start()
-    with pytest.raises(RunError) as told:
-        train.train(config.load([Path(words[1])], words[2:]).config)
-    return Told(time.monotonic(), str(told.value))
+    with pytest.raises(RunError) as caught:
+        train.train(config.load([Path(arguments[1])], arguments[2:]).config)
+    return Report(time.monotonic(), str(caught.value))
 
 
-JOIN = re.compile(r" at: ((conv|fc)\d (forward|backward)|logits|pixels|averaging|control word) \(")
+JOIN = re.compile(r" at: ((conv|fc)\d (forward|backward)|logits|pixels|averaging|status sum) \(")
 
 
 @pytest.mark.parametrize(
     ("world_size", "loser", "number", "at_once"),
     [(4, 1, signal.SIGSTOP, False), (4, 3, signal.SIGKILL, False), (2, 1, signal.SIGKILL, True)],
 )
-def test_every_rank_of_a_run_tells_in_time(
+def test_every_rank_of_a_run_reports_in_time(
     world_size: int,
     loser: int,
     number: signal.Signals,
@@ -142,13 +143,13 @@ def test_every_rank_of_a_run_tells_in_time(
     tmp_path: Path,
     run_ranks: Ranks,
 ) -> None:
-    words = settings(shards, tmp_path / "run", *ENDLESS, f"topology.timeout_s={TIMEOUT_S}")
-    answers = run_ranks(world_size, in_training, loser, number, at_once, tmp_path, words, lost={loser})
-    for rank, told in enumerate(answers):
+    arguments = settings(shards, tmp_path / "run", *ENDLESS, f"topology.timeout_s={TIMEOUT_S}")
+    reports = run_ranks(world_size, in_training, loser, number, at_once, tmp_path, arguments, lost={loser})
+    for rank, report in enumerate(reports):
         if rank == loser:
             continue
-        # The rank that shares neither pair nor row with the lost one hears of it as those that do leave.
+        # The rank that shares neither a pair nor a data-parallel group with the lost one notices when those leave.
         bounds = 2 if rank == loser ^ 3 else 1
-        assert told.at_s - lost_at_s(tmp_path) < bounds * BOUND_S[number], told.said
-        assert told.said.startswith(f"rank {rank} (replica {rank // 2}, tower {rank % 2}) lost "), told.said
-        assert JOIN.search(told.said), told.said
+        assert report.at_s - lost_at_s(tmp_path) < bounds * BOUND_S[number], report.message
+        assert report.message.startswith(f"rank {rank} (replica {rank // 2}, tower {rank % 2}) lost "), report.message
+        assert JOIN.search(report.message), report.message

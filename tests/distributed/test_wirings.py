@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from alexnet_dist.distributed import topology
+from alexnet_dist.distributed.topology import Layout
 from alexnet_dist.training.optim import Rule
 from support.nets import SMALL
+from support.ranks import Ranks
 from support.wirings import (
+    DROPOUT_MUTANT,
     LARS,
+    LOGITS_MUTANT,
+    NORM_MUTANT,
     RULE,
     Case,
     Outcome,
@@ -31,9 +34,9 @@ CASES = [
     Case(global_batch=13),
     Case(accumulate=3),
     Case(global_batch=13, accumulate=2),
-    Case(global_batch=13, line="blocking"),
-    Case(accumulate=3, line="blocking"),
-    Case(line="staged"),
+    Case(global_batch=13, link="blocking"),
+    Case(accumulate=3, link="blocking"),
+    Case(link="staged"),
     Case(rule=LARS),
 ]
 
@@ -42,28 +45,25 @@ CASES = [
     ("world_size", "layout"), [(2, "paired"), (4, "paired"), (6, "paired"), (1, "fused"), (2, "fused"), (3, "fused")]
 )
 def test_every_wiring_computes_the_oracle(
-    world_size: int, layout: topology.Layout, oracle: dict[tuple[int, Rule], Outcome], run_ranks: Any
+    world_size: int, layout: Layout, oracle: dict[tuple[int, Rule], Outcome], run_ranks: Ranks
 ) -> None:
     cases = [replace(case, layout=layout) for case in CASES]
+    names = {f"{layer}.{kind}" for layer in SMALL.layers for kind in ("weight", "bias")}
     for outcomes in run_ranks(world_size, on_rank, cases):
-        for case, found in zip(cases, outcomes, strict=True):
-            assert set(found.gradients[min(found.gradients)]) == {
-                f"{n}.{k}" for n in SMALL.layers for k in ("weight", "bias")
-            }
-            logits, gradients, weights = errors(found, oracle[case.global_batch, case.rule])
+        for case, outcome in zip(cases, outcomes, strict=True):
+            assert set(outcome.gradients[min(outcome.gradients)]) == names
+            logits, gradients, weights = errors(outcome, oracle[case.global_batch, case.rule])
             assert logits <= 1e-12, case
             assert gradients <= 1e-12, case
             assert weights <= 1e-10, case
 
 
-@pytest.mark.parametrize(
-    "mutant", ["logits joined like a hidden layer", "LRN across towers", "dropout mask depends on the rank"]
-)
-def test_the_comparison_sees_a_mutant(mutant: str, oracle: dict[tuple[int, Rule], Outcome], run_ranks: Any) -> None:
-    worst = [errors(found, oracle[12, RULE]) for (found,) in run_ranks(2, on_rank, [Case(mutant=mutant)])]
-    logits, gradients, weights = (max(column) for column in zip(*worst, strict=True))
+@pytest.mark.parametrize("mutant", [LOGITS_MUTANT, NORM_MUTANT, DROPOUT_MUTANT])
+def test_the_comparison_sees_a_mutant(mutant: str, oracle: dict[tuple[int, Rule], Outcome], run_ranks: Ranks) -> None:
+    errors_by_rank = [errors(outcome, oracle[12, RULE]) for (outcome,) in run_ranks(2, on_rank, [Case(mutant=mutant)])]
+    logits, gradients, weights = (max(column) for column in zip(*errors_by_rank, strict=True))
     assert gradients > 1e-3
     assert weights > 1e-3
-    if mutant == "logits joined like a hidden layer":
+    if mutant == LOGITS_MUTANT:
         assert logits <= 1e-12  # the loss does not show it: every gradient is doubled
         assert gradients == pytest.approx(1.0)
