@@ -1,4 +1,4 @@
-"""The series of a rank, their exposition, the server that shows them and the file that says where it is."""
+"""The series of a rank, their exposition, the server that exposes them and the file that lists its address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from alexnet_dist.monitoring import metrics
 from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.monitoring.timeline import PHASES, Times
 
-NAMES = {"run": "demo", "rank": "3", "replica": "1", "tower": "1"}
+RANK_LABELS = {"run": "demo", "rank": "3", "replica": "1", "tower": "1"}
 PHASE_S = {"data_wait": 0.1, "forward": 0.05, "link_wait": 0.02, "backward": 0.1, "optimizer": 0.03}
 JOIN_WAIT_S = {"conv3 forward": 0.015, "fc6 backward": 0.005}
 
@@ -34,7 +34,7 @@ def rank_3() -> Metrics:
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return metrics.registry.get_sample_value(f"alexnet_train_{name}", NAMES | labels)
+    return metrics.registry.get_sample_value(f"alexnet_train_{name}", RANK_LABELS | labels)
 
 
 def take_step(metrics: Metrics, number: int = 1, images: float = 6.5) -> None:
@@ -46,7 +46,7 @@ def take_step(metrics: Metrics, number: int = 1, images: float = 6.5) -> None:
 
 @contextlib.contextmanager
 def served(metrics: Metrics, address: str = "127.0.0.1", port: int = 0) -> Iterator[int | None]:
-    """Serve for the length of a with block, and give the port."""
+    """Serve during a with block, and yield the port."""
     try:
         yield metrics.serve(address, port)
     finally:
@@ -55,8 +55,8 @@ def served(metrics: Metrics, address: str = "127.0.0.1", port: int = 0) -> Itera
 
 def scraped(port: int | None) -> str:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
-        text: str = answer.read().decode()
+    with direct.open(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
+        text: str = response.read().decode()
     return text
 
 
@@ -114,7 +114,7 @@ def test_counters_stand_at_zero_and_gauges_of_what_has_not_happened_are_absent()
         assert value(metrics, name) is None, name
 
 
-def test_what_a_run_tells_is_shown() -> None:
+def test_what_a_run_logs_is_exposed() -> None:
     metrics = rank_3()
     metrics.set_running(True)
     metrics.observe_log(loss=2.5, top1_error=0.75, learning_rate=0.01)
@@ -123,10 +123,10 @@ def test_what_a_run_tells_is_shown() -> None:
     metrics.observe_evaluation(loss=1.5, top1_error=0.4, top5_error=0.2)
     metrics.observe_checkpoint("save", 1.5)
     metrics.add_nonfinite(1)
-    shown = {"running": 1, "loss": 2.5, "top1_error": 0.75, "learning_rate": 0.01, "evaluation_loss": 1.5}
-    shown |= {"evaluation_top1_error": 0.4, "evaluation_top5_error": 0.2}
-    shown |= {"nonfinite_loss_total": 1}
-    assert {name: value(metrics, name) for name in shown} == shown
+    exposed = {"running": 1, "loss": 2.5, "top1_error": 0.75, "learning_rate": 0.01, "evaluation_loss": 1.5}
+    exposed |= {"evaluation_top1_error": 0.4, "evaluation_top5_error": 0.2}
+    exposed |= {"nonfinite_loss_total": 1}
+    assert {name: value(metrics, name) for name in exposed} == exposed
     assert value(metrics, "checkpoint_duration_seconds_sum", op="save") == 1.5
     metrics.set_running(False)
     assert value(metrics, "running") == 0
@@ -140,7 +140,7 @@ def test_progress_sums_to_the_runs_images_over_all_restarts(world_size: int, don
             run="demo", rank=rank, replica=rank, tower="0+1", world_size=world_size, bad_sample_reasons=()
         )
         metrics.restore(progress_images=done * batch, step=done)
-        # A global batch that the world size need not divide.
+        # The world size need not divide the global batch.
         share = (rank + 1) * batch // world_size - rank * batch // world_size
         for number in range(steps):
             take_step(metrics, done + number + 1, share)
@@ -159,13 +159,13 @@ def test_every_series_of_ours_names_the_rank_and_says_what_it_is() -> None:
         assert family.name.startswith("alexnet_train_")
         assert family.documentation.endswith(".")
         for sample in family.samples:
-            assert sample.labels.items() >= NAMES.items(), sample
+            assert sample.labels.items() >= RANK_LABELS.items(), sample
     assert any(family.name == "process_resident_memory_bytes" for family in metrics.registry.collect())
 
 
 def test_created_series_are_left_out_here_and_nowhere_else() -> None:
     other = CollectorRegistry()
-    Counter("visits", "Somebody else's.", registry=other)
+    Counter("visits", "A series of another registry.", registry=other)
     metrics = rank_3()
     take_step(metrics)
     assert b"_created" not in generate_latest(metrics.registry)
@@ -187,8 +187,8 @@ def test_promtool_accepts_the_exposition() -> None:
     metrics.observe_log(loss=float("nan"), top1_error=0.75, learning_rate=0.01)
     metrics.observe_evaluation(loss=2.0, top1_error=0.5, top5_error=0.1)
     with served(metrics) as port:
-        found = subprocess.run(["promtool", "check", "metrics"], input=scraped(port), capture_output=True, text=True)
-    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+        check = subprocess.run(["promtool", "check", "metrics"], input=scraped(port), capture_output=True, text=True)
+    assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
 
 
 def test_a_scrape_sees_the_run_grow(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,11 +202,11 @@ def test_a_scrape_sees_the_run_grow(capsys: pytest.CaptureFixture[str]) -> None:
     assert threading.active_count() == threads
     with pytest.raises(OSError, match="refused"):
         scraped(port)
-    metrics.close()  # a second time: nothing left to close
+    metrics.close()  # a second time: there is nothing to close
     assert capsys.readouterr().err == ""
 
 
-def test_a_taken_port_is_told_and_another_used(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_reported_and_another_used(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as squatter:
         taken = squatter.getsockname()[1]
         with served(rank_3(), port=taken) as port:
@@ -218,7 +218,7 @@ def test_a_taken_port_is_told_and_another_used(capsys: pytest.CaptureFixture[str
     assert str(port) in line
 
 
-def test_a_port_beyond_the_last_is_told_and_another_used(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_beyond_the_last_is_reported_and_another_used(capsys: pytest.CaptureFixture[str]) -> None:
     with served(rank_3(), port=65536) as port:
         assert port
     assert "65536" in capsys.readouterr().err
@@ -233,18 +233,20 @@ def test_an_address_that_is_not_ours_does_not_end_the_run(address: str, capsys: 
     assert address in line
 
 
-def test_an_open_address_is_told_once_a_run(
+def test_an_open_address_is_reported_once_a_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(rank: int, address: str = "localhost") -> int:
+    def warnings(rank: int, address: str = "localhost") -> int:
         rank_metrics = Metrics(run="demo", rank=rank, replica=0, tower=rank, world_size=2, bad_sample_reasons=())
         with served(rank_metrics, address):
-            return capsys.readouterr().err.count("whoever can reach it")
+            return capsys.readouterr().err.count("anyone who can reach it")
 
-    assert told(0) == 0
-    monkeypatch.setattr(metrics, "_is_loopback", lambda _: False)  # nothing is really opened here
-    assert (told(0), told(1)) == (1, 0)
-    assert told(0, "192.0.2.1") == 0  # nobody has it, so nobody reaches it
+    assert warnings(0) == 0
+    monkeypatch.setattr(
+        metrics, "_is_loopback", lambda _: False
+    )  # the server still listens on the loopback interface only
+    assert (warnings(0), warnings(1)) == (1, 0)
+    assert warnings(0, "192.0.2.1") == 0  # not an address of this machine, so nothing listens on it
 
 
 def test_targets_are_written_whole_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`--profile N`: each rank's trace holds the regions by name, and its summary the items that took longest."""
+"""`--profile N`: the trace of each rank has the named regions, and its summary the operators that took longest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ REGIONS = {
 
 
 def test_a_profile_of_two_steps_names_what_a_step_does(shards: Path, tmp_path: Path) -> None:
-    words = settings(shards, tmp_path / "run", "run.steps=8", "run.evaluate_every=0", "--profile=2")
-    said = finished(torchrun(2, words))
-    assert "finished: 8 steps" in said
+    arguments = settings(shards, tmp_path / "run", "run.steps=8", "run.evaluate_every=0", "--profile=2")
+    output = finished(torchrun(2, arguments))
+    assert "finished: 8 steps" in output
     for rank in (0, 1):
         trace = json.loads((tmp_path / "run" / "profile" / f"rank-{rank}.json").read_text())
         names = [event.get("name", "") for event in trace["traceEvents"] if event.get("cat") == "user_annotation"]
@@ -37,17 +37,15 @@ def test_without_a_profile_there_is_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "profile").exists()
 
 
-def test_a_profile_of_more_steps_than_are_to_come_is_refused() -> None:
+def test_a_profile_of_more_steps_than_remain_is_refused() -> None:
     check_room(5, 8)
     check_room(0, 0)
-    with pytest.raises(
-        UserError, match=r"--profile: 5 steps after the first 3, but only 7 are to come; raise run\.steps"
-    ):
+    with pytest.raises(UserError, match=r"--profile: 5 steps after the first 3, but only 7 remain; raise run\.steps"):
         check_room(5, 7)
 
 
-@pytest.mark.parametrize("wanted", ["-1", "two"])
-def test_a_wrong_number_is_refused(wanted: str, shards: Path, tmp_path: Path) -> None:
-    said = finished(torchrun(2, settings(shards, tmp_path / "run", f"--profile={wanted}")), 1)
-    assert "--profile" in said
+@pytest.mark.parametrize("steps", ["-1", "two"])
+def test_a_wrong_number_is_refused(steps: str, shards: Path, tmp_path: Path) -> None:
+    output = finished(torchrun(2, settings(shards, tmp_path / "run", f"--profile={steps}")), 1)
+    assert "--profile" in output
     assert not (tmp_path / "run").exists()

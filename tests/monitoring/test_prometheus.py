@@ -1,4 +1,4 @@
-"""prometheus.yml and the dashboard: true on paper, and true of a real run that a real Prometheus scrapes."""
+"""prometheus.yml and the dashboard: checked as files, and against a real run that a real Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from support.prometheus_server import MONITORING, PrometheusServer, dashboard, d
 from support.training import TRAIN, settings
 
 GLOBAL_BATCH, RANKS = 7, 4
-PATIENCE_S = 60  # what a loaded machine may take; nothing waits longer than it must
+TIMEOUT_S = 60  # for a loaded machine; every wait ends as soon as its condition holds
 KNOWN_LABELS = {*LABELS, "phase", "join"}
 
 
 def exposed() -> set[str]:
-    """Return the names of all samples that a rank shows once everything has happened."""
+    """Return the names of all samples that a rank exposes once every gauge has a value."""
     metrics = Metrics(run="mine", rank=0, replica=0, tower="0", world_size=1, bad_sample_reasons=BAD_KINDS)
     metrics.restore(progress_images=0, step=0)
     metrics.observe_step(
@@ -64,19 +64,19 @@ def test_the_dashboard_names_only_series_that_ranks_show() -> None:
     assert named <= exposed()
 
 
-def test_panels_have_a_place_an_id_a_data_source_and_legends_of_labels_that_exist() -> None:
+def test_panels_have_a_position_an_id_a_data_source_and_legends_of_labels_that_exist() -> None:
     panels = dashboard()["panels"]
     ids = [panel["id"] for panel in panels]
     assert len(set(ids)) == len(ids)
-    places = [panel["gridPos"] for panel in panels]
-    for place in places:
-        assert place["x"] >= 0
-        assert place["x"] + place["w"] <= 24
-    for one, other in combinations(places, 2):
+    positions = [panel["gridPos"] for panel in panels]
+    for position in positions:
+        assert position["x"] >= 0
+        assert position["x"] + position["w"] <= 24
+    for left, right in combinations(positions, 2):
         assert (
-            one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
-            or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-        ), (one, other)  # fmt: skip
+            left["x"] + left["w"] <= right["x"] or right["x"] + right["w"] <= left["x"]
+            or left["y"] + left["h"] <= right["y"] or right["y"] + right["h"] <= left["y"]
+        ), (left, right)  # fmt: skip
     for panel in panels:
         targets = panel.get("targets", [])
         assert bool(targets) == (panel["type"] != "row")
@@ -106,61 +106,61 @@ def test_prometheus_watches_the_runs_of_all_recipes() -> None:
         assert directory is None or root / directory / run_directory.TARGETS in files, recipe.name
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, of Debian's prometheus, is not installed")
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 def test_promtool_accepts_prometheus_yml() -> None:
     command = ["promtool", "check", "config", str(MONITORING / "prometheus.yml")]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stderr
-    assert "is valid prometheus config file syntax" in checked.stdout
+    check = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stderr
+    assert "is valid prometheus config file syntax" in check.stdout
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run that goes on."""
+    """A run that continues until the tests end; output: the file with its stdout and stderr."""
 
     directory: Path
     agent: subprocess.Popen[bytes]
-    said: Path
+    output: Path
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait until something holds; the test fails when the run ends or it takes too long."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Wait until a condition holds; fail if the run ends or after TIMEOUT_S."""
+        deadline = time.monotonic() + TIMEOUT_S
         while not condition():
-            assert self.agent.poll() is None, self.said.read_text()
-            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S} s"
+            assert self.agent.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, f"{what}: not within {TIMEOUT_S} s"
             time.sleep(0.05)
 
     def step(self) -> int:
         """Return the last step in metrics.jsonl, 0 before the first."""
         log = self.directory / run_directory.METRICS
-        return log.read_text().count("\n") if log.exists() else 0  # one line a step
+        return log.read_text().count("\n") if log.exists() else 0  # one line per step
 
     def endpoints(self) -> list[str]:
-        """Return where the ranks say that their metrics are, by rank."""
+        """Return the addresses of the ranks' metrics, by rank."""
         (group,) = json.loads((self.directory / run_directory.TARGETS).read_text())
-        found: list[str] = group["targets"]
-        return found
+        addresses: list[str] = group["targets"]
+        return addresses
 
 
 @pytest.fixture(scope="module")
 def training(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
-    """2 replicas x 2 towers under torchrun, until the tests are over."""
+    """Run 2 replicas x 2 towers under torchrun until the tests end."""
     home = tmp_path_factory.mktemp("monitored")
-    directory, said = home / "runs" / "mine", home / "said"
-    # A low rate: the loss is to stay away from zero however long the tests take. Evaluations are seldom: they cost.
-    words = settings(
+    directory, output = home / "runs" / "mine", home / "output"
+    # A low learning rate keeps the loss above zero however long the tests take. Evaluations are rare: they take time.
+    arguments = settings(
         shards, directory, "run.steps=1000000", "run.save_every=1000000", "run.evaluate_every=4",
         "run.record_samples=false", "optim.learning_rate=0.001", "data.workers=0",
     )  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
-    with said.open("wb") as output:
+    with output.open("wb") as file:
         agent = subprocess.Popen(
-            [*command, str(TRAIN), *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=output, stderr=output
+            [*command, str(TRAIN), *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=file, stderr=file
         )
     try:
-        yield Training(directory, agent, said)
+        yield Training(directory, agent, output)
     finally:
-        agent.terminate()  # the ranks save and end; they also end with their agent, whatever becomes of it
+        agent.terminate()  # the ranks save and exit; if the agent dies, they exit too
         try:
             agent.wait(20)
         except subprocess.TimeoutExpired:
@@ -169,11 +169,11 @@ def training(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_every_expression_of_the_dashboard_has_data(training: Training, tmp_path: Path) -> None:
-    # Started at once with the run: Prometheus looks for new targets every five seconds only.
+    # Started together with the run: Prometheus looks for new targets only every five seconds.
     with PrometheusServer(tmp_path / "prometheus", [training.directory / run_directory.TARGETS]) as server:
         training.until((training.directory / run_directory.TARGETS).exists, "targets.json")
-        server.wait_for(f"sum({PREFIX}running)", RANKS, PATIENCE_S)
-        server.wait_until_answered(dashboard_queries(dashboard()), PATIENCE_S)
+        server.wait_for(f"sum({PREFIX}running)", RANKS, TIMEOUT_S)
+        server.wait_for_data(dashboard_queries(dashboard()), TIMEOUT_S)
         assert set(server.targets()) == set(training.endpoints())
         offered: dict[str, Any] = {
             label: server.get(f"label/{label}/values", **{"match[]": f"{PREFIX}world_size"})
@@ -186,16 +186,16 @@ def test_every_expression_of_the_dashboard_has_data(training: Training, tmp_path
 
 
 def scraped(endpoint: str) -> dict[str, float]:
-    """Return what a rank shows: values by sample name, its own labels checked to be one rank's; phases left out."""
-    with build_opener(ProxyHandler({})).open(f"http://{endpoint}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+    """Return the values that one rank exposes by sample name, without phases; check that all labels name one rank."""
+    with build_opener(ProxyHandler({})).open(f"http://{endpoint}/metrics", timeout=10) as response:
+        text = response.read().decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     assert len({sample.labels["rank"] for sample in samples if sample.name.startswith(PREFIX)}) == 1
     return {sample.name: sample.value for sample in samples if set(sample.labels) == set(LABELS)}
 
 
 def bracketed(training: Training) -> tuple[list[float], int, int]:
-    """Return the images that each rank has counted, and the steps logged before and after asking."""
+    """Return the images counted by each rank, and the steps logged before and after the scrapes."""
     before = training.step()
     images = [scraped(endpoint)[f"{PREFIX}images_total"] for endpoint in training.endpoints()]
     return images, before, training.step()
@@ -208,12 +208,12 @@ def test_each_rank_counts_its_share_and_the_sum_is_the_runs(training: Training) 
     training.until(lambda: training.step() >= steps_first[1] + 30, "30 more steps")
     last, *steps_last = bracketed(training)
     for images, (before, after) in ((first, steps_first), (last, steps_last)):
-        # A step is logged one step after it is done, and the other ranks may be one further.
+        # A step is logged one step after it is finished, and other ranks may be one step further.
         assert (before - 1) * GLOBAL_BATCH <= sum(images) <= (after + 3) * GLOBAL_BATCH
     grown = [new - old for old, new in zip(first, last, strict=True)]
     steps = steps_last[0] - steps_first[1]
-    assert all(one >= (steps - 2) * 1.5 for one in grown), grown
-    # Replica 0 has three of the seven slots and replica 1 four; a replica's two ranks share alike.
+    assert all(images >= (steps - 2) * 1.5 for images in grown), grown
+    # Replica 0 has three of the seven slots and replica 1 four; each rank counts half of its replica's.
     for counted, share in zip(last, (1.5, 1.5, 2.0, 2.0), strict=True):
         assert counted % share == 0
         assert (steps_last[0] - 1) * share <= counted <= (steps_last[1] + 3) * share
@@ -221,9 +221,10 @@ def test_each_rank_counts_its_share_and_the_sum_is_the_runs(training: Training) 
 
 def test_phases_add_up_to_the_steps(training: Training) -> None:
     training.until(lambda: training.step() >= 20, "20 steps")
-    with build_opener(ProxyHandler({})).open(f"http://{training.endpoints()[1]}/metrics", timeout=10) as answer:
-        families = list(text_string_to_metric_families(answer.read().decode()))
-    values = {(one.name, one.labels.get("phase")): one.value for family in families for one in family.samples}
+    with build_opener(ProxyHandler({})).open(f"http://{training.endpoints()[1]}/metrics", timeout=10) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    values = {(sample.name, sample.labels.get("phase")): sample.value for sample in samples}
     phases = sum(value for (name, phase), value in values.items() if phase and name == f"{PREFIX}phase_seconds_total")
-    # Read between two steps or in the middle of counting one: a step's part may be missing.
+    # The scrape may fall between the increments of one step, so part of a step may be missing.
     assert phases == pytest.approx(values[f"{PREFIX}step_duration_seconds_sum", None], rel=0.15)
