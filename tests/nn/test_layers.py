@@ -253,11 +253,11 @@ def cross(part: Callable[[bool], nn.Module]) -> Cross:
 def test_a_cross_layer_is_one_layer_over_both_towers() -> None:
     layer = cross(lambda bias: Convolution(2, 3, 3, 1, 1, 0, bias))
     assert [name for name, _ in layer.named_parameters()] == ["own.weight", "own.bias", "other.weight"]
-    own, other, expected = noise(2, 2, 4, 4), noise(2, 2, 4, 4) + 1, layer.state_dict()
+    own, other, weights = noise(2, 2, 4, 4), noise(2, 2, 4, 4) + 1, layer.state_dict()
     whole = literal.convolve(
         torch.cat([own, other], 1).numpy(),
-        torch.cat([expected["own.weight"], expected["other.weight"]], 1).numpy(),
-        expected["own.bias"].numpy(),
+        torch.cat([weights["own.weight"], weights["other.weight"]], 1).numpy(),
+        weights["own.bias"].numpy(),
         1,
         1,
     )
