@@ -52,7 +52,7 @@ GAUGES = {
 
 
 class _Registry(CollectorRegistry):
-    """A registry without the `_created` series, which double the number of series and which no panel reads.
+    """A registry without the `_created` series, one more for each counter and histogram, which no panel reads.
 
     They are filtered here because prometheus_client's own switch is global to the process and affects other registries.
     """
@@ -112,16 +112,20 @@ class Metrics:
             "checkpoint_duration_seconds", "Seconds that training waited for a checkpoint.", CHECKPOINT_BUCKETS_S, "op"
         )
         self._checkpoint_s.labels(**self._labels, op="save")
-        software = {"torch": _version("torch"), "version": _version("alexnet_dist")}
-        self._gauge(
-            "rank_info", "Always 1; the labels name the node and the software versions of this rank.", "node", *software
-        ).labels(**self._labels, node=platform.node(), **software).set(1)
+        self._register_rank_info()
         ProcessCollector(registry=self.registry)
         self._set(world_size=world_size, running=0)
         # The start and not 0, so that a run before its first step does not look stalled since 1970.
         self._gauges["last_step_timestamp_seconds"].labels(**self._labels).set_to_current_time()
         self._world_size, self._progress_images = world_size, 0.0
         self._server: tuple[WSGIServer, Thread] | None = None
+
+    def _register_rank_info(self) -> None:
+        software = {"torch": _version("torch"), "version": _version("alexnet_dist")}
+        rank_info = self._gauge(
+            "rank_info", "Always 1; the labels name the node and the software versions of this rank.", "node", *software
+        )
+        rank_info.labels(**self._labels, node=platform.node(), **software).set(1)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, help_text, (*LABELS, *labels), registry=self.registry)
