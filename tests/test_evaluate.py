@@ -19,8 +19,8 @@ from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
-from alexnet_dist.evaluate import Evaluated, device_of, evaluate, main
-from alexnet_dist.runs.load import Run, load_run
+from alexnet_dist.evaluate import Result, device_of, evaluate, main
+from alexnet_dist.runs.load import LoadedRun, load_run
 from support.runs import CLASSES, SIZE, write_run
 
 Pack = Callable[..., Path]
@@ -41,14 +41,14 @@ def opened(pack: Pack, jpegs: list[bytes] | None = None) -> Split:
     return with_classes(pack(jpegs, (5, 3), SIZE, "val"), [f"class-{label}" for label in range(CLASSES)])
 
 
-def trained(home: Path, step: int) -> Run:
+def trained(home: Path, step: int) -> LoadedRun:
     """Return a run with a net and a mean image of its own."""
     directory, _ = write_run(home / f"{step}", (step,))
     ramp = torch.linspace(0, 40 * step, 3 * SIZE * SIZE).view(3, SIZE, SIZE)
     return replace(load_run(directory), mean=ramp)
 
 
-def probabilities(run: Run, picture: npt.NDArray[np.uint8], views: int) -> Tensor:
+def probabilities(run: LoadedRun, picture: npt.NDArray[np.uint8], views: int) -> Tensor:
     """The centre, or corners and centre and their mirror images: a softmax of each, and the mean of those (§4.1)."""
     patches = [
         picture[top : top + CROP, left : left + CROP][:, ::step].transpose(2, 0, 1).astype(np.float32)
@@ -76,7 +76,7 @@ def test_an_evaluation_is_the_mean_of_the_probabilities(
         top1, top5 = top1 + (label not in order[:1]), top5 + (label not in order[:5])
     found = evaluate(runs, split, views, CPU, workers=0)
     assert found.loss == pytest.approx(loss / 8, rel=1e-5)
-    assert found == Evaluated(top1 / 8, top5 / 8, found.loss, 8, views, "val", list(steps))
+    assert found == Result(top1 / 8, top5 / 8, found.loss, 8, views, "val", list(steps))
     assert 0 < found.top1_error != found.top5_error
 
 

@@ -21,7 +21,7 @@ class Handle:
     """One message in flight in each direction; it keeps both buffers alive until `wait`.
 
     arrives_s: for a link with an injected delay, the host clock's time before which the message has not arrived.
-    staged: the copy of `sent` in host memory that is sent in its place, where there is one.
+    staged: the copy of `sent` in host memory that is sent instead, if there is one.
     """
 
     join: str
@@ -96,7 +96,7 @@ class P2PLink:
 class StagedLink(P2PLink):
     """A link between towers that share a GPU, over gloo and pinned host memory: a test layout.
 
-    NCCL supports two ranks on one device only in new versions and on request, and gloo sends host memory only. Each copy
+    NCCL supports two ranks on one device only in new versions and on request; gloo sends host memory only. Each copy
     waits for the device, so nothing is hidden behind computation.
     """
 
