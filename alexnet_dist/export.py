@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.runs import checkpoint
-from alexnet_dist.runs.load import load_run
-from alexnet_dist.runs.weights import named_weights
 
-__all__ = ["named_weights"]
+if TYPE_CHECKING:
+    from alexnet_dist.runs.weights import named_weights as named_weights
+
+
+def __getattr__(name: str) -> object:
+    """Import `named_weights`, a public name of this module, when it is first used: it imports torch."""
+    if name == "named_weights":
+        from alexnet_dist.runs.weights import named_weights
+
+        return named_weights
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main(arguments: list[str]) -> None:
@@ -23,6 +31,11 @@ def main(arguments: list[str]) -> None:
     parsed = parser.parse_args(arguments)
     if parsed.out.suffix != ".safetensors":
         raise UserError(f"{parsed.out}: expected a name that ends in .safetensors")
+    # These import torch: --help does without it.
+    from alexnet_dist.runs import checkpoint
+    from alexnet_dist.runs.load import load_run
+    from alexnet_dist.runs.weights import named_weights
+
     run = load_run(parsed.run, parsed.step)
     weights = named_weights(run.model)
     try:
@@ -30,9 +43,8 @@ def main(arguments: list[str]) -> None:
         checkpoint.write_tensors(parsed.out, weights, {"run": parsed.run.name, "step": str(run.step)})
     except OSError as error:
         raise UserError(f"{parsed.out}: cannot be written: {error.strerror}; choose another file") from None
-    print(
-        f"{parsed.out}: {len(weights)} tensors, {sum(w.numel() for w in weights.values()):,} numbers, step {run.step:,}"
-    )
+    numbers = sum(weight.numel() for weight in weights.values())
+    print(f"{parsed.out}: {len(weights)} tensors, {numbers:,} numbers, step {run.step:,}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
-from alexnet_dist.evaluate import Result, device_of, evaluate, main
+from alexnet_dist.evaluate import main
+from alexnet_dist.runs.evaluation import Result, evaluate
+from alexnet_dist.runs.inference import find_device
 from alexnet_dist.runs.load import LoadedRun, load_run
 from support.runs import CLASSES, SIZE, write_run
 
@@ -64,7 +66,7 @@ def probabilities(run: LoadedRun, picture: npt.NDArray[np.uint8], views: int) ->
 def test_an_evaluation_is_the_mean_of_the_probabilities(
     views: int, steps: tuple[int, ...], pack_tiny: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet_dist.evaluate.ROWS", 5)  # the second batch has two empty rows
+    monkeypatch.setattr("alexnet_dist.runs.evaluation.ROWS", 5)  # the second batch has two empty rows
     runs, split = [trained(tmp_path, step) for step in steps], opened(pack_tiny)
     loss = top1 = top5 = 0.0
     for sample in range(split.images):
@@ -120,5 +122,5 @@ def test_the_command_takes_the_newest_or_the_asked_checkpoint(
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
 def test_a_device_that_is_not_here_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"--device: {name} cannot be used \(.+\); expected such as cpu or cuda:1"):
-        device_of(name)
-    assert device_of("cpu") == torch.device("cpu")
+        find_device(name)
+    assert find_device("cpu") == torch.device("cpu")

@@ -151,7 +151,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
         export.main([str(tmp_path), str(tmp_path / "net.safetensors")])
     directory, _ = write_run(tmp_path / "home")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"net\.safetensors: cannot be written: .*; choose another place"):
+    with pytest.raises(UserError, match=r"net\.safetensors: cannot be written: .*; choose another file"):
         export.main([str(directory), str(tmp_path / "file" / "net.safetensors")])
     with pytest.raises(UserError, match="no sound checkpoint of step 4"):
         export.main([str(directory), str(tmp_path / "net.safetensors"), "--step", "4"])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.data import augment
+from alexnet_dist.errors import UserError
 from alexnet_dist.runs.load import LoadedRun
 
 # The lowest probability: a confident net yields exact zeros, which have no logarithm.
@@ -26,3 +27,14 @@ def view_probabilities(run: LoadedRun, images: Tensor, views: int, device: torch
     with torch.no_grad():
         logits = [run.model(augment.network_input(patch.to(device), mean, torch.float32)) for patch in patches]
     return torch.stack(logits).double().softmax(2).mean(0)
+
+
+def find_device(name: str | None) -> torch.device:
+    """Return a device by its name, by default cuda if there is one; UserError if torch cannot use it here."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device: {name} cannot be used ({reason}); expected such as cpu or cuda:1") from None

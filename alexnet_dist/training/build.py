@@ -1,4 +1,4 @@
-"""What computes the steps of a run: precision switches, the engine, the update rule and the schedule."""
+"""What computes the steps of a run: the engine, the update rule and the schedule."""
 
 from __future__ import annotations
 
@@ -16,13 +16,6 @@ from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.training.context import COMPUTE_DTYPES, WEIGHT_DTYPES, RunContext, memory_format_of
 from alexnet_dist.training.optim import Rule, Schedule
 from alexnet_dist.training.step import Engine, new_engine
-
-
-def set_precision(config: Config) -> None:
-    """Set torch's switches of this process for exactness: reproducible operations, TF32."""
-    torch.use_deterministic_algorithms(config.train.deterministic)
-    torch.backends.cudnn.benchmark = not config.train.deterministic
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
 
 
 def slow_dtype_warning(run: RunContext) -> str | None:

@@ -21,8 +21,9 @@ from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.monitoring.profiler import check_room, profiled
 from alexnet_dist.nn import geometry
+from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.training.build import build_engine, set_precision, slow_dtype_warning
+from alexnet_dist.training.build import build_engine, slow_dtype_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run
@@ -42,7 +43,7 @@ def train(config: Config, profile_steps: int = 0) -> None:
     """
     process.keep_freed_memory()
     process.prepare_cuda()
-    set_precision(config)
+    set_precision(config.train.deterministic, config.train.tf32)
     run = open_run(config, process.launch_info())
     cache_note = check_cache_room(run)
     with lost_rank_as_error(run.topology), worker_death_as_error(), ExitStack() as stack:

@@ -34,19 +34,6 @@ def test_bfloat16_follows_the_loss_curve_of_float32() -> None:
     assert 0 < error < LARGEST_ERROR
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_exactness_reaches_torch(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
-    try:
-        build.set_precision(settings(f"train.deterministic={wanted}", f"train.tf32={wanted}"))
-        assert asked == [wanted]
-        assert torch.backends.cudnn.benchmark != wanted
-        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == wanted
-    finally:
-        build.set_precision(settings())
-
-
 def test_every_setting_reaches_the_engine() -> None:
     words = ("run.seed=7", "data.global_batch=9", "train.accumulate=3", "train.dtype=bfloat16", "optim.momentum=0.5")
     config = settings(*words, "topology.layout=fused", "train.channels_last=true")
