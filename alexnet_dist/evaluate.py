@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from alexnet_dist import process
-from alexnet_dist.data.manifest import SPLITS
+from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import run_command
 
 

@@ -13,19 +13,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
+from alexnet_dist.data.choices import Chroma, Filter, SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import replace_file
 
-SplitName = Literal["train", "val", "test"]
-Chroma = Literal["420", "422", "444"]
-Filter = Literal["bicubic", "bilinear"]
-SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 # One row per sample: offset and size of its JPEG in its shard, in bytes, its label, and the zlib.crc32 of the JPEG.
 INDEX_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4"), ("crc32", "<u4")])
 

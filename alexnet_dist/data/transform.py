@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from alexnet_dist.data.augment import centre_offset
-from alexnet_dist.data.manifest import Filter, Options
+from alexnet_dist.data.choices import Filter
+from alexnet_dist.data.manifest import Options
 
 Pixels = npt.NDArray[np.uint8]
 

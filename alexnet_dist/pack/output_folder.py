@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from alexnet_dist.data import manifest as manifests
-from alexnet_dist.data.manifest import Manifest, Options, SourceId, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Manifest, Options, SourceId
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import lock_file, replace_file
 from alexnet_dist.pack.records import how_to_start_over, records_folder

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from alexnet_dist.data.manifest import SPLITS, Manifest
+from alexnet_dist.data.choices import SPLITS
+from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import spool
 from alexnet_dist.pack.assemble import assemble, list_reasons

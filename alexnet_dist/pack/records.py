@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_dist.data.manifest import Options, Rejected, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Options, Rejected
 from alexnet_dist.files import replace_file
 from alexnet_dist.pack.pixel_sums import PixelSums
 from alexnet_dist.pack.sources.listing import ImageFile

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_dist.data.manifest import Options, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Options
 
 
 @dataclass(frozen=True)

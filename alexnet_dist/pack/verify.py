@@ -12,7 +12,8 @@ import numpy.typing as npt
 from isal.isal_zlib import crc32
 from tqdm import tqdm
 
-from alexnet_dist.data.manifest import Manifest, Shard, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Manifest, Shard
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_dist.data.manifest import Chroma, Filter
+from alexnet_dist.data.choices import Chroma, Filter
 from alexnet_dist.data.transform import UnusableImageError, training_image
 from support.folders import OPTIONS, encoded, photo
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_dist.data.manifest import SplitName
+from alexnet_dist.data.choices import SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.packing import pack
 from alexnet_dist.pack.sources.layouts import detect_layout, list_split

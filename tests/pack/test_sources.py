@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dist.data.manifest import Rejected, SourceId, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Rejected, SourceId
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.listing import ImageFile, ImageSource, apply_holdout, build_source
 from support.folders import image_source, write_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_dist.data.manifest import SplitName
+from alexnet_dist.data.choices import SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.packing import pack
 from support.folders import request, write_folder

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from alexnet_dist.data.manifest import Options, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Options
 from alexnet_dist.pack.request import PackRequest
 from alexnet_dist.pack.sources.layouts import list_split
 from alexnet_dist.pack.sources.listing import ImageSource

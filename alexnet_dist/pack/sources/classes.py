@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from alexnet_dist.data.manifest import SplitName
+from alexnet_dist.data.choices import SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.listing import ImageSource
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from alexnet_dist.data.manifest import Rejected, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.classes import check_same_classes, class_labels
 from alexnet_dist.pack.sources.listing import NOT_REGULAR, NOT_UTF8, ImageFile, ImageSource, build_source

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alexnet_dist.data.manifest import SplitName
+from alexnet_dist.data.choices import SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import gzip_tars, tars
 from alexnet_dist.pack.sources.listing import LARGEST_FILE_BYTES, Container, StreamSource
-from alexnet_dist.pack.sources.names import base_name
+from alexnet_dist.pack.sources.names import PARQUET, TAR_GZ, base_name
 
-PARQUET, TAR_GZ = "parquet", "huggingface-tar"
 PATTERNS: Mapping[str, Mapping[SplitName, tuple[str, ...]]] = {
     PARQUET: {
         "train": ("train*.parquet",),

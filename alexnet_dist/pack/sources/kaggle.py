@@ -6,7 +6,8 @@ import csv
 import os
 from pathlib import Path
 
-from alexnet_dist.data.manifest import Rejected, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources import folders
 from alexnet_dist.pack.sources.classes import check_same_classes, class_labels

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alexnet_dist.data.manifest import SplitName
+from alexnet_dist.data.choices import SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources import folders, huggingface, ilsvrc, kaggle, lists, webdataset
 from alexnet_dist.pack.sources.listing import ImageSource, StreamSource, apply_holdout
-
-LAYOUTS = (
-    "auto",
-    "folder",
-    "ilsvrc2012",
-    "ilsvrc2010",
-    "kaggle",
-    huggingface.PARQUET,
-    huggingface.TAR_GZ,
-    "webdataset",
-    "list",
-)
+from alexnet_dist.pack.sources.names import PARQUET, TAR_GZ
 
 
 def list_split(
@@ -35,7 +24,7 @@ def list_split(
         raise UserError(f"{root}: expected a folder for layout {detected}")
     if holdout is not None and split == "test":
         raise UserError("--holdout divides a set into train and val, not test: remove --holdout")
-    if detected in (huggingface.PARQUET, huggingface.TAR_GZ):
+    if detected in (PARQUET, TAR_GZ):
         if holdout is not None:
             raise UserError(f"--holdout: {root} can only be read sequentially and cannot be divided; pack its own val")
         return huggingface.list_containers(root, detected, split)

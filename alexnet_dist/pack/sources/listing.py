@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_dist.data.manifest import Rejected, SourceId, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Rejected, SourceId
 from alexnet_dist.errors import UserError
 from alexnet_dist.rng import seed64
 

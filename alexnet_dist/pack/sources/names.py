@@ -1,12 +1,14 @@
-"""File names: which split they name, and their text."""
+"""Names: of layouts, of splits in file names, and the text of file names."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
-from alexnet_dist.data.manifest import SplitName
+from alexnet_dist.data.choices import SplitName
 
+PARQUET, TAR_GZ = "parquet", "huggingface-tar"
+LAYOUTS = ("auto", "folder", "ilsvrc2012", "ilsvrc2010", "kaggle", PARQUET, TAR_GZ, "webdataset", "list")
 # The names in use for each split, preferred first.
 SPLIT_NAMES: Mapping[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),

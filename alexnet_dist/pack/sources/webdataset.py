@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_dist.data import manifest as manifests
-from alexnet_dist.data.manifest import Rejected, SplitName
+from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
 from alexnet_dist.pack.sources.classes import check_no_class_lost, class_labels, resolve_class, sorted_classes
