@@ -29,23 +29,6 @@ from support.folders import OPTIONS, SIZE, contents, encoded, photo, request, wr
 from support.layouts import CLASSES, WRITERS, draw_images, table_of, tar_of
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of 28 images in three classes, with two files that are not images."""
-    folder = write_folder(tmp_path_factory.mktemp("source"), {"a": 11, "b": 9, "c": 8})
-    (folder / "a" / "README.txt").write_text("read me")
-    (folder / "b" / ".hidden").write_text("")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the shards that one process packs from the source in one run."""
-    out = tmp_path_factory.mktemp("reference")
-    pack(request(source, out))
-    return out
-
-
 def read_index(out: Path, manifest: Manifest) -> npt.NDArray[np.void]:
     index: npt.NDArray[np.void] = np.load(out / manifest.index.name)
     return index

@@ -21,23 +21,6 @@ from support.folders import SIZE, contents, encoded, photo, request, write_folde
 from support.layouts import WRITERS, draw_images
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of 28 images in three classes, with two files that are not images."""
-    folder = write_folder(tmp_path_factory.mktemp("source"), {"a": 11, "b": 9, "c": 8})
-    (folder / "a" / "README.txt").write_text("read me")
-    (folder / "b" / ".hidden").write_text("")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the shards that one process packs from the source in one run."""
-    out = tmp_path_factory.mktemp("reference")
-    pack(request(source, out))
-    return out
-
-
 def source_in(source: Path, home: Path, layout: str) -> Path:
     """Return the folder of images, or a set of images in another layout."""
     return source if layout == "folder" else WRITERS[layout](home / "source", draw_images())
