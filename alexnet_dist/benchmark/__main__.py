@@ -5,42 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alexnet_dist.benchmark import options, synthetic
-from alexnet_dist.benchmark.contenders.packing import run_pack
-from alexnet_dist.benchmark.contenders.training_steps import StepSettings
-from alexnet_dist.benchmark.rounds import Result, others_cpu_cores, run_rounds, table
-from alexnet_dist.benchmark.suites import link, loader, pack, scaling, step
+from alexnet_dist.benchmark import options
+from alexnet_dist.benchmark.rounds import others_cpu_cores, table
 from alexnet_dist.errors import run_command
 
-SAMPLES_PER_SHARD = 1000  # of the set that is generated for `loader`
-
-
-@dataclass(frozen=True)
-class SuiteReport:
-    """The outcome of one benchmark.
-
-    columns: title by figure. extra: further objects for the JSON; notes: the same as text.
-    """
-
-    results: Sequence[Result]
-    columns: Mapping[str, str]
-    ratios: Mapping[str, float]
-    extra: Mapping[str, object] = field(default_factory=dict)
-    notes: str = ""
+if TYPE_CHECKING:
+    from alexnet_dist.benchmark.reports import SuiteReport
 
 
 def main(argv: list[str]) -> None:
     """Run a benchmark, and print a table or one JSON object."""
     arguments = options.parser(__doc__).parse_args(argv)
     options.check(arguments)
-    suites = {"pack": _pack, "loader": _loader, "step": _step, "link": _link, "scaling": _scaling}
-    with tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as folder:
-        report = suites[arguments.benchmark](arguments, Path(folder))
+    from alexnet_dist.benchmark.reports import run_benchmark  # imports torch: --help does without it
+
+    report = run_benchmark(arguments)
     if arguments.json:
         _print_json(arguments, report)
     else:
@@ -69,62 +50,6 @@ def _print_table(arguments: argparse.Namespace, report: SuiteReport) -> None:
         print(f"  {name.ljust(max(map(len, report.ratios)))}  {value:.2f}")
     if report.notes:
         print(f"\n{report.notes}")
-
-
-def _pack(arguments: argparse.Namespace, folder: Path) -> SuiteReport:
-    source = arguments.source
-    if source is None:
-        source = folder / "photographs"
-        synthetic.write(source, arguments.images, synthetic.FULL_SIDES, synthetic.FULL_CONTRAST)
-    results = run_rounds(pack.contenders(source), arguments.rounds)
-    return SuiteReport(results, pack.COLUMNS, pack.ratios(results))
-
-
-def _loader(arguments: argparse.Namespace, folder: Path) -> SuiteReport:
-    shards = arguments.shards
-    if shards is None:
-        source, shards = folder / "photographs", folder / "shards"
-        synthetic.write(source, arguments.images, synthetic.PACKED_SIDES, synthetic.PACKED_CONTRAST)
-        run_pack(source, shards, options.cores(), SAMPLES_PER_SHARD)
-    contenders = loader.contenders(shards, folder / "others", arguments.workers, arguments.batch)
-    results = run_rounds(contenders, arguments.rounds)
-    return SuiteReport(results, loader.COLUMNS, loader.ratios(results))
-
-
-def _step(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
-    settings = StepSettings(arguments.batch, arguments.steps, arguments.threads)
-    if arguments.device == "cpu":
-        results = run_rounds(step.contenders(settings), arguments.rounds)
-        return SuiteReport(results, step.COLUMNS, step.ratios(results))
-    settings = replace(
-        settings,
-        device="cuda",
-        dtype=arguments.dtype,
-        # On a device with tensor cores, bfloat16 is fastest in channels_last.
-        channels_last=arguments.dtype == "bfloat16",
-        peak_tflops=arguments.peak_tflops or 0.0,
-    )
-    results = run_rounds(step.cuda_contenders(settings), arguments.rounds)
-    return SuiteReport(results, step.COLUMNS_CUDA, step.ratios(results))
-
-
-def _link(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
-    threads = max(1, arguments.threads // 2)
-    contenders = link.contenders(arguments.batch, arguments.repeats, threads, arguments.device)
-    results = run_rounds(contenders, arguments.rounds)
-    return SuiteReport(link.by_join(results, arguments.batch), link.COLUMNS, link.ratios(results))
-
-
-def _scaling(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
-    settings = StepSettings(arguments.batch, arguments.steps, arguments.threads)
-    results = run_rounds(scaling.contenders(settings), arguments.rounds)
-    measured = scaling.measured_bounds(results, settings)
-    cluster = scaling.assumed_cluster(
-        arguments.step_ms, arguments.pair_batch, arguments.network_gbit, arguments.link_gbytes
-    )
-    extra = {"bounds_here": measured, "assumed": asdict(cluster), "bounds_of_nodes": scaling.node_bounds(cluster)}
-    notes = scaling.describe(measured, cluster)
-    return SuiteReport(results, scaling.COLUMNS, scaling.ratios(results), extra, notes)
 
 
 if __name__ == "__main__":

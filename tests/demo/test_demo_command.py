@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_dist import config
-from alexnet_dist.demo import __main__ as demo
+from alexnet_dist.demo import workflow
+from alexnet_dist.demo.__main__ import main
 from alexnet_dist.demo.images import CLASSES
 from alexnet_dist.demo.paths import DemoPaths
 from alexnet_dist.demo.report import DemoResult, few_image_notes, report
@@ -36,23 +37,24 @@ RESULT = DemoResult(
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(demo.RANKS, 2_000_000))
+@given(st.integers(workflow.RANKS, 2_000_000))
 def test_the_recipe_fits_any_number_of_images(images: int) -> None:
-    drawn = config.load([demo.CONFIG], []).config
-    adapted = config.load([demo.CONFIG], demo.recipe_overrides(drawn, 3, images)).config
+    drawn = config.load([workflow.CONFIG], []).config
+    adapted = config.load([workflow.CONFIG], workflow.recipe_overrides(drawn, 3, images)).config
     batch, epochs = adapted.data.global_batch, adapted.run.epochs
-    assert demo.RANKS <= batch <= min(images, drawn.data.global_batch)
-    steps, expected = epochs * (images // batch), drawn.run.epochs * (demo.TRAIN_IMAGES // drawn.data.global_batch)
+    assert workflow.RANKS <= batch <= min(images, drawn.data.global_batch)
+    steps, expected = epochs * (images // batch), drawn.run.epochs * (workflow.TRAIN_IMAGES // drawn.data.global_batch)
     assert epochs == 1 or 0.6 * expected <= steps <= 1.5 * expected
     assert 1 <= epochs // adapted.run.evaluate_every <= 2 * drawn.run.epochs
     assert adapted.optim.drop_epochs[-1] / epochs == pytest.approx(drawn.optim.drop_epochs[-1] / drawn.run.epochs)
 
 
 def test_the_drawn_images_get_the_recipe_as_it_is() -> None:
-    drawn = config.load([demo.CONFIG], []).config
-    assert config.load([demo.CONFIG], demo.recipe_overrides(drawn, len(CLASSES), demo.TRAIN_IMAGES)).config == drawn
+    drawn = config.load([workflow.CONFIG], []).config
+    overrides = workflow.recipe_overrides(drawn, len(CLASSES), workflow.TRAIN_IMAGES)
+    assert config.load([workflow.CONFIG], overrides).config == drawn
     assert drawn.model.classes == len(CLASSES)
-    assert drawn.data.crop * 8 == demo.SIZE * 7
+    assert drawn.data.crop * 8 == workflow.SIZE * 7
 
 
 def test_classes_with_few_images_are_named() -> None:
@@ -81,7 +83,7 @@ def test_the_summary_says_what_ran_how_well_and_what_to_type() -> None:
     assert "(drawn)" in report(replace(RESULT, drawn=True))
     assert max(len(line) for line in text.splitlines()) <= 130
     options = re.findall(r"([a-z]+\.[a-z]+)=", text)
-    assert config.load([demo.CONFIG], []).origins.keys() >= set(options)
+    assert config.load([workflow.CONFIG], []).origins.keys() >= set(options)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_a_failed_step_ends_the_demo_with_its_exit_code(
     code: str, exit_code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as raised:
-        demo.run_step("pack", ["-c", f"print('its output', flush=True); {code}"], capture=True)
+        workflow.run_step("pack", ["-c", f"print('its output', flush=True); {code}"], capture=True)
     assert raised.value.code == exit_code
     error = capfd.readouterr().err
     assert "its output" in error
@@ -100,7 +102,7 @@ def test_a_failed_step_ends_the_demo_with_its_exit_code(
 
 
 def test_outside_a_checkout_the_demo_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(demo, "CONFIG", tmp_path / "configs" / "demo.yaml")
+    monkeypatch.setattr(workflow, "CONFIG", tmp_path / "configs" / "demo.yaml")
     with pytest.raises(UserError, match=r"demo\.yaml: not found; the demo needs a checkout: git clone"):
-        demo.main(["--run", str(tmp_path / "run")])
+        main(["--run", str(tmp_path / "run")])
     assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.figures.__main__ import draw_all, main
+from alexnet_dist.figures.__main__ import main
 from alexnet_dist.figures.drawing import DOTS_PER_INCH, draw_curves
+from alexnet_dist.figures.pictures import draw_all
 from alexnet_dist.pack.__main__ import main as pack
 from alexnet_dist.runs.directory import EVALUATIONS, METRICS, append
 from alexnet_dist.runs.load import load_run
