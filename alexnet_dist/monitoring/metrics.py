@@ -241,7 +241,7 @@ class Metrics:
 def write_targets(path: Path, endpoints: Sequence[str]) -> None:
     """Write the addresses of the ranks' metrics for Prometheus's file_sd; endpoints: host:port, one a rank.
 
-    No labels: the ranks expose run, rank, replica and tower themselves. The file is replaced atomically.
+    No labels: the ranks expose run, rank, replica and tower themselves. The file is renamed into position atomically.
     """
     # Hidden and not *.json, so that no file_sd pattern matches a half-written file.
     temporary = path.with_name(f".{path.name}.tmp")

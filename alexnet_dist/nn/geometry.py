@@ -85,7 +85,7 @@ class Geometry:
     input_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        """Order the layers, give the last one a channel per class, and check that the net can be built.
+        """Sort the layers, give the last one a channel per class, and check that the net can be built.
 
         Raises ValueError, which names the layer, the value found and the value expected.
         """

@@ -1,4 +1,4 @@
-"""The one place that sets torch's switches for exactness, of the whole process."""
+"""The one module that sets torch's switches for exactness, of the whole process."""
 
 from __future__ import annotations
 

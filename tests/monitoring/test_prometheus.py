@@ -169,7 +169,7 @@ def training(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_every_expression_of_the_dashboard_has_data(training: Training, tmp_path: Path) -> None:
-    # Started together with the run: Prometheus looks for new targets only every five seconds.
+    # It starts together with the run: Prometheus looks for new targets only every five seconds.
     with PrometheusServer(tmp_path / "prometheus", [training.directory / run_directory.TARGETS]) as server:
         training.until((training.directory / run_directory.TARGETS).exists, "targets.json")
         server.wait_for(f"sum({PREFIX}running)", RANKS, TIMEOUT_S)

@@ -122,7 +122,7 @@ def test_what_stops_a_pack_says_how_to_go_on(source: Path, tmp_path: Path, monke
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_next(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    """Otherwise a power cut could leave a manifest of empty shards."""
+    """Otherwise a power failure could leave a manifest of empty shards."""
     source = source_in(source, tmp_path, layout)
     real_fsync, real_replace = os.fsync, Path.replace
     synced_bytes: dict[int, int] = {}

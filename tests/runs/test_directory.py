@@ -84,17 +84,17 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert files(tmp_path / "photos") == {"cat.jpg": b"cat"}
 
 
-@pytest.mark.parametrize("place", ["file", "file/run", "taken"])
-def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, shards: Path, place: str) -> None:
+@pytest.mark.parametrize("name", ["file", "file/run", "taken"])
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, shards: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "taken" / "config.yaml").mkdir(parents=True)
 
     def taken() -> None:
-        run_directory.open_directory(tmp_path / place).close()
-        run_directory.begin(tmp_path / place, 0, 0, "", files(shards))
+        run_directory.open_directory(tmp_path / name).close()
+        run_directory.begin(tmp_path / name, 0, 0, "", files(shards))
 
     with pytest.raises(
-        UserError, match=rf"run\.directory: {tmp_path / place} cannot be written: \w+.*; choose another"
+        UserError, match=rf"run\.directory: {tmp_path / name} cannot be written: \w+.*; choose another"
     ):
         taken()
 

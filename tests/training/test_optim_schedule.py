@@ -22,7 +22,7 @@ def plateau(**changes: object) -> Schedule:
 
 
 def rates(schedule: Schedule, errors: Sequence[float]) -> list[float]:
-    """Return the rate after each evaluation."""
+    """Return the learning rate after each evaluation."""
     progress, found = Progress(), []
     for error in errors:
         progress = after_evaluation(schedule, progress, error, 0, 10)

@@ -20,7 +20,7 @@ from torch import Tensor
 LabelledImages = tuple[Tensor, Tensor]  # one batch: images and labels, as the loader delivers them
 Epochs = Callable[[int], Iterator[LabelledImages]]  # the batches of an epoch, by its number
 
-# Between opening a loader and requesting its first batch: workers that it starts at once are then up.
+# From the start of a loader to the request for its first batch: workers that start at once are up by then.
 START_UP_S = 1.0
 # A fast loader finishes a small set too soon to be timed.
 MIN_TIMED_S = 2.0

@@ -49,7 +49,7 @@ class ImageFile(NamedTuple):
 
     @property
     def sort_key(self) -> tuple[str | int, ...]:
-        """The stem, then all other fields, with None replaced by a value that compares."""
+        """The stem, then all other fields, with a value that compares instead of None."""
         offset, spooled_bytes = (-1 if value is None else value for value in (self.offset, self.spooled_bytes))
         return (self.stem, *self[:4], offset, self.reason or "", spooled_bytes)
 
