@@ -10,17 +10,32 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 from support.data_shards import draw_jpegs_fixture, pack_tiny
+from support.packed import reference_fixture, source_fixture
 from support.ranks import Ranks, rank_runner
 from support.remote_server import http_server, running_server
 
 # Fixtures of data_shards and remote_server, and those below.
-__all__ = ["draw_jpegs_fixture", "http_server", "pack_tiny", "run_ranks", "running_server", "shards"]
+__all__ = [
+    "draw_jpegs_fixture",
+    "http_server",
+    "pack_tiny",
+    "reference_fixture",
+    "run_ranks",
+    "running_server",
+    "shards",
+    "source_fixture",
+]
 
+
+# No deadline for one example: other processes may share the cores.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from alexnet_dist.config import keys, named
+from alexnet_dist.config import keys
 from alexnet_dist.config.schema import CONFLICT, Config, Conflict
 from alexnet_dist.config.sources import Diagnostic, Setting, read_file, read_override
 from alexnet_dist.errors import UserError
@@ -97,31 +96,3 @@ def _origin(conflict: Conflict, settings: Sequence[Setting]) -> str:
             if setting.key == key or setting.key.startswith(f"{key}."):
                 return setting.origin
     return DEFAULT
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the repeatable option --config FILE and key=value arguments to a command.
-
-    Parse with parse_intermixed_args, which accepts options and arguments in any order.
-    """
-    parser.add_argument(
-        "--config",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="YAML file of changes to the paper's configuration, or the name of one that the package contains"
-        f" ({', '.join(named.names())}); several are merged left to right",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change of one value, such as data.global_batch=64; applied after all files",
-    )
-
-
-def from_arguments(arguments: argparse.Namespace) -> LoadedConfig:
-    """Return the configuration that a parsed command line specifies. Raises UserError as `load` does."""
-    return load(arguments.config, arguments.overrides)
