@@ -58,7 +58,8 @@ class ImageFile(NamedTuple):
 class ImageSource:
     """A split whose files are listed, sorted by name; a label is an index into `classes`.
 
-    rejected: entries that cannot be images. descriptions: of the classes that the source describes.
+    rejected: entries that cannot be images. descriptions: of the classes that the source describes. seen: how many
+    entries the source has; each is in `files`, in `rejected`, or counted in `ignored`, by the rule that excludes it.
     """
 
     folder: Path
@@ -67,6 +68,8 @@ class ImageSource:
     rejected: tuple[Rejected, ...]
     id: SourceId
     descriptions: Mapping[str, str] = field(default_factory=dict)
+    seen: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
 
 class Container(NamedTuple):
@@ -103,8 +106,13 @@ def build_source(
     rejected: Iterable[Rejected],
     descriptions: Mapping[str, str] | None = None,
     containers_sha256: str | None = None,
+    seen: int | None = None,
+    ignored: Mapping[str, int] | None = None,
 ) -> ImageSource:
-    """Return a source of these files, sorted; raises UserError if there are none."""
+    """Return a source of these files, sorted; raises UserError if there are none.
+
+    seen: how many entries the source has; by default those in `files`, `rejected` and `ignored`.
+    """
     ordered = tuple(sorted(files, key=lambda file: file.sort_key))
     digest = hashlib.sha256()
     for file in ordered:
@@ -112,7 +120,11 @@ def build_source(
     if not ordered:
         raise UserError(f"{folder}: holds no image files of this split")
     source_id = SourceId(len(ordered), digest.hexdigest(), containers_sha256)
-    return ImageSource(folder, classes, ordered, tuple(rejected), source_id, descriptions or {})
+    left_out, ignored = tuple(rejected), ignored or {}
+    counted = len(ordered) + len(left_out) + sum(ignored.values())
+    return ImageSource(
+        folder, classes, ordered, left_out, source_id, descriptions or {}, counted if seen is None else seen, ignored
+    )
 
 
 def apply_holdout(source: ImageSource, split: SplitName, holdout: float, seed: int) -> ImageSource:
