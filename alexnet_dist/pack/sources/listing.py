@@ -60,6 +60,7 @@ class ImageSource:
 
     rejected: entries that cannot be images. descriptions: of the classes that the source describes. seen: how many
     entries the source has; each is in `files`, in `rejected`, or counted in `ignored`, by the rule that excludes it.
+    notes: what the user should know about how the source was read. missing: parts that the source names and lacks.
     """
 
     folder: Path
@@ -70,6 +71,8 @@ class ImageSource:
     descriptions: Mapping[str, str] = field(default_factory=dict)
     seen: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 class Container(NamedTuple):
@@ -83,12 +86,14 @@ class Container(NamedTuple):
 class StreamSource:
     """A split in containers that are read sequentially: their images are known only after reading all of it.
 
-    layout: the format of the containers.
+    layout: the format of the containers. notes, missing: as in ImageSource.
     """
 
     folder: Path
     layout: str
     containers: tuple[Container, ...]
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def id(self) -> SourceId:
@@ -108,6 +113,9 @@ def build_source(
     containers_sha256: str | None = None,
     seen: int | None = None,
     ignored: Mapping[str, int] | None = None,
+    *,
+    notes: Iterable[str] = (),
+    missing: Iterable[str] = (),
 ) -> ImageSource:
     """Return a source of these files, sorted; raises UserError if there are none.
 
@@ -123,7 +131,16 @@ def build_source(
     left_out, ignored = tuple(rejected), ignored or {}
     counted = len(ordered) + len(left_out) + sum(ignored.values())
     return ImageSource(
-        folder, classes, ordered, left_out, source_id, descriptions or {}, counted if seen is None else seen, ignored
+        folder=folder,
+        classes=classes,
+        files=ordered,
+        rejected=left_out,
+        id=source_id,
+        descriptions=descriptions or {},
+        seen=counted if seen is None else seen,
+        ignored={rule: count for rule, count in ignored.items() if count},
+        notes=tuple(notes),
+        missing=tuple(missing),
     )
 
 
@@ -145,4 +162,6 @@ def apply_holdout(source: ImageSource, split: SplitName, holdout: float, seed: i
         order = sorted(files, key=lambda file: (seed64(seed, "holdout", file.stem), file.sort_key))
         count = min(max(round(holdout * len(files)), 1), len(files) - 1)
         kept.extend(order[count:] if split == "train" else order[:count])
-    return replace(source, files=tuple(sorted(kept, key=lambda file: file.sort_key)))
+    other_split = "val" if split == "train" else "train"
+    ignored = {**source.ignored, f"images of the {other_split} side of the holdout": len(source.files) - len(kept)}
+    return replace(source, files=tuple(sorted(kept, key=lambda file: file.sort_key)), ignored=ignored)
