@@ -80,6 +80,12 @@ def is_section(key: str) -> bool:
     return not key or _table_key(key) in SECTIONS
 
 
+def is_text(key: str) -> bool:
+    """Return whether any text is a value of this key, such as a path."""
+    spec = key_spec(key)
+    return spec is not None and spec.annotation is str
+
+
 def children(key: str) -> list[str]:
     """Return the names of the keys directly below a section."""
     prefix = f"{_table_key(key)}." if key else ""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from alexnet_dist.config import keys
 from alexnet_dist.config.schema import CONFLICT, Config, Conflict
-from alexnet_dist.config.sources import Diagnostic, Setting, read_file, read_override
+from alexnet_dist.config.sources import COMMAND_LINE, Diagnostic, Setting, read_file, read_override
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.geometry import PAPER_LAYERS
 
@@ -42,7 +42,7 @@ def load(files: Sequence[Path], overrides: Sequence[str]) -> LoadedConfig:
     diagnostics += _unknown_removals(settings)
     merged = _merge(settings)
     try:
-        config = Config.model_validate(keys.tree({key: setting.value for key, setting in merged.items()}))
+        config = _validated(merged)
     except ValidationError as error:
         diagnostics += _conflicts(error, settings, diagnostics)
     if diagnostics:
@@ -50,6 +50,11 @@ def load(files: Sequence[Path], overrides: Sequence[str]) -> LoadedConfig:
         raise UserError(heading + "\n".join(str(diagnostic) for diagnostic in diagnostics))
     origins = {key: merged[key].origin if key in merged else DEFAULT for key in keys.flat(config)}
     return LoadedConfig(config, origins)
+
+
+def _validated(merged: Mapping[str, Setting]) -> Config:
+    """Return the configuration of merged settings; pydantic.ValidationError for conflicts."""
+    return Config.model_validate(keys.tree({key: setting.value for key, setting in merged.items()}))
 
 
 def _merge(settings: Iterable[Setting]) -> dict[str, Setting]:
@@ -80,13 +85,47 @@ def _conflicts(
     error: ValidationError, settings: Sequence[Setting], diagnostics: Sequence[Diagnostic]
 ) -> Iterator[Diagnostic]:
     """Yield the conflicts between values, except those that an error in one of their sections may have caused."""
-    faulty_sections = {diagnostic.key.partition(".")[0] for diagnostic in diagnostics}
+    faulty_keys = [diagnostic.key for diagnostic in diagnostics]
+    # A misspelt section may stand for any: an empty name.
+    faulty_sections = {key.partition(".")[0] if keys.is_section(key.partition(".")[0]) else "" for key in faulty_keys}
+    for conflict in _conflicts_of(error):
+        if not faulty_sections & {"", *(key.partition(".")[0] for key in conflict.keys)}:
+            yield _located(conflict, settings)
+
+
+def _conflicts_of(error: ValidationError) -> Iterator[Conflict]:
     for details in error.errors():
         # keys.fits has checked each value against its key, so only conflicts remain.
         assert details["type"] == CONFLICT, details
-        for conflict in details["ctx"]["conflicts"]:
-            if not faulty_sections & {"", *(key.partition(".")[0] for key in conflict.keys)}:
-                yield Diagnostic(_origin(conflict, settings), conflict.text, conflict.keys[0])
+        yield from details["ctx"]["conflicts"]
+
+
+def _located(conflict: Conflict, settings: Sequence[Setting]) -> Diagnostic:
+    """Return a conflict with its origin: the command line, unless the files alone have the same conflict."""
+    key, text = conflict.keys[0], conflict.text
+    culprit = _command_line_culprit(conflict, settings)
+    if culprit is None:
+        return Diagnostic(_origin(conflict, settings), text, key)
+    if culprit.key != key and not key.startswith(f"{culprit.key}."):
+        layer = keys.layer_key(culprit.key)
+        is_new = layer is not None and layer.removeprefix(f"{keys.LAYERS}.") not in PAPER_LAYERS
+        with_it = "with this layer, which the paper's net does not have" if is_new else "with it"
+        text = f"{culprit.key} = {keys.format_value(culprit.value)}: {with_it}, {text}"
+    return Diagnostic(culprit.origin, text, key)
+
+
+def _command_line_culprit(conflict: Conflict, settings: Sequence[Setting]) -> Setting | None:
+    """Return the last setting of the command line without which there is no such conflict, or None."""
+    remaining = list(settings)
+    while remaining and remaining[-1].origin == COMMAND_LINE:
+        last = remaining.pop()
+        try:
+            _validated(_merge(remaining))
+        except ValidationError as error:
+            if conflict.text in [other.text for other in _conflicts_of(error)]:
+                continue
+        return last
+    return None
 
 
 def _origin(conflict: Conflict, settings: Sequence[Setting]) -> str:

@@ -264,5 +264,6 @@ def find_conflicts(config: Config) -> Iterator[Conflict]:
     try:
         geometry(config)
     except ValueError as error:
-        where = str(error).partition(": ")[0]
-        yield Conflict((f"model.{where}", "data.crop", "model.classes", "model.layers"), f"model.{error}")
+        where = f"model.{error}".partition(": ")[0]  # a layer, or a field of it
+        layer = ".".join(where.split(".")[:3])
+        yield Conflict((where, layer, "data.crop", "model.classes", "model.layers"), f"model.{error}")

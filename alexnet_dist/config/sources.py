@@ -75,13 +75,36 @@ def read_file(path: Path) -> Iterator[Setting | Diagnostic]:
 
 
 def read_override(argument: str) -> Iterator[Setting | Diagnostic]:
-    """Yield the settings and errors of a key=value argument of the command line; its value is YAML."""
+    """Yield the settings and errors of a key=value argument of the command line.
+
+    The value is YAML, which must end where the argument ends. For a key of type text, such as a path, it is the whole
+    argument after the equals sign, with any # and colon, or a single quoted YAML text.
+    """
     key, equals, text = argument.partition("=")
-    if equals and key.strip():
-        yield from _read(text, key.strip(), lambda _: COMMAND_LINE)
-    else:
+    name = key.strip()
+    if not (equals and name):
         text = f"found {argument!r}, expected key=value, such as data.global_batch=64; use --config FILE for a file"
         yield Diagnostic(COMMAND_LINE, text)
+    elif keys.is_text(name):
+        # Written as one argument with spaces around the equals sign, as in a file: these are not part of the value.
+        value = _unquoted(text.strip() if key != name else text)
+        if keys.fits(name, value):
+            yield Setting(name, value, COMMAND_LINE)
+        else:
+            yield Diagnostic(COMMAND_LINE, f"{name} = {keys.format_value(value)}: expected {keys.expected(name)}", name)
+    else:
+        yield from _read(text, name, lambda _: COMMAND_LINE)
+
+
+def _unquoted(text: str) -> str:
+    """Return the value of a text that is one quoted YAML scalar from its first to its last character, else the text."""
+    if text[:1] not in ("'", '"'):
+        return text
+    try:
+        node = _Loader(text).get_single_node()
+    except yaml.YAMLError:
+        return text
+    return str(node.value) if isinstance(node, yaml.ScalarNode) and node.end_mark.index == len(text) else text
 
 
 def _read(text: str, key: str, origin_at: Callable[[int], str]) -> Iterator[Setting | Diagnostic]:
@@ -104,6 +127,10 @@ def _read(text: str, key: str, origin_at: Callable[[int], str]) -> Iterator[Sett
         return
     if node is None and not key:
         return  # an empty file, or only comments
+    rest = text[node.end_mark.index if node else 0 :].strip() if key else ""
+    if rest:
+        yield Diagnostic(origin_at(0), f"{prefix}found {keys.format_value(rest)} after the value; remove it", key)
+        return
     yield from _DocumentParser(loader, origin_at).parse(node or yaml.ScalarNode(NULL, ""), key, origin_at(0))
 
 

@@ -186,7 +186,11 @@ def test_contradictions_are_reported_where_they_were_given() -> None:
     ]
     again = write("train: {accumulate: 9}\n", "again.yaml")
     assert problems([again], ["train.accumulate=200"])[0].startswith("command line: train.accumulate = 200")
-    assert problems([again], ["data.global_batch=4"])[0].startswith("again.yaml:1: train.accumulate = 9")
+    # The file alone is valid: the command line is named.
+    assert problems([again], ["data.global_batch=4"])[0].startswith(
+        "command line: data.global_batch = 4: with it, train.accumulate = 9: expected at most data.global_batch = 4"
+    )
+    assert problems([again, write("data: {global_batch: 4}\n")], [])[0].startswith("again.yaml:1: train.accumulate = 9")
     assert load([], ["data.global_batch=4", "train.accumulate=4"])
     schedule = ["optim.schedule=epochs", "optim.drop_epochs=[1, 1.5]"]
     assert load([], [*schedule, "optim.warmup_epochs=1"])
@@ -199,7 +203,7 @@ def test_contradictions_are_reported_where_they_were_given() -> None:
 @pytest.mark.parametrize(
     ("overrides", "report"),
     [
-        (["data.crop=3"], "command line: model.layers.conv1: nothing of the 3-pixel image is left"),
+        (["data.crop=3"], "command line: data.crop = 3: with it, model.layers.conv1: nothing of the 3-pixel image is"),
         (["model.layers.fc8.channels=7"], "command line: model.layers.fc8.channels: 7; expected null: the last"),
         (["model.layers.conv1.reads=both"], "command line: model.layers.conv1.reads: both; expected own: the first"),
         (["model.layers.conv9={}"], "command line: model.layers.conv9.kernel: 0; expected at least 1 in a"),
@@ -215,6 +219,48 @@ def test_a_contradiction_that_a_reported_problem_may_have_caused_is_not_reported
     assert len(problems([], ["data.globl_batch=200", "train.accumulate=200"])) == 1
     assert len(problems([], ["data.global_batch=many", "train.accumulate=200"])) == 1
     assert len(problems([], ["run.keep=0", "train.accumulate=200"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "report"),
+    [
+        ("data.crop=3", "data.crop = 3: with it, model.layers.conv2: nothing of the 3-pixel image is left"),
+        (
+            "model.layers.conv33.channels=10",
+            "model.layers.conv33.channels = 10: with this layer, which the paper's net does not have,"
+            " model.layers.conv33.kernel: 0; expected at least 1",
+        ),
+        (
+            "model.layers.fc9.dropout=0.5",
+            "model.layers.fc9.dropout = 0.5: with this layer, which the paper's net does not have,"
+            " model.layers.fc8.channels: None; expected an even number",
+        ),
+        ("model.layers.fc8=null", "model.layers.fc8 = null: with it, model.layers.fc7.channels: 256; expected null"),
+        ("optim.schedule=plateau", "optim.schedule = 'plateau': with it, optim.drop_epochs = [9.6, 14.4]: used only"),
+        (
+            "modle.layers.fc8.channels=10",
+            "modle.layers.fc8.channels = 10: unknown key; did you mean 'model.layers.fc8.",
+        ),
+    ],
+)
+def test_what_the_command_line_causes_is_not_blamed_on_a_line_of_the_file(argument: str, report: str) -> None:
+    """cifar10.yaml sets the crop, the classes and every layer, and is valid without the argument."""
+    (message,) = problems([Path("cifar10")], ["run.seed=1", argument, "run.keep=4"])
+    assert message.startswith(f"command line: {report}")
+
+
+def test_a_field_that_a_new_layer_lacks_is_reported_on_the_line_of_the_layer() -> None:
+    path = write("data:\n  crop: 223\nmodel:\n  layers:\n    conv33: {channels: 10}\n")
+    (message,) = problems([path], [])
+    assert message.startswith("x.yaml:5: model.layers.conv33.kernel: 0; expected at least 1")
+
+
+def test_a_misspelt_section_may_be_the_cause_of_any_contradiction() -> None:
+    path = write("model: {layers: {fc8: {channels: 10}}}\n")
+    assert problems([path], [])[0].startswith("x.yaml:1: model.layers.fc8.channels: 10; expected null")
+    assert problems([path], ["modle.classes=10"]) == [
+        "command line: modle.classes = 10: unknown key; did you mean 'model.classes'?"
+    ]
 
 
 # The command line.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist.config import keys, load
+from alexnet_dist.config import keys, load, to_yaml
 from support.config_files import problems, write
 
 
@@ -57,7 +57,6 @@ def test_what_a_word_of_the_command_line_gives(argument: str, value: object) -> 
         ("data.global_batch", "0", "an integer of at least 1"),
         ("data.global_batch", "null", "an integer of at least 1"),
         ("data.max_bad_fraction", "1.5", "a number of at least 0 and at most 1"),
-        ("data.root", "3", "text (not empty; a number in quotes)"),
         ("data.root", "''", "text (not empty; a number in quotes)"),
         ("data.flip", "1", "true or false"),
         ("optim.momentum", "1", "a number of at least 0 and below 1"),
@@ -100,6 +99,61 @@ def test_a_value_that_does_not_fit(key: str, value: str, expected: str) -> None:
     assert from_file.endswith(f": expected {expected}")
     assert from_argument.endswith(f": expected {expected}")
     assert len(from_argument) < 250
+
+
+def test_a_number_in_a_file_is_no_text() -> None:
+    assert problems([write("data:\n  root: 3\n")], []) == [
+        "x.yaml:2: data.root = 3: expected text (not empty; a number in quotes)"
+    ]
+
+
+# Words of the command line are taken whole.
+
+TEXTS = (
+    "/x/run # 1", "a: b", "a:", "# 1", "~", "null", "true", "3", "1e-2", "[a", "{a}", "*a", "&a", "!a", "%a", "@a",
+    "- a", "? a", "'a' # 'b'", "'", '"a', "it's", 'a "b"', " a", "a ", "a\nb", "C:\\a", "s3://bucket/a=b # c",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["data.root", "data.cache", "run.directory", "metrics.address"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_taken_whole(key: str, text: str) -> None:
+    loaded = load([], [f"{key}={text}"])
+    assert keys.flat(loaded.config)[key] == text
+    assert load([write(to_yaml(loaded.config))], []).config == loaded.config  # as a run directory keeps it
+
+
+def test_the_keys_of_type_text_are_those_above() -> None:
+    assert [key for key in keys.KEY_SPECS if keys.is_text(key)] == [
+        "data.root", "data.cache", "run.directory", "metrics.address",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("data.root='it''s'", "it's"), ('data.root="a # b"', "a # b"), ("data.root = a # b ", "a # b")],
+)
+def test_quotes_around_a_whole_text_and_spaces_around_an_equals_sign_are_not_part_of_it(
+    argument: str, value: str
+) -> None:
+    assert load([], [argument]).config.data.root == value
+
+
+@pytest.mark.parametrize(
+    ("argument", "rest"),
+    [
+        ("run.seed=1 # 2", "# 2"),
+        ("run.steps=# 7", "# 7"),
+        ("data.flip=false # why", "# why"),
+        ("optim.rule=lars # or sgd", "# or sgd"),
+        ("optim.drop_epochs=[1] # 2", "# 2"),
+        ("model.layers.conv1={kernel: 3} # 5", "# 5"),
+    ],
+)
+def test_what_yaml_would_drop_from_another_word_is_refused(argument: str, rest: str) -> None:
+    (report,) = problems([], [argument])
+    key, _, value = argument.partition("=")
+    assert report == f"command line: {key} = {value!r}: found {rest!r} after the value; remove it"
 
 
 # The report.
