@@ -79,12 +79,18 @@ def commit(directory: Path, step: int, state: Mapping[str, Any], keep: int) -> N
     home = step_directory(directory, step)
     files = {tower_file(tower): _record(home / tower_file(tower)) for tower in (0, 1)}
     replace_file(home / MANIFEST, _text({"format": FORMAT, "step": step, "files": files, **state}).encode())
-    finished = _finished_steps(directory)
+    finished = finished_steps(directory)
     kept = sorted(number for number in finished if number <= step)[-keep:]
     for number in set(finished).difference(kept):
         old = step_directory(directory, number)
         (old / MANIFEST).unlink()
         shutil.rmtree(old)
+
+
+def finished_steps(directory: Path) -> list[int]:
+    """Return the steps of the checkpoints that have a manifest, in no order; their files may be damaged."""
+    matches = [(STEP_NAME.fullmatch(home.name), home) for home in directory.glob("step-*")]
+    return [int(match[1]) for match, home in matches if match and (home / MANIFEST).exists()]
 
 
 def find(directory: Path, step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
@@ -93,7 +99,7 @@ def find(directory: Path, step: int | None = None) -> tuple[Checkpoint | None, l
     Raises UserError if the checkpoint of `step` is missing or does not verify.
     """
     complaints: list[str] = []
-    for number in sorted(_finished_steps(directory), reverse=True) if step is None else [step]:
+    for number in sorted(finished_steps(directory), reverse=True) if step is None else [step]:
         home = step_directory(directory, number)
         try:
             manifest = json.loads((home / MANIFEST).read_text())
@@ -107,7 +113,7 @@ def find(directory: Path, step: int | None = None) -> tuple[Checkpoint | None, l
             continue
         return Checkpoint(home, number, manifest), complaints
     if step is not None:
-        steps = ", ".join(map(str, sorted(_finished_steps(directory)))) or "none"
+        steps = ", ".join(map(str, sorted(finished_steps(directory)))) or "none"
         raise UserError(f"{directory}: no valid checkpoint of step {step} ({complaints[0]}); steps there: {steps}")
     return None, complaints
 
@@ -132,11 +138,6 @@ def remove_unfinished(directory: Path) -> None:
     for home in directory.glob("step-*"):
         if STEP_NAME.fullmatch(home.name) and not (home / MANIFEST).exists():
             shutil.rmtree(home)
-
-
-def _finished_steps(directory: Path) -> list[int]:
-    matches = [(STEP_NAME.fullmatch(home.name), home) for home in directory.glob("step-*")]
-    return [int(match[1]) for match, home in matches if match and (home / MANIFEST).exists()]
 
 
 def _record(path: Path) -> dict[str, Any]:

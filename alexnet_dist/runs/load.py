@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,11 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs.checkpoint import Checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, MEAN
 from alexnet_dist.runs.weights import restore
+
+SEARCHES = 5  # for a checkpoint that a live run does not delete before it is read
 
 
 def geometry_state(net: Geometry) -> dict[str, Any]:
@@ -62,23 +67,52 @@ class LoadedRun:
 def load_run(directory: Path, step: int | None = None) -> LoadedRun:
     """Read a run and the net of one of its checkpoints, by default the newest that verifies.
 
+    Prints a line on stderr for each newer checkpoint that does not verify. A live run may delete a checkpoint while it
+    is read: the newest is then searched again.
+
     Raises UserError if the directory is not a run or no checkpoint verifies.
     """
     if not (directory / CONFIG).exists():
         raise UserError(f"{directory}: not a run: there is no {CONFIG} in it; expected the run.directory of a training")
     config = configs.load([directory / CONFIG], []).config
-    saved, complaints = checkpoint.find(directory / CHECKPOINTS, step)
-    if saved is None:
+    home, net = directory / CHECKPOINTS, configs.geometry(config)
+    for _ in range(SEARCHES):
+        before = checkpoint.finished_steps(home)
+        try:
+            saved, complaints = checkpoint.find(home, step)
+            model = None if saved is None else _read_model(saved, net, directory / CONFIG)
+        except UserError:
+            if step is not None or not _deleted(before, home):
+                raise
+            continue
+        if not (complaints and _deleted(before, home)):
+            break
+    else:
+        raise UserError(
+            f"{directory}: its checkpoints are deleted faster than they can be read; try again when the run has ended,"
+            " or train with a larger run.keep or run.save_every"
+        )
+    if saved is None or model is None:
         raise UserError(f"{directory}: no checkpoint {'verifies: ' if complaints else 'yet'}{'; '.join(complaints)}")
-    net = configs.geometry(config)
+    for complaint in complaints:
+        print(f"checkpoint skipped: {complaint}; step {saved.step:,} is used", file=sys.stderr, flush=True)
+    mean = torch.from_numpy(np.load(directory / MEAN))
+    train_manifest = manifest.load(manifest.manifest_path(directory, "train"))
+    return LoadedRun(directory, config, train_manifest, mean, model.eval(), saved.step)
+
+
+def _deleted(before: Sequence[int], home: Path) -> bool:
+    """Return whether a checkpoint of these steps has been deleted since."""
+    return not set(before) <= set(checkpoint.finished_steps(home))
+
+
+def _read_model(saved: Checkpoint, net: Geometry, config_file: Path) -> AlexNet:
+    """Return the net of a checkpoint; UserError if it is another net's, or cannot be read."""
     check = differences(saved.state["geometry"], geometry_state(net), "model")
     if check:
-        raise UserError(f"{saved.directory}: does not belong to {directory / CONFIG}: {'; '.join(check[:4])}")
+        raise UserError(f"{saved.directory}: does not belong to {config_file}: {'; '.join(check[:4])}")
     model = AlexNet(net)
     for tower in model.towers:
         assert isinstance(tower, Tower)
         restore(tower, checkpoint.read_tower(saved, tower.index))
-    mean = torch.from_numpy(np.load(directory / MEAN))
-    return LoadedRun(
-        directory, config, manifest.load(manifest.manifest_path(directory, "train")), mean, model.eval(), saved.step
-    )
+    return model

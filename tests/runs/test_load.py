@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_dist import config as configs
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.geometry import Geometry, Norm
+from alexnet_dist.runs import checkpoint, load
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.runs import load
 from support.runs import settings, write_run
 
 
@@ -58,10 +64,19 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
             assert run.model.get_parameter(name).equal(weight)
 
 
-def test_a_broken_newest_checkpoint_is_skipped(tmp_path: Path) -> None:
+def test_a_broken_newest_checkpoint_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory, _ = write_run(tmp_path, (3, 5))
+    assert load.load_run(directory).step == 5
+    assert capsys.readouterr() == ("", "")
     (directory / "checkpoints" / "step-00000005" / "tower-1.safetensors").write_bytes(b"")
     assert load.load_run(directory).step == 3
+    assert capsys.readouterr() == (
+        "",
+        f"checkpoint skipped: {directory / 'checkpoints' / 'step-00000005'}: tower-1.safetensors does not have the size"
+        " and sha256 of its manifest; step 3 is used\n",
+    )
+    assert load.load_run(directory, 3).step == 3  # as requested: nothing is skipped
+    assert capsys.readouterr() == ("", "")
     (directory / "checkpoints" / "step-00000003" / "tower-1.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"no checkpoint verifies: .*step-00000005.*; .*step-00000003"):
         load.load_run(directory)
@@ -87,3 +102,92 @@ def test_a_checkpoint_that_its_config_contradicts_is_refused(tmp_path: Path) -> 
     (directory / "config.yaml").write_text(configs.to_yaml(settings("model.activation=tanh")))
     with pytest.raises(UserError, match=r"step-00000003: does not belong to .*config\.yaml: model\.activation: 'relu'"):
         load.load_run(directory)
+
+
+COMMANDS = {
+    "evaluate": ["{run}", "--data", "{data}", "--json"],
+    "export": ["{run}", "{home}/weights.safetensors"],
+    "predict": ["{run}", "{home}/image.png", "--json"],
+    "figures": ["{run}", "{home}/figures"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_which_checkpoint_it_skips(command: str, tmp_path: Path, pack_tiny: Any) -> None:
+    """evaluate is refused afterwards: the classes of its shards are others."""
+    directory, _ = write_run(tmp_path / "runs", (3, 5))
+    (directory / "checkpoints" / "step-00000005" / "manifest.json").write_text("{}")
+    Image.new("RGB", (20, 20)).save(tmp_path / "image.png")
+    names = {"run": directory, "home": tmp_path, "data": pack_tiny(counts=(4,), split="val")}
+    arguments = [argument.format_map(names) for argument in COMMANDS[command]]
+    result = subprocess.run(
+        [sys.executable, "-m", f"alexnet_dist.{command}", *arguments], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == (2 if command == "evaluate" else 0), result.stderr
+    skipped = f"checkpoint skipped: {directory / 'checkpoints' / 'step-00000005'}: manifest.json is not a checkpoint's"
+    assert result.stderr.startswith(skipped)
+    assert "; step 3 is used\n" in result.stderr
+    assert "skipped: /" not in result.stdout
+
+
+# A live run deletes its older checkpoints while they are read.
+
+
+class LiveRun:
+    """A run with keep=1 that commits its next checkpoint each time before one of its files is read."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, file: str, commits: int) -> None:
+        self.directory, self.step, self.commits = write_run(home)[0], 3, commits
+        if file == "tower-1.safetensors, once verified":
+            self._patch(monkeypatch, "read_tower", lambda _checkpoint, tower: tower == 1)
+        else:
+            self._patch(monkeypatch, "_record", lambda path: path.name == file and f"{self.step:08d}" in str(path))
+
+    def _patch(self, monkeypatch: pytest.MonkeyPatch, name: str, is_due: Callable[..., bool]) -> None:
+        read = getattr(checkpoint, name)
+
+        def commit_then_read(*arguments: Any) -> Any:
+            if self.commits and is_due(*arguments):
+                self.commits -= 1
+                self.commit()
+            return read(*arguments)
+
+        monkeypatch.setattr(checkpoint, name, commit_then_read)
+
+    def commit(self) -> None:
+        home, self.step = self.directory / "checkpoints", self.step + 1
+        old = checkpoint.step_directory(home, self.step - 1)
+        new = checkpoint.step_directory(home, self.step)
+        shutil.copytree(old, new)
+        state = json.loads((new / "manifest.json").read_text())
+        (new / "manifest.json").write_text(json.dumps({**state, "step": self.step}))
+        shutil.rmtree(old)
+
+
+FILES = ("tower-0.safetensors", "tower-1.safetensors", "tower-1.safetensors, once verified")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("commits", [1, 3])
+def test_a_checkpoint_that_a_live_run_deletes_is_searched_again(
+    file: str, commits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = LiveRun(tmp_path, monkeypatch, file, commits)
+    assert load.load_run(live.directory).step == 3 + commits
+    assert capsys.readouterr() == ("", "")  # the deleted one was not damaged
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_checkpoints_that_a_live_run_deletes_too_fast_are_given_up(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = LiveRun(tmp_path, monkeypatch, file, 99)
+    with pytest.raises(UserError, match=r"run: its checkpoints are deleted faster than they can be read; try again"):
+        load.load_run(live.directory)
+    assert live.commits == 99 - load.SEARCHES
+
+
+def test_a_step_that_a_live_run_deletes_is_not_searched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = LiveRun(tmp_path, monkeypatch, "tower-1.safetensors", 99)
+    with pytest.raises(UserError, match=r"no valid checkpoint of step 3 .*; steps there: 4"):
+        load.load_run(live.directory, 3)
