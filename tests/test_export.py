@@ -153,5 +153,5 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"net\.safetensors: cannot be written: .*; choose another file"):
         export.main([str(directory), str(tmp_path / "file" / "net.safetensors")])
-    with pytest.raises(UserError, match="no sound checkpoint of step 4"):
+    with pytest.raises(UserError, match="no valid checkpoint of step 4"):
         export.main([str(directory), str(tmp_path / "net.safetensors"), "--step", "4"])

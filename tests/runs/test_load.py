@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from alexnet_dist import config as configs
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.nn.geometry import Geometry, Norm
 from alexnet_dist.runs import checkpoint, load
 from alexnet_dist.runs import directory as run_directory
@@ -113,21 +112,22 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_says_which_checkpoint_it_skips(command: str, tmp_path: Path, pack_tiny: Any) -> None:
+def test_every_command_says_which_checkpoint_it_skips(
+    command: str, tmp_path: Path, pack_tiny: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     """evaluate is refused afterwards: the classes of its shards are others."""
     directory, _ = write_run(tmp_path / "runs", (3, 5))
     (directory / "checkpoints" / "step-00000005" / "manifest.json").write_text("{}")
     Image.new("RGB", (20, 20)).save(tmp_path / "image.png")
     names = {"run": directory, "home": tmp_path, "data": pack_tiny(counts=(4,), split="val")}
-    arguments = [argument.format_map(names) for argument in COMMANDS[command]]
-    result = subprocess.run(
-        [sys.executable, "-m", f"alexnet_dist.{command}", *arguments], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == (2 if command == "evaluate" else 0), result.stderr
+    module = importlib.import_module(f"alexnet_dist.{command}{'.__main__' if command == 'figures' else ''}")
+    code = run_command(module.main, [argument.format_map(names) for argument in COMMANDS[command]])
+    output, error = capsys.readouterr()
+    assert code == (2 if command == "evaluate" else 0), error
     skipped = f"checkpoint skipped: {directory / 'checkpoints' / 'step-00000005'}: manifest.json is not a checkpoint's"
-    assert result.stderr.startswith(skipped)
-    assert "; step 3 is used\n" in result.stderr
-    assert "skipped: /" not in result.stdout
+    assert error.startswith(skipped)
+    assert "; step 3 is used\n" in error
+    assert "skipped: /" not in output
 
 
 # A live run deletes its older checkpoints while they are read.
