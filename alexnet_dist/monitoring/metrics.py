@@ -238,6 +238,19 @@ class Metrics:
             thread.join()
 
 
+def endpoint(address: str, port: int) -> str:
+    """Return host:port for a server that listens on an address, with an IPv6 host in brackets, as a URL needs it.
+
+    The host is this machine's name if the server listens on all its addresses.
+    """
+    try:
+        if ipaddress.ip_address(address).is_unspecified:
+            return f"{platform.node()}:{port}"
+    except ValueError:  # a name
+        pass
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def write_targets(path: Path, endpoints: Sequence[str]) -> None:
     """Write the addresses of the ranks' metrics for Prometheus's file_sd; endpoints: host:port, one a rank.
 

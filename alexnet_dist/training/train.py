@@ -5,7 +5,6 @@ Every rank runs all of it; only rank 0 writes the files of the run.
 
 from __future__ import annotations
 
-import socket
 from contextlib import ExitStack, closing
 
 from alexnet_dist import config as configs
@@ -18,7 +17,7 @@ from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
 from alexnet_dist.distributed.lost_rank import lost_rank_as_error
 from alexnet_dist.distributed.tower_parallel import LinkedTower
-from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
+from alexnet_dist.monitoring.metrics import Metrics, endpoint, remove_targets, write_targets
 from alexnet_dist.monitoring.profiler import check_room, profiled
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.precision import set_precision
@@ -133,12 +132,12 @@ def open_metrics(run: RunContext, control: Control) -> Metrics:
         world_size=topology.world_size,
         bad_sample_reasons=BAD_KINDS,
     )
-    endpoint = ""
+    served_at = ""
     if section.port is not None:
-        port = metrics.serve(section.address, section.port and section.port + topology.local_rank)
-        host = socket.gethostname() if section.address in ("0.0.0.0", "::") else section.address
-        endpoint = f"{host}:{port}" if port else ""
-    endpoints = [served for served in control.gather(endpoint) if served]
+        address = section.address.removeprefix("[").removesuffix("]")  # an IPv6 address, typed as in a URL
+        port = metrics.serve(address, section.port and section.port + topology.local_rank)
+        served_at = endpoint(address, port) if port else ""
+    endpoints = [served for served in control.gather(served_at) if served]
     if topology.is_rank0 and endpoints:
         write_targets(run.directory / run_directory.TARGETS, endpoints)
         print(f"metrics: {', '.join(f'http://{served}/metrics' for served in endpoints)}", flush=True)
