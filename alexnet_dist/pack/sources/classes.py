@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from alexnet_dist.data.choices import SplitName
@@ -10,24 +10,42 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.listing import ImageSource
 
 
-def sorted_classes(names: set[str]) -> tuple[str, ...]:
+def sorted_classes(names: Collection[str]) -> tuple[str, ...]:
     """Return class names in the order of their labels; numbers are zero-padded, so that they sort as numbers."""
-    if names and all(_is_number(name) for name in names):
+    if names and all(map(is_number, names)):
         width = max(map(len, names))
         # A set, because 1 and 01 are one number.
         return tuple(sorted({name.zfill(width) for name in names}))
     return tuple(sorted(names))
 
 
-def resolve_class(name: str, labels: Mapping[str, int]) -> str:
-    """Return the class that a name stands for: for a number, the zero-padded one; it need not be in `labels`."""
-    if name in labels or not labels or not _is_number(name):
-        return name
-    return name.zfill(len(next(iter(labels))))
+def matching_classes(names: Iterable[str], classes: tuple[str, ...]) -> dict[str, str]:
+    """Return the class of each name that has one: the class called so, or for a number the class of the same number.
+
+    Raises UserError for a number that is two classes, such as 001 where both 1 and 01 are classes.
+    """
+    known = set(classes)
+    by_number: dict[str, list[str]] = {}
+    for name in filter(is_number, classes):
+        by_number.setdefault(_unpadded(name), []).append(name)
+    matches: dict[str, str] = {}
+    for name in names:
+        same = [name] if name in known else by_number.get(_unpadded(name), []) if is_number(name) else []
+        if len(same) > 1:
+            raise UserError(f"the class {name} could be {same[0]} or {same[1]}: give one of these names")
+        if same:
+            matches[name] = same[0]
+    return matches
 
 
-def _is_number(name: str) -> bool:
+def is_number(name: str) -> bool:
+    """Return whether a class's name is a whole number in ASCII digits."""
     return name.isascii() and name.isdigit()
+
+
+def _unpadded(number: str) -> str:
+    # Not int(), which refuses numbers of more than 4,300 digits.
+    return number.lstrip("0") or "0"
 
 
 def class_labels(classes: tuple[str, ...]) -> dict[str, int]:

@@ -19,9 +19,9 @@ class SampleFields:
     label: str | None = None
 
     @property
-    def image_member(self) -> str | None:
-        """The image's field as the end of a member's name, in lower case and without a leading dot."""
-        return None if self.image is None else _member_field(self.image, self.image)
+    def image_members(self) -> tuple[str, ...]:
+        """The image's fields as the ends of members' names, in lower case; several are separated by semicolons."""
+        return () if self.image is None else tuple(_member_field(field, self.image) for field in self.image.split(";"))
 
     @property
     def label_member(self) -> str | None:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.sources.classes import check_no_class_lost, class_labels, resolve_class, sorted_classes
+from alexnet_dist.pack.sources.class_texts import read_texts
+from alexnet_dist.pack.sources.classes import check_no_class_lost, class_labels
 from alexnet_dist.pack.sources.listing import NOT_REGULAR, ImageFile, ImageSource, build_source
 from alexnet_dist.pack.sources.names import base_name
+
+BLANK_LINES_RULE = "blank lines and comments"
+
+
+class _Row(NamedTuple):
+    """A line of a list that has an image."""
+
+    number: int
+    image: str
+    class_name: str
 
 
 def list_images(path: Path, train_classes: tuple[str, ...] | None) -> ImageSource:
@@ -19,27 +32,33 @@ def list_images(path: Path, train_classes: tuple[str, ...] | None) -> ImageSourc
     are all whole numbers are ordered as numbers. Raises UserError naming the line that is not valid.
     """
     folder = path.parent
-    rows = _rows(path)
-    classes = train_classes or sorted_classes({class_name for _, _, class_name in rows})
-    labels = class_labels(classes)
+    lines = _lines(path)
+    rows = _rows(path, lines)
+    places: dict[str, str] = {}
+    for row in rows:
+        places.setdefault(row.class_name, f"{path}: line {row.number}")
+    read = read_texts(places, train_classes, str(path))
+    labels = class_labels(read.classes)
     files: list[ImageFile] = []
     rejected: list[Rejected] = []
     first_seen: dict[str, str] = {}
-    for number, image, class_name in rows:
-        name = resolve_class(class_name, labels)
-        if name not in labels:
-            raise UserError(f"{path}: line {number}: no class of the train split is called {class_name!r}")
-        first_seen.setdefault(name, f"{path}: line {number}: {image}")
+    for row in rows:
+        name = read.class_of[row.class_name]
+        first_seen.setdefault(name, f"{path}: line {row.number}: {row.image}")
         try:
-            size_bytes = os.stat(folder / image).st_size  # noqa: PTH116 - called for each of a million lines
+            size_bytes = os.stat(folder / row.image).st_size  # noqa: PTH116 - called for each of a million lines
         except OSError as error:
-            rejected.append(Rejected(image, f"cannot be read: {error.strerror}"))
+            rejected.append(Rejected(row.image, f"cannot be read: {error.strerror}"))
             continue
-        if os.path.isfile(folder / image):  # noqa: PTH113
-            files.append(ImageFile(f"{name}/{_below(image, class_name)}", labels[name], size_bytes, image))
+        if os.path.isfile(folder / row.image):  # noqa: PTH113
+            file_name = f"{name}/{_below(row.image, row.class_name)}"
+            files.append(ImageFile(file_name, labels[name], size_bytes, row.image))
         else:
-            rejected.append(Rejected(image, NOT_REGULAR))
-    source = build_source(folder, classes, files, rejected)
+            rejected.append(Rejected(row.image, NOT_REGULAR))
+    if not files:
+        raise UserError(_all_missing(path, rows[0], rejected))
+    ignored = {BLANK_LINES_RULE: len(lines) - len(rows)}
+    source = build_source(folder, read.classes, files, rejected, seen=len(lines), ignored=ignored, notes=read.notes)
     check_no_class_lost(source, first_seen)
     return source
 
@@ -52,16 +71,33 @@ def _below(path: str, class_name: str) -> str:
     return base_name(path)
 
 
-def _rows(path: Path) -> list[tuple[int, str, str]]:
-    """Return (line number, image's path, class) of each line."""
+def _all_missing(path: Path, row: _Row, rejected: Sequence[Rejected]) -> str:
+    """Return the message for a list none of whose images can be read, most likely relative to another folder."""
+    tried = path.parent / row.image
+    advice = "Paths are relative to the folder of the list"
+    if Path(row.image).is_file():
+        advice += f"; from the current folder {row.image} can be read: move the list to {Path.cwd()}"
+    return (
+        f"{path}: none of its {len(rejected)} images can be read. Line {row.number} is {tried}: {rejected[0].reason}. "
+        f"{advice}"
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a list."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(
             f"{path}: neither a folder nor a text file; expected a folder, or a list with an image and its class on "
             "each line"
         ) from None
-    rows: list[tuple[int, str, str]] = []
+    # Not splitlines(), which also divides at characters that a file name may have.
+    return text.removesuffix("\n").split("\n")
+
+
+def _rows(path: Path, lines: Sequence[str]) -> list[_Row]:
+    rows: list[_Row] = []
     lines_of: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
@@ -75,7 +111,7 @@ def _rows(path: Path) -> list[tuple[int, str, str]]:
             raise UserError(
                 f"{path}: lines {first} and {number} both list {image}: remove one, or the image is packed twice"
             )
-        rows.append((number, image, class_name))
+        rows.append(_Row(number, image, class_name))
     if not rows:
         raise UserError(f"{path}: lists no images; expected a path, a tab and a class on each line")
     return rows

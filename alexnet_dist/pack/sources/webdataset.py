@@ -1,136 +1,105 @@
-"""The layout 'webdataset': shards written by pack or by others; images and ``.cls`` are read from the tars in place.
+"""The layout 'webdataset': shards written by pack or by others; images and labels are read from the tars in place.
 
-The class of an image is the first of these that exists: the name of its label in the manifest beside the shards; the
-WordNet id in its key, as in ``n01440764_10026``; for a number in its .cls, the class with that label in the packed
-training split; the text of its .cls.
+The class of an image is the name of its label in the manifest beside the shards, if there is one; or the WordNet id in
+its key, as in ``n01440764_10026``, if every key has one; or the text of its label, which `class_texts` reads.
+`shard_members` and `shard_keys` say which members are an image and its label.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.choices import SplitName
-from alexnet_dist.data.manifest import Rejected
+from alexnet_dist.data.manifest import Manifest, Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack import tars
-from alexnet_dist.pack.sources.classes import check_no_class_lost, class_labels, resolve_class, sorted_classes
+from alexnet_dist.pack.sources.class_texts import read_texts
+from alexnet_dist.pack.sources.classes import check_no_class_lost, class_labels
+from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
 from alexnet_dist.pack.sources.listing import ImageFile, ImageSource, build_source
-from alexnet_dist.pack.sources.names import SPLIT_NAMES, base_name, readable
-
-IMAGES, LABEL = (".jpg", ".jpeg", ".png"), ".cls"
-LARGEST_LABEL_BYTES = 256
-WORDNET_KEY = re.compile(r"(?:^|_)(n\d{8})(?:_|$)")
-
-
-class Sample(NamedTuple):
-    """An image in a shard with the text of its label; problem: why it cannot be used."""
-
-    shard: str
-    key: str
-    image: tars.Member
-    label: str
-    problem: str | None
+from alexnet_dist.pack.sources.names import base_name
+from alexnet_dist.pack.sources.shard_classes import first_places, names_by_manifest, names_in_samples
+from alexnet_dist.pack.sources.shard_files import OTHER_FILES_RULE, left_out, missing_shards, number_gaps, split_shards
+from alexnet_dist.pack.sources.shard_members import LABEL_EXTENSION
+from alexnet_dist.pack.sources.shard_readings import read_shards
+from alexnet_dist.pack.sources.shard_samples import ShardSamples, where
 
 
-def list_split(root: Path, split: SplitName, train_classes: tuple[str, ...] | None) -> ImageSource:
-    """List the samples of a split's shards; raises UserError if the class of an image cannot be determined."""
+def list_split(
+    root: Path,
+    split: SplitName,
+    train_classes: tuple[str, ...] | None,
+    fields: SampleFields = DETECTED,
+    *,
+    allow_missing: bool = False,
+) -> ImageSource:
+    """List the samples of a split's shards.
+
+    Raises UserError if the class of an image cannot be determined, or could be two; and unless `allow_missing`, for
+    shards that are missing although the manifest or the names of others say that there are some.
+    """
     shards = split_shards(root, split)
-    descriptions = _manifest_classes(root, split)
-    samples = [sample for shard in shards for sample in _read_samples(root / shard)]
-    names = [_class_name(sample, descriptions, train_classes) for sample in samples]
-    classes = train_classes or tuple(descriptions or sorted_classes({name for name in names if name}))
-    if not classes:
-        raise UserError(f"{root}: no image has a class: expected a .cls, or a WordNet id in the key, beside each image")
-    labels = class_labels(classes)
+    manifest = _manifest(root, split, fields)
+    missing = missing_shards(root, shards, manifest)
+    if missing and not allow_missing:
+        raise UserError(
+            f"{root / missing[0]}: missing ({len(missing)} such shards): download or copy it again, or pack without it "
+            "with --allow-missing"
+        )
+    contents, notes = read_shards(root, shards, fields)
+    _check_usable(root, contents, fields)
+    if manifest is None:
+        own_classes = None
+        names = names_in_samples(root, contents.samples, train_classes, fields.label is not None)
+    else:
+        own_classes = tuple(described.name for described in manifest.classes)
+        names = names_by_manifest(root, contents.samples, own_classes)
+    first_seen = first_places(root, contents.samples, names)
+    read = read_texts(first_seen, train_classes or own_classes, str(root))
+    labels = class_labels(read.classes)
+    rejected, other_files = left_out(root, split, shards)
+    seen = contents.seen + len(rejected) + other_files
+    rejected += contents.rejected
     files: list[ImageFile] = []
-    rejected: list[Rejected] = []
-    first_seen: dict[str, str] = {}
-    for sample, unresolved in zip(samples, names, strict=True):
-        where = f"{readable(sample.shard)}: {sample.image.name}"
-        name = resolve_class(unresolved, labels)
-        first_seen.setdefault(name, str(root / where))
+    for sample, text in zip(contents.samples, names, strict=True):
         if sample.problem is not None:
-            rejected.append(Rejected(where, sample.problem))
+            rejected.append(Rejected(where(sample.shard, sample.image), sample.problem))
             continue
-        if name not in labels:
-            raise UserError(f"{root / where}: its class {unresolved!r} is not among the {len(classes)} known classes")
-        extension = os.path.splitext(sample.image.name)[1]  # noqa: PTH122
-        file_name = f"{name}/{base_name(sample.key)}{extension}"
-        files.append(ImageFile(file_name, labels[name], sample.image.size_bytes, sample.shard, sample.image.offset))
-    source = build_source(root, classes, files, rejected, descriptions)
-    check_no_class_lost(source, first_seen)
+        name, image = read.class_of[text], sample.image
+        file_name = f"{name}/{base_name(image.name)}"
+        files.append(ImageFile(file_name, labels[name], image.size_bytes, sample.shard, image.offset))
+    source = build_source(
+        root,
+        read.classes,
+        files,
+        rejected,
+        None if manifest is None else {described.name: described.words or "" for described in manifest.classes},
+        seen=seen,
+        ignored={**contents.ignored, OTHER_FILES_RULE: other_files},
+        notes=(*number_gaps(root, shards), *notes, *read.notes),
+        missing=missing,
+    )
+    check_no_class_lost(source, {read.class_of[text]: place for text, place in reversed(first_seen.items())})
     return source
 
 
-def split_shards(root: Path, split: SplitName) -> list[str]:
-    """Return the names of a split's shards: those with the split in their name, or all if none names any split."""
-    names = sorted(path.name for path in root.glob("*.tar") if path.is_file())
-    by_split = {
-        name_of: [name for name in names if set(re.split(r"[^a-z]+", name.lower())) & set(split_names)]
-        for name_of, split_names in SPLIT_NAMES.items()
-    }
-    shards = by_split[split] if any(by_split.values()) else names
-    if not shards:
-        raise UserError(f"{root}: none of its {len(names)} tars is named for split {split}, such as {split}-000000.tar")
-    return shards
-
-
-def _manifest_classes(root: Path, split: SplitName) -> dict[str, str] | None:
-    """Return the classes in pack's manifest beside the shards, each with its description or ""; None without one."""
+def _manifest(root: Path, split: SplitName, fields: SampleFields) -> Manifest | None:
+    """Return pack's manifest beside the shards, which names the classes of their .cls; None if there is none."""
     path = manifests.manifest_path(root, split)
-    if not path.exists():
-        return None
-    return {described.name: described.words or "" for described in manifests.load(path).classes}
+    of_labels = fields.label_member in (None, LABEL_EXTENSION) and fields.json_key is None
+    return manifests.load(path) if of_labels and path.exists() else None
 
 
-def _class_name(sample: Sample, manifest_classes: dict[str, str] | None, train_classes: tuple[str, ...] | None) -> str:
-    """Return the name of a sample's class, or the text of its label, which `resolve_class` may have to pad."""
-    text = sample.label
-    number = int(text) if text.isascii() and text.isdigit() else None
-    if manifest_classes is not None and number is not None and number < len(manifest_classes):
-        return list(manifest_classes)[number]
-    in_key = WORDNET_KEY.search(base_name(sample.key))
-    if in_key:
-        return in_key[1]
-    if train_classes is not None and number is not None and number < len(train_classes):
-        return train_classes[number]
-    return text
-
-
-def _read_samples(path: Path) -> Iterator[Sample]:
-    """Yield a shard's samples: consecutive members with one key, which is the name up to its first dot."""
-    with path.open("rb", buffering=0) as file:
-        key, parts = "", dict[str, tars.Member]()
-        for member in tars.file_members(path):
-            folder, slash, file_name = member.name.rpartition("/")
-            stem, dot, extension = file_name.partition(".")
-            if member.problem is not None:
-                yield Sample(path.name, member.name, member, "", member.problem)
-                continue
-            if folder + slash + stem != key:
-                yield from _sample(path, key, parts, file.fileno())
-                key, parts = folder + slash + stem, {}
-            parts[dot + extension.lower()] = member
-        yield from _sample(path, key, parts, file.fileno())
-
-
-def _sample(path: Path, key: str, parts: dict[str, tars.Member], descriptor: int) -> Iterator[Sample]:
-    """Yield the sample with these members, by extension, if one of them is an image."""
-    image = next((parts[extension] for extension in IMAGES if extension in parts), None)
-    if image is None:
-        return
-    label = parts.get(LABEL)
-    if label is None or label.size_bytes > LARGEST_LABEL_BYTES:
-        problem = "no .cls beside it" if label is None else f"its .cls has {label.size_bytes} bytes"
-        yield Sample(path.name, key, image, "", problem)
-        return
-    text = os.pread(descriptor, label.size_bytes, label.offset).decode(errors="replace").strip()
-    if text and "/" not in text and text.isprintable():
-        yield Sample(path.name, key, image, text, None)
-    else:
-        yield Sample(path.name, key, image, "", f"its .cls is {text[:40]!r}")
+def _check_usable(root: Path, contents: ShardSamples, fields: SampleFields) -> None:
+    """Raise UserError if no image of the shards has a label that can be used."""
+    if not contents.samples:
+        first = contents.rejected[0] if contents.rejected else None
+        detail = f"{first.file}: {first.reason}" if first else "they are empty"
+        raise UserError(f"{root}: the shards of this split hold no images in {contents.seen} members: {detail}")
+    if all(sample.problem is not None for sample in contents.samples):
+        sample = contents.samples[0]
+        raise UserError(
+            f"{root}: no image has a class: expected a .{fields.label_member or LABEL_EXTENSION} beside each image; "
+            f"{where(sample.shard, sample.image)}: {sample.problem}. If another member has the label, give its field, "
+            "as in --label-field txt, or --label-field json:label for a key of a .json"
+        )
