@@ -8,6 +8,7 @@ from alexnet_dist import config as configs
 from alexnet_dist.config import Config
 from alexnet_dist.data import remote
 from alexnet_dist.data.loader import Loader
+from alexnet_dist.data.pairing import pixel_differences, shared_images
 from alexnet_dist.data.plan import lanes_of, micro_batch, replica_slots
 from alexnet_dist.data.prefetcher import needed_bytes
 from alexnet_dist.data.reader import Split
@@ -22,6 +23,8 @@ NODE_KEYS = (
     "data.root", "data.cache", "data.cache_bytes", "data.workers", "metrics.address", "metrics.port", "topology.layout",
     "train.device",
 )  # fmt: skip
+# Fractions of the packed side, of which the paper crops 7/8: below the first a run is refused, below the other warned.
+MIN_CROP, USUAL_CROP = 1 / 4, 3 / 4
 
 
 def open_run(config: Config, launched: LaunchInfo) -> RunContext:
@@ -49,17 +52,78 @@ def open_splits(config: Config) -> dict[str, Split]:
             f"model.classes: {config.model.classes}, but the shards in {root} have {len(classes)} classes;"
             f" set model.classes={len(classes)}"
         )
-    for name, split in splits.items():
-        if split.manifest.size < config.data.crop:
-            raise UserError(
-                f"data.crop: {config.data.crop} is larger than the {split.manifest.size}-pixel images of {name} in"
-                f" {root}; pack with a larger --size, or lower data.crop (7/8 of the size is the paper's choice)"
-            )
-        if [described.name for described in split.manifest.classes] != classes:
-            raise UserError(f"{root}: train and {name} have different classes; pack both from the same source")
-    if splits[names[-1]].manifest.size != splits["train"].manifest.size:
-        raise UserError(f"{root}: train and val were packed with different sizes; pack both with the same --size")
+    for split in splits.values():
+        _check_crop(config.data.crop, split)
+    if "val" in splits:
+        _check_pair(splits["train"], splits["val"])
     return splits
+
+
+def _check_crop(crop: int, split: Split) -> None:
+    """Raise UserError for a crop larger than the packed images, or so small that it shows only a detail of them."""
+    size = split.manifest.size
+    if size < crop:
+        raise UserError(
+            f"data.crop: {crop} is larger than the {size}-pixel images of {split.manifest.split} in {split.root};"
+            f" pack with a larger --size, such as {_size_for(crop)}, or lower data.crop (7/8 of the size is the"
+            " paper's choice)"
+        )
+    if crop < MIN_CROP * size:
+        raise UserError(f"{_cropped(crop, split)}: only a detail; {_fixes(crop, size)}")
+
+
+def _check_pair(train: Split, val: Split) -> None:
+    """Raise UserError if the validation set cannot be meant for the training set."""
+    classes, val_classes = ([item.name for item in split.manifest.classes] for split in (train, val))
+    if val_classes != classes:
+        raise UserError(f"{val.root}: train and val have different classes; pack both from the same source")
+    if val.manifest.size != train.manifest.size:
+        raise UserError(
+            f"{val.root}: train and val were packed with different sizes, {train.manifest.size} and"
+            f" {val.manifest.size} pixels; pack both with the same --size"
+        )
+    if shared := shared_images(train.manifest, val.manifest):
+        raise UserError(
+            f"{val.root}: train and val share images: {shared}; pack both with the same --holdout and --seed, or val"
+            " from its own folder"
+        )
+
+
+def pixel_warnings(run: RunContext) -> list[str]:
+    """Return a line for what probably was not meant of the shards' pixels: an unusual crop, splits packed differently.
+
+    `open_splits` has refused what cannot be meant.
+    """
+    crop, train, val = run.config.data.crop, run.splits["train"], run.splits.get("val")
+    warnings = []
+    if crop < USUAL_CROP * train.manifest.size:
+        warnings.append(f"warning: {_cropped(crop, train)}; {_fixes(crop, train.manifest.size)}")
+    if val is not None and (differences := pixel_differences(train.manifest, val.manifest)):
+        warnings.append(
+            f"warning: train and val in {train.root} were packed differently: {differences}; the difference adds to the"
+            " validation error: pack both with the same options"
+        )
+    return warnings
+
+
+def _cropped(crop: int, split: Split) -> str:
+    size = split.manifest.size
+    return (
+        f"data.crop: {crop}, but the images in {split.root} have {size} pixels a side: the net sees"
+        f" {crop * crop / size / size:.0%} of each picture (the paper: 7/8 of the side, {49 / 64:.0%})"
+    )
+
+
+def _fixes(crop: int, size: int) -> str:
+    return (
+        f"pack both splits with python -m alexnet_dist.pack SOURCE OUT --size {_size_for(crop)}, or set"
+        f" data.crop={size * 7 // 8}"
+    )
+
+
+def _size_for(crop: int) -> int:
+    """Return the packed size of which a crop is 7/8."""
+    return round(crop * 8 / 7)
 
 
 def must_match(run: RunContext) -> dict[str, str]:

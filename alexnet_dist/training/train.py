@@ -25,7 +25,7 @@ from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training.build import build_engine, slow_dtype_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed
-from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run
+from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, pixel_warnings
 from alexnet_dist.training.loop import Loop
 from alexnet_dist.training.resume import Start, config_changes, resume
 from alexnet_dist.training.run_logger import RunLogger
@@ -107,8 +107,9 @@ def announce(run: RunContext, start: Start, changes: list[str], cache_note: str 
         f" ({topology.world_size} rank(s), {topology.device.type}); {sum(plan.counts):,} images,"
         f" {plan.steps_per_epoch:,} steps an epoch, {plan.steps:,} in all; run {run.config.run.directory}"
     )
-    if (warning := slow_dtype_warning(run)) is not None:
-        run.log(warning)
+    for warning in (*pixel_warnings(run), slow_dtype_warning(run)):
+        if warning is not None:
+            run.log(warning)
     if start.step:
         run.log(f"resuming from step {start.step:,} (epoch {start.step / plan.steps_per_epoch:.2f})")
 
