@@ -124,3 +124,19 @@ def test_a_device_that_is_not_here_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"--device: {name} cannot be used \(.+\); expected such as cpu or cuda:1"):
         find_device(name)
     assert find_device("cpu") == torch.device("cpu")
+
+
+def test_images_packed_with_other_options_than_the_training_set_are_a_warning(
+    pack_tiny: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, split = trained(tmp_path, 3), opened(pack_tiny)
+    evaluate([run], split, 1, CPU, workers=0)
+    assert capsys.readouterr() == ("", "")
+    path = manifest.manifest_path(tmp_path / "shards", "val")
+    packed = manifest.load(path)
+    manifest.save(replace(packed, options=replace(packed.options, quality=75)), path)
+    evaluate([run], Split.open(tmp_path / "shards", "val"), 1, CPU, workers=0)
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.startswith(f"warning: the images that {run.directory} was trained on and those of {tmp_path}/shards ")
+    assert "were packed differently: --quality 90 and 75; " in error

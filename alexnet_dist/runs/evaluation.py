@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.data.loader import BatchRequest, Loader, labels, pixels
+from alexnet_dist.data.pairing import pixel_differences
 from alexnet_dist.data.plan import validation_ids, validation_steps
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import Remote
@@ -47,6 +49,13 @@ def evaluate(runs: list[LoadedRun], split: Split, views: int, device: torch.devi
             raise UserError(
                 f"{run.directory} was trained on {run.manifest.size}-pixel images, {split.root} has"
                 f" {split.manifest.size}; pack with --size {run.manifest.size}"
+            )
+        if differences := pixel_differences(run.manifest, split.manifest):
+            print(
+                f"warning: the images that {run.directory} was trained on and those of {split.root} were packed"
+                f" differently: {differences}; the difference adds to the error",
+                file=sys.stderr,
+                flush=True,
             )
         run.model.to(device)
     train = runs[0].config.train
