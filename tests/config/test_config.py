@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,13 @@ def test_every_file_loads_and_opens_with_its_command(path: Path) -> None:
     header = path.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     assert all(line.startswith("#") for line in header)
     assert f"launch/train.py --config {path.relative_to(ROOT).as_posix()}" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_says_the_packed_size_of_which_its_crop_is_seven_eighths(path: Path) -> None:
+    header = path.read_text(encoding="utf-8").partition("\n\n")[0]
+    (size,) = re.findall(r"packed with --size (\d+)", " ".join(header.replace("#", "").split()))
+    assert int(size) * 7 == load([path], []).config.data.crop * 8
 
 
 def test_small_files_differ_as_they_say() -> None:
