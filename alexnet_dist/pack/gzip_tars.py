@@ -10,6 +10,7 @@ from typing import BinaryIO, Protocol
 from isal import igzip, igzip_lib
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.pack.file_kinds import read_start, wrong_kind
 
 # JPEGs hardly shrink in gzip, and a bomb grows a thousandfold. The ratio is not yet meaningful for the first MiBs.
 MAX_RATIO, UNCHECKED_BYTES = 50, 64 << 20
@@ -79,4 +80,5 @@ def open_gzip(path: Path) -> Iterator[GzipReader]:
         with path.open("rb") as file, igzip.IGzipFile(fileobj=file) as stream:  # type: ignore[no-untyped-call]
             yield GzipReader(stream, file, path)
     except (OSError, EOFError, igzip_lib.IsalError) as error:  # type: ignore[misc]
-        raise UserError(f"{path}: damaged gzip file ({error}): download it again") from None
+        problem = wrong_kind(path, read_start(path), "a gzip file") if path.is_file() else None
+        raise UserError(f"{path}: {problem or f'damaged gzip file ({error}): download it again'}") from None

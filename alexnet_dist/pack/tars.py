@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.pack.file_kinds import LONGEST_START, wrong_kind
 
 BLOCK_BYTES = 512
 LONGEST_NAME_BYTES = 4096
@@ -89,10 +90,16 @@ def range_members(read_at: ReadAt, archive: str, first: int, end: int) -> Iterat
 
 
 def file_members(path: Path) -> Iterator[Member]:
-    """Yield the members of a tar file; raises UserError if it is damaged or truncated."""
+    """Yield the members of a tar file; raises UserError if it is damaged, truncated or no tar."""
     with path.open("rb", buffering=0) as file:
         descriptor, size_bytes = file.fileno(), os.fstat(file.fileno()).st_size
-        yield from range_members(lambda at, size: os.pread(descriptor, size, at), str(path), 0, size_bytes)
+        try:
+            yield from range_members(lambda at, size: os.pread(descriptor, size, at), str(path), 0, size_bytes)
+        except UserError:
+            problem = wrong_kind(path, os.pread(descriptor, LONGEST_START, 0), "a tar")
+            if problem is None:
+                raise
+            raise UserError(f"{path}: {problem}") from None
 
 
 def _check_complete(read_at: ReadAt, archive: str, data: int, size_bytes: int) -> None:
@@ -189,6 +196,8 @@ def _problem(name: bytes, kind: bytes) -> str | None:
 
 def _printable(name: bytes) -> str:
     text = name.decode(errors="backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
