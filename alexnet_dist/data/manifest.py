@@ -121,7 +121,11 @@ class SourceId:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A packed split; see the module. Only the training split has `mean` and `colour`."""
+    """A packed split; see the module. Only the training split has `mean` and `colour`.
+
+    ignored: how many entries of the source are neither images nor rejected, by the rule that excludes them.
+    missing: what the source names and lacks, if it was packed nevertheless. Both are None in sets without any.
+    """
 
     __pydantic_config__ = _STRICT
     split: SplitName
@@ -137,11 +141,22 @@ class Manifest:
     libraries: Mapping[str, str]
     source: SourceId | None = None
     format: Literal[2] = FORMAT
+    ignored: Mapping[str, _Positive] | None = None
+    missing: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     @property
     def text(self) -> str:
-        """The canonical JSON text, which `save` writes."""
-        return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
+        """The canonical JSON text, which `save` writes; without the keys that sets of earlier versions lack."""
+        content = asdict(self)
+        for key in ("ignored", "missing"):
+            if content[key] is None:
+                del content[key]
+        return json.dumps(content, sort_keys=True, indent=1) + "\n"
+
+    @property
+    def seen(self) -> int:
+        """How many files, members or rows the source of this split has."""
+        return self.images + len(self.rejected) + sum((self.ignored or {}).values())
 
     @property
     def sha256(self) -> str:
