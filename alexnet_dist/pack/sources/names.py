@@ -1,8 +1,9 @@
-"""Names: of layouts, of splits in file names, and the text of file names."""
+"""Names: of layouts, of splits in the names of files and folders, and the text of file names."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 from alexnet_dist.data.choices import SplitName
@@ -13,8 +14,19 @@ LAYOUTS = ("auto", "folder", "ilsvrc2012", "ilsvrc2010", "kaggle", PARQUET, TAR_
 SPLIT_NAMES: Mapping[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid"),
-    "test": ("test",),
+    "test": ("test", "testing"),
 }
+# Words beside that of the split, as in train_images, valset and ILSVRC2012_img_val.
+BESIDE_SPLIT = frozenset(("set", "split", "data", "dataset", "image", "images", "img", "imgs", "ilsvrc", "imagenet"))
+
+
+def split_of(name: str) -> SplitName | None:
+    """Return the split that a folder is named for, in any case, such as train for Training_set; None if for none."""
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word and word not in BESIDE_SPLIT]
+    if len(words) != 1:
+        return None
+    word = words[0].removesuffix("set")
+    return next((split for split, names in SPLIT_NAMES.items() if word in names), None)
 
 
 def base_name(name: str) -> str:
@@ -34,3 +46,9 @@ def is_utf8(name: str) -> bool:
 def readable(name: str) -> str:
     """Return a file name as text that every JSON reader accepts: bytes that are not UTF-8 are escaped as in \\xff."""
     return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """Return names for a message, the first `most` of them, as in "a, b and 5 more"."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
