@@ -26,6 +26,8 @@ from alexnet_dist.pack.records import ShardJob, ShardRecord, how_to_start_over, 
 from alexnet_dist.pack.sources.listing import LARGEST_FILE_BYTES, TOO_LARGE, ImageFile
 
 TAR_BLOCK_BYTES = 512
+# A source may have thousands of tars, and a process may open 1024 files by default.
+MAX_OPEN_ARCHIVES = 256
 
 
 class ShardResult(NamedTuple):
@@ -137,7 +139,7 @@ def _training_jpeg(
 
 
 class _FileReader:
-    """Reads candidates; keeps archives open, because a shard reads a thousand images from one."""
+    """Reads candidates; keeps the last archives open, because a shard may read a thousand images from one."""
 
     def __init__(self, folder: Path, start_over: str) -> None:
         self._folder, self._start_over = folder, start_over
@@ -152,6 +154,8 @@ class _FileReader:
                 data = path.read_bytes()
             else:
                 if file.path not in self._archives:
+                    if len(self._archives) >= MAX_OPEN_ARCHIVES:
+                        os.close(self._archives.pop(next(iter(self._archives))))
                     self._archives[file.path] = os.open(path, os.O_RDONLY)
                 data = os.pread(self._archives[file.path], size_bytes, file.offset)
         except OSError as error:
