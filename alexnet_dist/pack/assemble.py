@@ -20,6 +20,8 @@ from alexnet_dist.pack.records import ShardJob, ShardRecord, how_to_start_over, 
 from alexnet_dist.pack.request import PackRequest
 from alexnet_dist.pack.sources.listing import ImageSource
 
+MAX_MISSING_LISTED = 20
+
 
 def assemble(
     request: PackRequest, source: ImageSource, jobs: Sequence[ShardJob], sums: PixelSums | None = None
@@ -29,6 +31,7 @@ def assemble(
     sums: the pixel sums from the spool, if any; otherwise they are in the shards' records.
     Raises UserError for a class whose files were all rejected.
     """
+    _check_all_accounted(source)
     shards: list[Shard] = []
     rows: list[npt.NDArray[np.void]] = []
     rejected = list(source.rejected)
@@ -56,6 +59,8 @@ def assemble(
         options=request.options,
         libraries=library_versions(),
         source=source.id,
+        ignored=dict(source.ignored) or None,
+        missing=_condensed(source.missing) or None,
     )
     _save_manifest(manifest, request)
     return manifest
@@ -67,6 +72,19 @@ def list_reasons(rejected: Sequence[Rejected], most: int = 5) -> str:
     if len(rejected) > most:
         lines.append(f"  ... and {len(rejected) - most} more")
     return "\n".join(lines)
+
+
+def _check_all_accounted(source: ImageSource) -> None:
+    """Check that every entry of a source is a candidate, rejected, or ignored by a rule; a difference is a bug."""
+    accounted = len(source.files) + len(source.rejected) + sum(source.ignored.values())
+    if source.seen != accounted:
+        raise RuntimeError(f"{source.folder}: {source.seen} entries seen, but {accounted} accounted for")
+
+
+def _condensed(missing: Sequence[str]) -> tuple[str, ...]:
+    """Return the first of what a source lacks, because a manifest has no long lists of it."""
+    more = len(missing) - MAX_MISSING_LISTED
+    return (*missing[:MAX_MISSING_LISTED], f"... and {more} more") if more > 0 else tuple(missing)
 
 
 def _load_written(job: ShardJob) -> ShardRecord:

@@ -12,6 +12,8 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack.assemble import list_reasons
 from alexnet_dist.pack.packing import pack
 from alexnet_dist.pack.request import PackRequest
+from alexnet_dist.pack.sources.fields import SampleFields
+from alexnet_dist.pack.sources.options import ReadOptions
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -44,6 +46,9 @@ def run(arguments: argparse.Namespace) -> None:
                 "shards": len(manifest.shards),
                 "seconds": round(seconds, 3),
                 "images_per_second": round(images / seconds, 1),
+                "seen": manifest.seen,
+                "not_samples": sum((manifest.ignored or {}).values()),
+                "missing": list(manifest.missing or ()),
             }
         )
     )
@@ -72,6 +77,11 @@ def _request(arguments: argparse.Namespace) -> PackRequest | None:
         layout=arguments.layout,
         processes=arguments.processes,
         max_rejected=arguments.max_rejected,
+        reading=ReadOptions(
+            fields=SampleFields(arguments.image_field, arguments.label_field),
+            columns=SampleFields(arguments.image_column, arguments.label_column),
+            allow_missing=arguments.allow_missing,
+        ),
     )
 
 
@@ -87,7 +97,21 @@ def _summary(arguments: argparse.Namespace, manifest: Manifest, images: int, sec
         lines.append(f"packed {images} images in {seconds:.1f} s: {images / seconds:.0f} images/s")
     else:
         lines.append("already packed: there was nothing to do")
+    lines.append(_accounts(manifest))
+    if manifest.missing:
+        lines.append("INCOMPLETE: packed with --allow-missing, although the source lacks:")
+        lines += [f"  {part}" for part in manifest.missing]
     if manifest.rejected:
         lines.append(f"REJECTED {len(manifest.rejected)} files; all are listed in the manifest:")
         lines.append(list_reasons(manifest.rejected))
     return "\n".join(lines)
+
+
+def _accounts(manifest: Manifest) -> str:
+    """Return how many files, members or rows the source has, and what became of them; the numbers add up."""
+    ignored = manifest.ignored or {}
+    rules = f" ({', '.join(f'{count} {rule}' for rule, count in ignored.items())})" if ignored else ""
+    return (
+        f"seen {manifest.seen} = {manifest.images} packed + {len(manifest.rejected)} rejected + "
+        f"{sum(ignored.values())} not samples{rules}"
+    )

@@ -11,8 +11,9 @@ from alexnet_dist.data.transform import UnusableImageError, one_thread, training
 from alexnet_dist.files import sync_folder
 from alexnet_dist.pack import spool
 from alexnet_dist.pack.accumulator import PixelAccumulator
-from alexnet_dist.pack.sources.huggingface import StreamImage, read_container
+from alexnet_dist.pack.sources.huggingface import read_container
 from alexnet_dist.pack.sources.listing import LARGEST_FILE_BYTES, TOO_LARGE
+from alexnet_dist.pack.sources.stream_image import StreamImage
 from alexnet_dist.pack.spool import ContainerJob, ContainerRecord, SpooledImage
 
 PROGRESS_S = 0.5  # between two notes of how many bytes of a container have been read
@@ -32,8 +33,8 @@ def spool_container(job: ContainerJob) -> int:
     accumulator = PixelAccumulator(job.options.size) if job.needs_sums else None
     noted_s = 0.0
     with one_thread(), temporary.open("wb") as file:
-        for image in read_container(job.path, job.layout):
-            if image.problem is not None:
+        for image in read_container(job.path, job.layout, job.columns):
+            if image.problem is not None and not image.class_name:
                 rejected.append(Rejected(image.name, image.problem))
                 continue
             offset = file.tell()
@@ -56,6 +57,9 @@ def _write_jpeg(
     image: StreamImage, options: Options, file: io.BufferedWriter, accumulator: PixelAccumulator | None
 ) -> str | None:
     """Write an image's training JPEG to `file`; return the reason if it is rejected, or None."""
+    if image.problem is not None:
+        # Listed with its class, so that a class of such images alone does not disappear.
+        return image.problem
     if image.size_bytes > LARGEST_FILE_BYTES:
         return TOO_LARGE
     try:

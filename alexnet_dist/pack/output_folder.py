@@ -12,6 +12,7 @@ from pathlib import Path
 from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Manifest, Options, SourceId
+from alexnet_dist.data.pairing import PIXEL_OPTIONS
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import lock_file, replace_file
 from alexnet_dist.pack.records import how_to_start_over, records_folder
@@ -84,13 +85,29 @@ def check_compatible(other: Manifest, request: PackRequest, source: SourceId) ->
         )
 
 
+def differences_from(other: Manifest, request: PackRequest) -> str | None:
+    """Return how the images of a split are encoded unlike those of another one in OUT, or None."""
+    differing = [key for key in PIXEL_OPTIONS if getattr(other.options, key) != getattr(request.options, key)]
+    if not differing:
+        return None
+    packed, requested = (
+        " ".join(f"--{key} {getattr(options, key)}" for key in differing)
+        for options in (other.options, request.options)
+    )
+    return (
+        f"{request.out}: {other.split} is packed with {packed}, and {request.split} with {requested}: a net would be "
+        "trained and evaluated on images that are encoded unlike each other"
+    )
+
+
 def check_classes(other: Manifest, request: PackRequest, classes: tuple[str, ...]) -> None:
     """Check that a split has the classes of another one in OUT, because labels are indices into them."""
     packed = tuple(described.name for described in other.classes)
     if packed != classes:
         raise UserError(
             f"{request.out}: {other.split} is already packed with {len(packed)} classes, but the classes of this "
-            f"source differ ({len(classes)}): {describe_difference(classes, packed)}"
+            f"source differ ({len(classes)}): {describe_difference(classes, packed)}. If {other.split} lacks classes, "
+            f"start over and pack train first: {how_to_start_over(request.out, other.split)}"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,14 +22,22 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack import spool
 from alexnet_dist.pack.assemble import assemble, list_reasons
 from alexnet_dist.pack.disk_space import check_shard_space, check_spool_space
-from alexnet_dist.pack.output_folder import begin, check_classes, check_compatible, check_same, load_if_packed, locked
+from alexnet_dist.pack.output_folder import (
+    begin,
+    check_classes,
+    check_compatible,
+    check_same,
+    differences_from,
+    load_if_packed,
+    locked,
+)
 from alexnet_dist.pack.pixel_sums import PixelSums
 from alexnet_dist.pack.pool import map_unordered, poll_unordered
 from alexnet_dist.pack.records import ShardJob, how_to_start_over, records_folder
 from alexnet_dist.pack.request import PackRequest
 from alexnet_dist.pack.sources import layouts
 from alexnet_dist.pack.sources.listing import ImageSource, StreamSource
-from alexnet_dist.pack.sources.names import SPLIT_NAMES
+from alexnet_dist.pack.sources.names import listed, split_of
 from alexnet_dist.pack.spool import ContainerJob
 from alexnet_dist.rng import permutation
 
@@ -55,10 +63,13 @@ def pack(request: PackRequest) -> PackResult:
     options, split = request.options, request.split
     train = None if split == "train" else load_if_packed(request.out, "train")
     train_classes = None if train is None else tuple(described.name for described in train.classes)
-    listing = layouts.list_split(request.source, request.layout, split, options.holdout, options.seed, train_classes)
+    listing = layouts.list_split(
+        request.source, request.layout, split, options.holdout, options.seed, train_classes, request.reading
+    )
     _check_outside(request, listing)
     if listing.folder not in (request.source, request.source.parent):
         print(f"{split} is read from {listing.folder}", file=sys.stderr)
+    _print_notes(listing.notes)
     # First without the lock, because a packed OUT may be read-only; then with it, because another pack may have ended.
     if (packed := _already_packed(request, listing)) is not None:
         return packed
@@ -70,20 +81,36 @@ def pack(request: PackRequest) -> PackResult:
         others = [manifest for manifest in manifests if manifest is not None]
         for other in others:
             check_compatible(other, request, listing.id)
+        _print_notes(note for other in others if (note := differences_from(other, request)) is not None)
         begin(request, listing.id)
         sums = None
         if isinstance(listing, StreamSource):
             source, sums = _spool(request, listing, train_classes)
+            _print_notes(source.notes)
         else:
             source = listing
         for other in others:
             check_classes(other, request, source.classes)
+        _print_notes(_absent_classes(request, source))
         jobs = shard_jobs(request, source)
         check_shard_space(request, sum(len(job.files) for job in jobs if not job.record_path.exists()))
         new_images = _write_shards(request, source, jobs)
         manifest = assemble(request, source, jobs, sums)
         shutil.rmtree(records_folder(request.out, split))
     return PackResult(manifest, new_images)
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _absent_classes(request: PackRequest, source: ImageSource) -> list[str]:
+    """Return a note about the classes that a split has no file of, if there are any."""
+    present = {file.label for file in source.files}
+    absent = [name for label, name in enumerate(source.classes) if label not in present]
+    note = f"{request.source}: {request.split} has no images of {len(absent)} of the {len(source.classes)} classes"
+    return [f"{note}: {listed(absent)}"] if absent else []
 
 
 def _already_packed(request: PackRequest, listing: ImageSource | StreamSource) -> PackResult | None:
@@ -105,7 +132,10 @@ def _check_outside(request: PackRequest, listing: ImageSource | StreamSource) ->
     image_folders = [folder]
     if folder != request.source.resolve():
         # The source has a folder for each split, and the other splits are packed as well.
-        image_folders += [(folder.parent / name).resolve() for names in SPLIT_NAMES.values() for name in names]
+        source = request.source.resolve()
+        image_folders += [path.resolve() for path in source.iterdir() if path.is_dir() and split_of(path.name)]
+        below = out.relative_to(source).parts[:1] if out.is_relative_to(source) else ()
+        image_folders += [source / name for name in below if split_of(name)]
     for images in image_folders:
         if out.is_relative_to(images):
             raise UserError(f"{request.out}: lies inside the images' folder {images}. Pack into a folder outside it")

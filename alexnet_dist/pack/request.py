@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Options
+from alexnet_dist.pack.sources.options import BY_ITSELF, ReadOptions
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,4 @@ class PackRequest:
     layout: str = "auto"
     processes: int = 1
     max_rejected: int | None = None
+    reading: ReadOptions = BY_ITSELF

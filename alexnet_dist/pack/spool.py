@@ -21,7 +21,9 @@ from alexnet_dist.data.manifest import Options, Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import replace_file
 from alexnet_dist.pack.pixel_sums import PixelSums
-from alexnet_dist.pack.sources.classes import class_labels, describe_difference
+from alexnet_dist.pack.sources.classes import class_labels, describe_difference, matching_classes, sorted_classes
+from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
+from alexnet_dist.pack.sources.huggingface import unused_classes
 from alexnet_dist.pack.sources.listing import Container, ImageFile, ImageSource, StreamSource, build_source
 
 
@@ -36,6 +38,7 @@ class ContainerJob:
     folder: Path
     options: Options
     needs_sums: bool
+    columns: SampleFields = DETECTED
 
     @property
     def path(self) -> Path:
@@ -75,7 +78,7 @@ class ContainerRecord:
 def container_jobs(stream: StreamSource, folder: Path, options: Options, needs_sums: bool) -> list[ContainerJob]:
     """Return the jobs that read a stream; needs_sums: whether to sum the pixels."""
     return [
-        ContainerJob(stream.folder, stream.layout, container, number, folder, options, needs_sums)
+        ContainerJob(stream.folder, stream.layout, container, number, folder, options, needs_sums, stream.columns)
         for number, container in enumerate(stream.containers)
     ]
 
@@ -125,10 +128,8 @@ def gather(
     """
     records = [(job, load_record(job)) for job in jobs]
     names = {image.class_name for _, record in records if record is not None for image in record.images}
-    classes = train_classes or tuple(sorted(names))
-    if not names <= set(classes):
-        difference = describe_difference(tuple(names), classes)
-        raise UserError(f"{stream.folder}: not the classes of the packed train split: {difference}")
+    classes = train_classes or sorted_classes(names)
+    class_of = _classes_of_names(stream, names, classes)
     labels = class_labels(classes)
     files: list[ImageFile] = []
     rejected: list[Rejected] = []
@@ -138,19 +139,40 @@ def gather(
             raise RuntimeError(f"{job.file('.npz')}: was just written and cannot be read")
         rejected.extend(record.rejected)
         path = job.file(".bin").name
-        files.extend(
-            ImageFile(
-                image.name,
-                labels[image.class_name],
-                image.size_bytes,
-                path,
-                image.offset,
-                image.reason,
-                image.jpeg_bytes,
+        for image in record.images:
+            class_name = class_of[image.class_name]
+            files.append(
+                ImageFile(
+                    f"{class_name}/{image.name.partition('/')[2]}",
+                    labels[class_name],
+                    image.size_bytes,
+                    path,
+                    image.offset,
+                    image.reason,
+                    image.jpeg_bytes,
+                )
             )
-            for image in record.images
-        )
         if record.sums is not None:
             sums = record.sums if sums is None else sums + record.sums
-    source = build_source(jobs[0].folder, classes, files, rejected, containers_sha256=stream.id.containers)
+    source = build_source(
+        jobs[0].folder,
+        classes,
+        files,
+        rejected,
+        containers_sha256=stream.id.containers,
+        notes=unused_classes(stream, names) if train_classes is None else (),
+        missing=stream.missing,
+    )
     return source, sums
+
+
+def _classes_of_names(stream: StreamSource, names: set[str], classes: tuple[str, ...]) -> dict[str, str]:
+    """Return the class of each name: the one called so, or the same number with leading zeros; raises UserError."""
+    try:
+        class_of = matching_classes(names, classes)
+    except UserError as error:
+        raise UserError(f"{stream.folder}: {error}") from None
+    if len(class_of) < len(names):
+        difference = describe_difference(tuple(names), classes)
+        raise UserError(f"{stream.folder}: not the classes of the packed train split: {difference}")
+    return class_of

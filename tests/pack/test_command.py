@@ -30,7 +30,9 @@ def test_exit_codes_and_output(tmp_path: Path) -> None:
     completed = command(source, tmp_path / "out", *SMALL)
     assert completed.returncode == 0, completed.stderr
     printed = json.loads(completed.stdout.splitlines()[-1])
-    assert printed.keys() == {"images", "rejected", "shards", "seconds", "images_per_second"}
+    keys = {"images", "rejected", "shards", "seconds", "images_per_second", "seen", "not_samples", "missing"}
+    assert printed.keys() == keys
+    assert (printed["seen"], printed["not_samples"], printed["missing"]) == (5, 0, [])
     assert (printed["images"], printed["rejected"], printed["shards"]) == (5, 0, 1)
     assert "5 images of 2 classes" in completed.stderr
     (source / "empty").mkdir()

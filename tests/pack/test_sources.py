@@ -26,16 +26,18 @@ def names(source: ImageSource) -> list[str]:
 
 
 def test_labels_are_indices_of_the_sorted_folder_names(tmp_path: Path) -> None:
-    for name in ("pear/2.jpg", "apple/9.png", "pear/1", "Zebra/deep/er/x.JPEG"):
-        touch(tmp_path / name, b"x" * len(name))
+    for name in ("pear/2.jpg", "apple/9.png", "pear/1", "Zebra/0.jpg", "Zebra/deep/er/x.JPEG"):
+        touch(tmp_path / name, b"\xff\xd8\xff".ljust(len(name), b"x"))
     source = image_source(tmp_path, "train")
     assert source.classes == ("Zebra", "apple", "pear")
     assert source.files == (
+        ImageFile("Zebra/0.jpg", 0, 11, "Zebra/0.jpg"),
         ImageFile("Zebra/deep/er/x.JPEG", 0, 20, "Zebra/deep/er/x.JPEG"),
         ImageFile("apple/9.png", 1, 11, "apple/9.png"),
         ImageFile("pear/1", 2, 6, "pear/1"),
         ImageFile("pear/2.jpg", 2, 10, "pear/2.jpg"),
     )
+    assert [note for note in source.notes if "1 files lie in folders inside" in note and "Zebra/deep/er/x.JPEG" in note]
 
 
 def test_the_order_does_not_depend_on_the_endings(tmp_path: Path) -> None:

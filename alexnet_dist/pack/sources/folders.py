@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.sources.classes import check_same_classes, class_labels
+from alexnet_dist.pack.sources.classes import check_same_classes, class_labels, matching_classes, sorted_classes
 from alexnet_dist.pack.sources.listing import NOT_REGULAR, NOT_UTF8, ImageFile, ImageSource, build_source
-from alexnet_dist.pack.sources.names import SPLIT_NAMES, is_utf8, readable
+from alexnet_dist.pack.sources.names import is_utf8, readable
+from alexnet_dist.pack.sources.split_folders import (
+    WrongFolderError,
+    check_class_names,
+    check_own_images,
+    find_split_folders,
+    is_tiny_imagenet,
+    no_class_folders,
+    visible_folders,
+)
 
 MAX_DEPTH = 16  # levels of folders inside a class folder; more means a link to one of its parents
 
@@ -21,87 +31,93 @@ def list_split(
 ) -> ImageSource:
     """List a split of class folders; `train_classes` are those of the packed training split, if there is one.
 
-    If `root` has train/, the splits are train/ and val/, validation/ or valid/ (test/ if it has none of them);
-    otherwise it is a single folder of class folders. Raises UserError for a source that cannot be packed as it is.
+    If `root` has a folder for train, the splits are in it and in the one for val (test if there is none); otherwise
+    `root` is a single folder of class folders. Raises UserError for a source that cannot be packed as it is.
     """
-    folder, train_folder = _split_folders(root, split, holdout)
+    folders = find_split_folders(root, split, holdout)
     classes = train_classes
-    if train_folder is not None:
-        classes = _class_folders(train_folder)
-        check_same_classes(train_folder, classes, train_classes, split)
-    return list_classes(folder, classes)
+    if folders.train is not None:
+        names = class_folders(folders.train)
+        if set(names) != set(train_classes or ()):
+            classes = sorted_classes(names)
+            check_same_classes(folders.train, classes, train_classes, split)
+    source = list_classes(folders.folder, classes)
+    return replace(source, notes=folders.notes + source.notes)
 
 
-def _split_folders(root: Path, split: SplitName, holdout: float | None) -> tuple[Path, Path | None]:
-    """Return the folder with the class folders of a split, and the one that defines the classes, if there is one."""
-    train = root / "train"
-    # A class may be called train; its folder holds files.
-    if not train.is_dir() or not any(_is_class(entry) for entry in train.iterdir()):
-        return root, None
-    held_out_split = "val" if split == "train" else split
-    names = SPLIT_NAMES[held_out_split] + (SPLIT_NAMES["test"] if held_out_split == "val" else ())
-    held_out = next((root / name for name in names if (root / name).is_dir()), None)
-    if holdout is not None:
-        if held_out is not None:
-            raise UserError(
-                f"--holdout divides a single folder of class folders, but {root} has {held_out.name}/: remove --holdout"
-            )
-        return train, None
-    if split == "train":
-        return train, None
-    if held_out is None:
-        expected = " or ".join(f"{name}/" for name in names)
-        raise UserError(
-            f"{root}: has train/ but no {expected}. Hold out a part of train/ with --holdout 0.1, given for both splits"
-        )
-    return held_out, train
-
-
-def _is_class(entry: Path) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    names = [entry.name for entry in folder.iterdir() if _is_class(entry)]
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the class folders in a folder, sorted; raises UserError if there are none."""
+    names = [path.name for path in visible_folders(folder)]
     for name in names:
         if not is_utf8(name):
             raise UserError(f"{folder}: the name of the class folder {readable(name)} is not UTF-8: rename it")
     if not names:
-        raise UserError(
-            f"{folder}: holds no class folders. Expected a folder of images for each class, named after the class. For "
-            "ILSVRC, whose val images are in no class folders, give the folder that holds the val tar and the devkit"
-        )
-    return tuple(sorted(names))
+        raise no_class_folders(folder)
+    return tuple(names)
 
 
 def list_classes(
     folder: Path, classes: tuple[str, ...] | None, descriptions: Mapping[str, str] | None = None
 ) -> ImageSource:
     """List a folder of class folders; if `classes` is None, they are the names of its class folders."""
-    names = _class_folders(folder)
-    labels = class_labels(classes or names)
-    unknown = [name for name in names if name not in labels]
-    if unknown:
-        raise UserError(
-            f"{folder / unknown[0]}: no class of the train split is called {unknown[0]} "
-            f"({len(unknown)} such folders): rename it, or remove it"
-        )
+    names = class_folders(folder)
+    notes = list(check_class_names(folder, names))
+    classes = classes or sorted_classes(names)
+    class_of, labels = _classes_of_folders(folder, names, classes), class_labels(classes)
+    tiny = is_tiny_imagenet(folder, names)
+    if tiny:
+        notes.append(f"{folder}: read as tiny-ImageNet: the images of a class are those in its folder images/")
     files: list[ImageFile] = []
     rejected = [
         Rejected(readable(entry.name), "hidden" if entry.is_dir() else "not in a class folder")
         for entry in folder.iterdir()
-        if not _is_class(entry)
+        if entry.name not in class_of
     ]
+    nested: list[str] = []
+    boxes = 0
     for name in names:
-        before = len(files)
+        before, nested_before = len(files), len(nested)
         for path, size_bytes, reason in _walk(folder / name, name, MAX_DEPTH):
-            if reason is None:
-                files.append(ImageFile(path, labels[name], size_bytes, path))
-            else:
+            inner = path.removeprefix(f"{name}/images/" if tiny else f"{name}/")
+            if reason is not None:
                 rejected.append(Rejected(path, reason))
+            elif inner == path:
+                boxes += 1
+            else:
+                files.append(ImageFile(f"{class_of[name]}/{inner}", labels[class_of[name]], size_bytes, path))
+                nested += [path] if "/" in inner else []
         if len(files) == before:
             raise UserError(f"{folder / name}: an empty class folder. Add images, or remove the folder")
-    return build_source(folder, tuple(labels), files, rejected, descriptions)
+        if len(nested) > nested_before and not tiny:
+            check_own_images(folder / name)
+    if nested:
+        notes.append(
+            f"{folder}: {len(nested)} files lie in folders inside class folders, such as {nested[0]}; each is taken "
+            "for an image of the class folder that it lies in"
+        )
+    return build_source(folder, classes, files, rejected, descriptions, ignored={"box files": boxes}, notes=notes)
+
+
+def _classes_of_folders(folder: Path, names: Sequence[str], classes: tuple[str, ...]) -> dict[str, str]:
+    """Return the class of each class folder: the one called so, or the same number with leading zeros."""
+    try:
+        class_of = matching_classes(names, classes)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    unknown = [name for name in names if name not in class_of]
+    if unknown:
+        raise WrongFolderError(
+            f"{folder / unknown[0]}: no class of the train split is called {unknown[0]} "
+            f"({len(unknown)} such folders): rename it, or remove it"
+        )
+    first: dict[str, str] = {}
+    for name in names:
+        if first.setdefault(class_of[name], name) != name:
+            raise UserError(
+                f"{folder}: the folders {first[class_of[name]]} and {name} are one number, and would be one class: "
+                "move the images into one of them, or rename one"
+            )
+    return class_of
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int, str | None]]:

@@ -1,22 +1,25 @@
 """The layouts 'ilsvrc2012' and 'ilsvrc2010': ILSVRC's own archives; images are read from the tars in place.
 
-The training tar holds one tar per class, each a contiguous byte range of it. Validation and test images are flat: the
-number in an image's name is its line in the ground truth, and the development kit maps that line to a synset.
+The training tar holds one tar per class, each a contiguous byte range of it; it may be unpacked once, into a folder of
+class tars. Validation and test images are flat: the number in an image's name is its line in the ground truth, and the
+development kit maps that line to a synset.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
+from alexnet_dist.pack.sources import class_tars
+from alexnet_dist.pack.sources.class_tars import TrainImages
 from alexnet_dist.pack.sources.classes import check_same_classes, class_labels
-from alexnet_dist.pack.sources.devkit import WORDNET_ID, Devkit, Synsets, find_devkit, parse_numbers
+from alexnet_dist.pack.sources.completeness import check_missing
+from alexnet_dist.pack.sources.devkit import Devkit, Synsets, find_devkit, parse_numbers
 from alexnet_dist.pack.sources.listing import ImageFile, ImageSource, build_source
 from alexnet_dist.pack.sources.names import base_name
 
@@ -32,20 +35,31 @@ PATCHES = "patch_images.tar"
 IMAGE_NUMBER = re.compile(r"_(\d{1,8})\.\w+$")
 
 
-def list_split(root: Path, year: int, split: SplitName, train_classes: tuple[str, ...] | None) -> ImageSource:
+def list_split(
+    root: Path, year: int, split: SplitName, train_classes: tuple[str, ...] | None, allow_missing: bool = False
+) -> ImageSource:
     """List a split of a year's archives in `root`; raises UserError naming what is missing or inconsistent."""
     name = ARCHIVES[year].get(split)
     if name is None:
         raise UserError(f"{root}: ILSVRC{year} has no labels for its {split} images; pack --split val instead")
     archive = root / name
-    if not archive.is_file():
-        raise UserError(f"{archive}: no such file; expected the {split} images of ILSVRC{year} there")
     kit = find_devkit(root, year)
     synsets = None if kit is None else kit.synsets()
     descriptions = {} if synsets is None else synsets.descriptions
+    notes: tuple[str, ...] = ()
     if split == "train":
-        files, rejected, classes = _list_train(archive)
+        files, rejected, classes, notes = _list_train(root, archive)
+        missing: tuple[str, ...] = ()
+        if kit is not None and synsets is not None:
+            absent = sorted(set(synsets.classes) - set(classes))
+            where = archive if archive.is_file() else root
+            parts = f"classes that {kit.path.name} names"
+            missing = check_missing(where, absent, len(synsets.classes), parts, allow_missing)
+            classes = tuple(sorted({*classes, *absent}))
+            files = _relabelled(files, classes) if absent else files
     else:
+        if not archive.is_file():
+            raise _missing_archive(archive, split)
         if kit is None or synsets is None:
             raise UserError(
                 f"{root}: no ILSVRC{year}_devkit*.tar.gz beside {name}; only it has the labels of the {split} images: "
@@ -53,48 +67,37 @@ def list_split(root: Path, year: int, split: SplitName, train_classes: tuple[str
             )
         classes = train_classes or synsets.classes
         truth = _ground_truth(root, kit, split)
-        files, rejected = _list_flat(archive, truth, synsets, classes, kit)
+        files, rejected, numbers = _list_flat(archive, truth, synsets, classes, kit)
+        absent = [f"number {number}" for number in range(1, len(truth) + 1) if number not in numbers]
+        missing = check_missing(archive, absent, len(truth), "images that the ground truth counts", allow_missing)
     check_same_classes(archive, classes, train_classes, split)
-    files = _apply_patches(root, files, rejected) if year == 2010 else files
-    return build_source(
-        root, classes, files, rejected, {name: descriptions[name] for name in classes if name in descriptions}
+    files, ignored = _apply_patches(root, files, rejected) if year == 2010 else (files, {})
+    descriptions = {name: descriptions[name] for name in classes if name in descriptions}
+    return build_source(root, classes, files, rejected, descriptions, ignored=ignored, notes=notes, missing=missing)
+
+
+def _list_train(root: Path, archive: Path) -> TrainImages:
+    folder = class_tars.class_tar_folder(root)
+    if not archive.is_file():
+        if folder is None:
+            raise _missing_archive(archive, "train")
+        return class_tars.list_folder(root, folder)
+    images = class_tars.list_archive(archive)
+    note = f"{folder}: not read, because {archive.name} holds the class tars too"
+    return images if folder is None else images._replace(notes=(note,))
+
+
+def _missing_archive(archive: Path, split: str) -> UserError:
+    return UserError(
+        f"{archive}: no such file; expected the {split} images of ILSVRC there. If they are unpacked into class "
+        "folders, add --layout folder"
     )
 
 
-def _list_train(archive: Path) -> tuple[list[ImageFile], list[Rejected], tuple[str, ...]]:
-    """List the training images: the members of the tar are tars named after the classes."""
-    files: list[ImageFile] = []
-    rejected: list[Rejected] = []
-    class_tars: list[tars.Member] = []
-    for member in tars.file_members(archive):
-        name = base_name(member.name).removesuffix(".tar")
-        if member.problem is None and WORDNET_ID.fullmatch(name):
-            class_tars.append(member._replace(name=name))
-        else:
-            rejected.append(Rejected(member.name, member.problem or "not a class's tar"))
-    classes = tuple(sorted(member.name for member in class_tars))
-    if len(set(classes)) != len(classes) or not classes:
-        raise UserError(f"{archive}: expected one tar for each class in it, named like n01440764.tar")
+def _relabelled(files: Sequence[ImageFile], classes: tuple[str, ...]) -> list[ImageFile]:
+    """Return files with the labels that their classes have among `classes`."""
     labels = class_labels(classes)
-    with archive.open("rb", buffering=0) as file:
-
-        def read_at(offset: int, size: int) -> bytes:
-            return os.pread(file.fileno(), size, offset)
-
-        for class_tar in class_tars:
-            before = len(files)
-            end = class_tar.offset + class_tar.size_bytes
-            where = f"{archive}: {class_tar.name}.tar"
-            for member in tars.range_members(read_at, where, class_tar.offset, end):
-                name = f"{class_tar.name}/{member.name.removeprefix('./')}"
-                if member.problem is not None:
-                    rejected.append(Rejected(name, member.problem))
-                else:
-                    label = labels[class_tar.name]
-                    files.append(ImageFile(name, label, member.size_bytes, archive.name, member.offset))
-            if len(files) == before:
-                raise UserError(f"{where}: holds no images: download {archive.name} again")
-    return files, rejected, classes
+    return [file._replace(label=labels[file.name.partition("/")[0]]) for file in files]
 
 
 def _ground_truth(root: Path, kit: Devkit, split: SplitName) -> list[int]:
@@ -109,8 +112,9 @@ def _ground_truth(root: Path, kit: Devkit, split: SplitName) -> list[int]:
 
 def _list_flat(
     archive: Path, truth: list[int], synsets: Synsets, classes: tuple[str, ...], kit: Devkit
-) -> tuple[list[ImageFile], list[Rejected]]:
-    """List numbered images; the number in an image's name is its line of the ground truth."""
+) -> tuple[list[ImageFile], list[Rejected], set[int]]:
+    """List numbered images, and return their numbers; an image's number is its line of the ground truth."""
+    numbers: set[int] = set()
     files: list[ImageFile] = []
     rejected: list[Rejected] = []
     labels = class_labels(classes)
@@ -121,6 +125,7 @@ def _list_flat(
             rejected.append(Rejected(member.name, member.problem or "not a numbered image"))
             continue
         number = int(match[1])
+        numbers.add(number)
         if not 1 <= number <= len(truth):
             raise UserError(
                 f"{archive}: {name} has no line in the ground truth in {kit.path}, which has {len(truth)} lines"
@@ -135,26 +140,30 @@ def _list_flat(
         files.append(
             ImageFile(f"{class_name}/{name}", labels[class_name], member.size_bytes, archive.name, member.offset)
         )
-    return files, rejected
+    return files, rejected, numbers
 
 
-def _apply_patches(root: Path, files: list[ImageFile], rejected: list[Rejected]) -> list[ImageFile]:
-    """Substitute the patch images of 2010 for the images of the same file name, which are damaged."""
+def _apply_patches(
+    root: Path, files: list[ImageFile], rejected: list[Rejected]
+) -> tuple[list[ImageFile], dict[str, int]]:
+    """Substitute the patch images of 2010 for the images of the same file name, which are damaged.
+
+    Also returns how many patches there are: they are no images of their own, and most are of other splits.
+    """
     archive = root / PATCHES
     if not archive.is_file():
-        return files
-    patches = dict(_patches(archive, rejected))
-    return [
+        return files, {}
+    patches: dict[str, tars.Member] = {}
+    for member in tars.file_members(archive):
+        name = base_name(member.name)
+        if member.problem is not None or name in patches:
+            rejected.append(Rejected(member.name, member.problem or f"a second patch called {name}"))
+        else:
+            patches[name] = member
+    patched = [
         file._replace(path=archive.name, offset=patch.offset, size_bytes=patch.size_bytes)
         if (patch := patches.get(base_name(file.name)))
         else file
         for file in files
     ]
-
-
-def _patches(archive: Path, rejected: list[Rejected]) -> Iterator[tuple[str, tars.Member]]:
-    for member in tars.file_members(archive):
-        if member.problem is None:
-            yield base_name(member.name), member
-        else:
-            rejected.append(Rejected(member.name, member.problem))
+    return patched, {"patches of damaged images": len(patches)}

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.sources import folders, huggingface, ilsvrc, kaggle, lists, webdataset
+from alexnet_dist.pack.sources import class_tars, folders, huggingface, ilsvrc, kaggle, lists, webdataset
+from alexnet_dist.pack.sources.fields import DETECTED
 from alexnet_dist.pack.sources.listing import ImageSource, StreamSource, apply_holdout
-from alexnet_dist.pack.sources.names import PARQUET, TAR_GZ
+from alexnet_dist.pack.sources.names import PARQUET, TAR_GZ, listed, readable, split_of
+from alexnet_dist.pack.sources.options import BY_ITSELF, ReadOptions
+from alexnet_dist.pack.sources.split_folders import NO_CLASS_NAMES, WrongFolderError, has_images, visible_folders
+
+ARCHIVE_ENDINGS = (".tar", ".gz", ".tgz", ".zip", ".parquet")
+# How far from SOURCE, in levels of folders and folders a level, the one that was probably meant is searched.
+LEVELS_ABOVE, LEVELS_BELOW, SEARCH_FOLDERS = 4, 3, 100
 
 
 def list_split(
-    root: Path, layout: str, split: SplitName, holdout: float | None, seed: int, train_classes: tuple[str, ...] | None
+    root: Path,
+    layout: str,
+    split: SplitName,
+    holdout: float | None,
+    seed: int,
+    train_classes: tuple[str, ...] | None,
+    reading: ReadOptions = BY_ITSELF,
 ) -> ImageSource | StreamSource:
     """List the files of a split, or the containers to read them from.
 
@@ -24,52 +39,139 @@ def list_split(
         raise UserError(f"{root}: expected a folder for layout {detected}")
     if holdout is not None and split == "test":
         raise UserError("--holdout divides a set into train and val, not test: remove --holdout")
+    _check_options_apply(root, detected, reading)
     if detected in (PARQUET, TAR_GZ):
         if holdout is not None:
             raise UserError(f"--holdout: {root} can only be read sequentially and cannot be divided; pack its own val")
-        return huggingface.list_containers(root, detected, split)
-    source = _list_files(root, detected, split, holdout, train_classes)
+        return huggingface.list_containers(root, detected, split, reading)
+    source = _list_files(root, detected, split, holdout, train_classes, reading)
+    if detected == "folder" and holdout is None:
+        source = replace(source, notes=source.notes + _unlike_its_name(source.folder, split))
     return source if holdout is None else apply_holdout(source, split, holdout, seed)
 
 
 def _list_files(
-    root: Path, layout: str, split: SplitName, holdout: float | None, train_classes: tuple[str, ...] | None
+    root: Path,
+    layout: str,
+    split: SplitName,
+    holdout: float | None,
+    train_classes: tuple[str, ...] | None,
+    reading: ReadOptions,
 ) -> ImageSource:
     # A holdout divides the training split.
-    source_split = split if holdout is None else "train"
+    source_split, allow_missing = split if holdout is None else "train", reading.allow_missing
     if layout == "folder":
-        return folders.list_split(root, split, holdout, train_classes)
+        try:
+            return folders.list_split(root, split, holdout, train_classes)
+        except WrongFolderError as error:
+            raise UserError(f"{error}{_advice(root, list(probable_sources(root)))}") from None
     if layout == "kaggle":
-        return kaggle.list_split(root, source_split, train_classes)
+        return kaggle.list_split(root, source_split, train_classes, allow_missing)
     if layout == "list":
         return lists.list_images(root, train_classes)
     if layout == "webdataset":
-        return webdataset.list_split(root, source_split, train_classes)
-    return ilsvrc.list_split(root, int(layout.removeprefix("ilsvrc")), source_split, train_classes)
+        return webdataset.list_split(root, source_split, train_classes, reading.fields, allow_missing=allow_missing)
+    return ilsvrc.list_split(root, int(layout.removeprefix("ilsvrc")), source_split, train_classes, allow_missing)
+
+
+def _check_options_apply(root: Path, layout: str, reading: ReadOptions) -> None:
+    """Raise UserError for an option that says how to read another layout, because it would do nothing."""
+    for options, names, of_layout, what in (
+        (reading.fields, "--image-field and --label-field", "webdataset", "samples in shards"),
+        (reading.columns, "--image-column and --label-column", PARQUET, "parquet files"),
+    ):
+        if options != DETECTED and layout != of_layout:
+            raise UserError(f"{root}: {names} are for {what}, but its layout is {layout}: remove them")
+
+
+def _unlike_its_name(folder: Path, split: SplitName) -> tuple[str, ...]:
+    """Return a note if a folder that is named for one split is packed as another one."""
+    named = split_of(folder.resolve().name)
+    if named in (None, split) or (named, split) == ("test", "val"):
+        return ()
+    return (f"{folder}: is called like {named} and packed as {split}: if that is not meant, use --split {named}",)
 
 
 def detect_layout(root: Path) -> str:
     """Return the layout of a source; raises UserError if it does not exist or could have two layouts."""
     if root.is_file():
+        if root.name.lower().endswith(ARCHIVE_ENDINGS):
+            raise UserError(f"{root}: an archive; expected the folder with it as SOURCE: {root.parent}")
         return "list"
     if not root.is_dir():
         raise UserError(f"{root}: no such folder or file; expected a folder of images, a folder of archives, or a list")
-    for year, archives in ilsvrc.ARCHIVES.items():
-        if any((root / name).is_file() for name in archives.values()):
-            return f"ilsvrc{year}"
+    found = dict(_layouts_in(root))
+    if len(found) > 1:
+        signs = " and ".join(found.values())
+        choices = " or ".join(f"--layout {layout}" for layout in found)
+        raise UserError(f"{root}: has {signs}; choose one with {choices}")
+    return next(iter(found), "folder")
+
+
+def _layouts_in(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield each layout that a folder could have, with what shows it; class folders only beside shards."""
+    archives = {
+        year: next((name for name in of_year.values() if (root / name).is_file()), None)
+        for year, of_year in ilsvrc.ARCHIVES.items()
+    }
+    class_tar_folder = class_tars.class_tar_folder(root)
+    if class_tar_folder is not None and not any(archives.values()):
+        archives[2012] = f"class tars (n*.tar) in {class_tar_folder.name}/"
+    yield from ((f"ilsvrc{year}", name) for year, name in archives.items() if name is not None)
     if (root / kaggle.IMAGES).is_dir():
-        return "kaggle"
-    for folder in (root / "data", root):
-        for layout, patterns in huggingface.PATTERNS.items():
-            if any(next(folder.glob(pattern), None) for of_split in patterns.values() for pattern in of_split):
-                return layout
-    # Files only, because a class folder may have such a name too.
-    if not any(path.is_file() for path in root.glob("*.tar")):
-        return "folder"
-    classes = [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if classes:
-        raise UserError(
-            f"{root}: has shards (*.tar) and the folder {classes[0]}/; choose one with --layout webdataset or "
-            "--layout folder"
+        yield "kaggle", f"{kaggle.IMAGES}/"
+    for layout, patterns in huggingface.PATTERNS.items():
+        paths = (
+            path
+            for folder in (root / "data", root)
+            for of_split in patterns.values()
+            for pattern in of_split
+            for path in folder.glob(pattern)
         )
-    return "webdataset"
+        # Files only, here and below, because a class folder may have such a name too.
+        path = next((path for path in paths if path.is_file()), None)
+        if path is not None:
+            yield layout, readable(str(path.relative_to(root)))
+    if any(archives.values()) and class_tar_folder != root:
+        return
+    shards = class_tars.other_tars(root)
+    if not shards:
+        return
+    yield "webdataset", "shards (*.tar)"
+    classes = [path.name for path in visible_folders(root)]
+    if classes and not any(archives.values()):
+        yield "folder", f"the folder {readable(classes[0])}/"
+
+
+def probable_sources(root: Path) -> Iterator[Path]:
+    """Yield the folders near `root` that are sources: above it for Kaggle's tree, else on the first level below it."""
+    above = root.resolve().parents
+    yield from [folder for folder in above[:LEVELS_ABOVE] if (folder / kaggle.IMAGES).is_dir()][:1]
+    level = [root]
+    for _ in range(LEVELS_BELOW):
+        level = [inner for folder in level for inner in visible_folders(folder)][:SEARCH_FOLDERS]
+        sources = [folder for folder in level if _is_source(folder)]
+        if sources:
+            yield from sources
+            return
+
+
+def _is_source(folder: Path) -> bool:
+    """Return whether a folder has a known layout: archives, folders for splits, or class folders with images."""
+    if any(_layouts_in(folder)):
+        return True
+    inside = visible_folders(folder)
+    trains = [inner for inner in inside if split_of(inner.name) == "train"]
+    return any(visible_folders(train) for train in trains) or any(
+        has_images(inner)
+        for inner in inside
+        if split_of(inner.name) is None and inner.name.lower() not in NO_CLASS_NAMES
+    )
+
+
+def _advice(root: Path, sources: list[Path]) -> str:
+    if not sources:
+        return ""
+    split = split_of(sources[0].name) if len(sources) == 1 else None
+    options = f", with --split {split}" if split else ""
+    return f". SOURCE is probably {listed([str(source) for source in sources])}{options}, not {root}"

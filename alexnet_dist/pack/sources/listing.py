@@ -16,6 +16,7 @@ from typing import NamedTuple
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Rejected, SourceId
 from alexnet_dist.errors import UserError
+from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
 from alexnet_dist.rng import seed64
 
 LARGEST_FILE_BYTES = 1 << 29
@@ -86,7 +87,7 @@ class Container(NamedTuple):
 class StreamSource:
     """A split in containers that are read sequentially: their images are known only after reading all of it.
 
-    layout: the format of the containers. notes, missing: as in ImageSource.
+    layout: the format of the containers. notes, missing: as in ImageSource. columns: of the images and labels.
     """
 
     folder: Path
@@ -94,11 +95,14 @@ class StreamSource:
     containers: tuple[Container, ...]
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    columns: SampleFields = DETECTED
 
     @property
     def id(self) -> SourceId:
         """The identity of the source, from the containers' names and sizes, which are known before reading."""
         digest = hashlib.sha256()
+        if self.columns != DETECTED:
+            digest.update(os.fsencode(f"columns\0{self.columns.image}\0{self.columns.label}\n"))
         for container in self.containers:
             digest.update(os.fsencode(f"{Path(container.path).name}\0{container.size_bytes}\n"))
         return SourceId(len(self.containers), digest.hexdigest(), digest.hexdigest())

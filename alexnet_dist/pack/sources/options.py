@@ -18,3 +18,6 @@ class ReadOptions:
     fields: SampleFields = DETECTED
     columns: SampleFields = DETECTED
     allow_missing: bool = False
+
+
+BY_ITSELF = ReadOptions()
