@@ -12,7 +12,7 @@ from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.classes import check_same_classes, class_labels, matching_classes, sorted_classes
 from alexnet_dist.pack.sources.listing import NOT_REGULAR, NOT_UTF8, ImageFile, ImageSource, build_source
-from alexnet_dist.pack.sources.names import is_utf8, readable
+from alexnet_dist.pack.sources.names import ARCHIVE_ENDINGS, is_utf8, readable
 from alexnet_dist.pack.sources.split_folders import (
     WrongFolderError,
     check_class_names,
@@ -23,6 +23,7 @@ from alexnet_dist.pack.sources.split_folders import (
     visible_folders,
 )
 
+BOXES_RULE = "box files"
 MAX_DEPTH = 16  # levels of folders inside a class folder; more means a link to one of its parents
 
 
@@ -64,38 +65,57 @@ def list_classes(
     notes = list(check_class_names(folder, names))
     classes = classes or sorted_classes(names)
     class_of, labels = _classes_of_folders(folder, names, classes), class_labels(classes)
-    tiny = is_tiny_imagenet(folder, names)
-    if tiny:
+    listing = _Listing(folder, is_tiny_imagenet(folder, names))
+    if listing.tiny:
         notes.append(f"{folder}: read as tiny-ImageNet: the images of a class are those in its folder images/")
-    files: list[ImageFile] = []
-    rejected = [
+    listing.rejected += [
         Rejected(readable(entry.name), "hidden" if entry.is_dir() else "not in a class folder")
         for entry in folder.iterdir()
         if entry.name not in class_of
     ]
-    nested: list[str] = []
-    boxes = 0
     for name in names:
-        before, nested_before = len(files), len(nested)
-        for path, size_bytes, reason in _walk(folder / name, name, MAX_DEPTH):
-            inner = path.removeprefix(f"{name}/images/" if tiny else f"{name}/")
-            if reason is not None:
-                rejected.append(Rejected(path, reason))
-            elif inner == path:
-                boxes += 1
-            else:
-                files.append(ImageFile(f"{class_of[name]}/{inner}", labels[class_of[name]], size_bytes, path))
-                nested += [path] if "/" in inner else []
-        if len(files) == before:
-            raise UserError(f"{folder / name}: an empty class folder. Add images, or remove the folder")
-        if len(nested) > nested_before and not tiny:
-            check_own_images(folder / name)
-    if nested:
+        listing.add_class(name, class_of[name], labels[class_of[name]])
+    if listing.nested:
         notes.append(
-            f"{folder}: {len(nested)} files lie in folders inside class folders, such as {nested[0]}; each is taken "
-            "for an image of the class folder that it lies in"
+            f"{folder}: {len(listing.nested)} files lie in folders inside class folders, such as {listing.nested[0]}; "
+            "each is taken for an image of the class folder that it lies in"
         )
-    return build_source(folder, classes, files, rejected, descriptions, ignored={"box files": boxes}, notes=notes)
+    ignored = {BOXES_RULE: listing.boxes}
+    return build_source(folder, classes, listing.files, listing.rejected, descriptions, ignored=ignored, notes=notes)
+
+
+class _Listing:
+    """The files of the class folders listed so far; `tiny`: whether they are tiny-ImageNet's."""
+
+    def __init__(self, folder: Path, tiny: bool) -> None:
+        self.folder, self.tiny = folder, tiny
+        self.files: list[ImageFile] = []
+        self.rejected: list[Rejected] = []
+        self.nested: list[str] = []
+        self.boxes = 0
+
+    def add_class(self, name: str, class_name: str, label: int) -> None:
+        """List a class folder; raises UserError if it cannot be one."""
+        first, nested = len(self.files), len(self.nested)
+        prefix = f"{name}/images/" if self.tiny else f"{name}/"
+        for path, size_bytes, reason in _walk(self.folder / name, name, MAX_DEPTH):
+            inner = path.removeprefix(prefix)
+            if reason is not None:
+                self.rejected.append(Rejected(path, reason))
+            elif inner == path:
+                self.boxes += 1
+            else:
+                self.files.append(ImageFile(f"{class_name}/{inner}", label, size_bytes, path))
+                self.nested += [path] if "/" in inner else []
+        if len(self.files) == first:
+            raise UserError(f"{self.folder / name}: an empty class folder. Add images, or remove the folder")
+        paths = (self.files[index].path.lower() for index in range(first, len(self.files)))
+        if all(path.endswith(ARCHIVE_ENDINGS) for path in paths):
+            raise WrongFolderError(
+                f"{self.folder / name}: holds archives such as {self.files[first].path}, and no images"
+            )
+        if len(self.nested) > nested and not self.tiny:
+            check_own_images(self.folder / name)
 
 
 def _classes_of_folders(folder: Path, names: Sequence[str], classes: tuple[str, ...]) -> dict[str, str]:

@@ -11,11 +11,10 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources import class_tars, folders, huggingface, ilsvrc, kaggle, lists, webdataset
 from alexnet_dist.pack.sources.fields import DETECTED
 from alexnet_dist.pack.sources.listing import ImageSource, StreamSource, apply_holdout
-from alexnet_dist.pack.sources.names import PARQUET, TAR_GZ, listed, readable, split_of
+from alexnet_dist.pack.sources.names import ARCHIVE_ENDINGS, PARQUET, TAR_GZ, listed, readable, split_of
 from alexnet_dist.pack.sources.options import BY_ITSELF, ReadOptions
 from alexnet_dist.pack.sources.split_folders import NO_CLASS_NAMES, WrongFolderError, has_images, visible_folders
 
-ARCHIVE_ENDINGS = (".tar", ".gz", ".tgz", ".zip", ".parquet")
 # How far from SOURCE, in levels of folders and folders a level, the one that was probably meant is searched.
 LEVELS_ABOVE, LEVELS_BELOW, SEARCH_FOLDERS = 4, 3, 100
 

@@ -19,6 +19,8 @@ SPLIT_NAMES: Mapping[SplitName, tuple[str, ...]] = {
 # Words beside that of the split, as in train_images, valset and ILSVRC2012_img_val.
 BESIDE_SPLIT = frozenset(("set", "split", "data", "dataset", "image", "images", "img", "imgs", "ilsvrc", "imagenet"))
 
+ARCHIVE_ENDINGS = (".tar", ".gz", ".tgz", ".zip", ".parquet")
+
 
 def split_of(name: str) -> SplitName | None:
     """Return the split that a folder is named for, in any case, such as train for Training_set; None if for none."""
