@@ -40,6 +40,12 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str] | Non
         return CLOSED_PIPE
 
 
+def refuse_to_run(module: str, command: str) -> int:
+    """Say that `python -m module` does nothing, and which command was probably meant; return the exit code."""
+    print(f"error: {module} is imported by commands, and does nothing by itself; expected {command}", file=sys.stderr)
+    return 2
+
+
 def _exit_code(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     try:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -17,9 +18,11 @@ ROOT = Path(__file__).parent.parent
 SLOW = {"torch", "numpy", "PIL", "simplejpeg", "matplotlib"}
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run this Python with arguments in a fresh process."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def run_console(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +58,7 @@ def test_help_lists_every_command(arguments: tuple[str, ...]) -> None:
 def test_the_commands_are_the_modules_that_can_be_run() -> None:
     package = ROOT / "alexnet_dist"
     modules = {path.stem for path in package.glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8")}
+    modules -= {path.stem for path in package.glob("*.py") if "exit(refuse_to_run(" in path.read_text("utf-8")}
     packages = {path.parent.name for path in package.glob("*/__main__.py")}
     assert (modules | packages) - {"__main__"} == set(COMMANDS)
 
@@ -108,3 +112,58 @@ with contextlib.suppress(SystemExit):
     main([{command!r}, "--help"])
 """
     assert not imported_by(code) & SLOW
+
+
+def namesakes() -> list[str]:
+    """Return the modules that a user may take for a command: named like one, or public.
+
+    The suites of benchmark are named like benchmarks. Python itself refuses to run a package without __main__.
+    """
+    paths = [path.relative_to(ROOT) for path in (ROOT / "alexnet_dist").glob("*/**/*.py") if path.stem in COMMANDS]
+    return [
+        "alexnet_dist.model",
+        *(".".join(path.with_suffix("").parts) for path in paths if "suites" not in path.parts),
+    ]
+
+
+def test_the_module_that_trains_is_among_the_namesakes() -> None:
+    assert namesakes() == ["alexnet_dist.model", "alexnet_dist.training.train"]
+
+
+@pytest.mark.parametrize("module", [*namesakes(), "alexnet_dist.training", "alexnet_dist.runs"])
+def test_a_module_that_is_no_command_does_not_end_as_if_it_had_done_something(module: str) -> None:
+    result = run_python("-m", module, "data.root=shards")
+    assert result.returncode in (1, 2)
+    assert result.stdout == ""
+    if module in namesakes():
+        assert result.stderr == (
+            f"error: {module} is imported by commands, and does nothing by itself; expected python -m"
+            f" alexnet_dist.train{', or another of python -m alexnet_dist' if module.endswith('model') else ''}\n"
+        )
+    else:
+        assert "is a package and cannot be directly executed" in result.stderr
+
+
+def test_training_without_a_config_or_data_is_refused(tmp_path: Path) -> None:
+    result = run_python("-m", "alexnet_dist.train", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(
+        f"error: shards/train.manifest.json: no such file: {tmp_path}/shards/train.manifest.json was tried, because the"
+        f" current folder is {tmp_path}. Give the absolute path of shards, or change to the folder that contains it; to"
+        " pack it: python -m alexnet_dist.pack SOURCE shards --split train"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_can_be_printed_on_an_ascii_terminal_and_into_a_closed_pipe(command: str) -> None:
+    arguments = [sys.executable, "-m", f"alexnet_dist.{command}", "--help"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(arguments, env=ascii_only, capture_output=True, text=True, timeout=120, check=False)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    read, write = os.pipe()
+    os.close(read)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open(write, "w") as closed:  # noqa: PTH123
+        ended = subprocess.run(arguments, env=buffered, stdout=closed, stderr=subprocess.PIPE, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (141, b"")

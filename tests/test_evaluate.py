@@ -140,3 +140,18 @@ def test_images_packed_with_other_options_than_the_training_set_are_a_warning(
     assert output == ""
     assert error.startswith(f"warning: the images that {run.directory} was trained on and those of {tmp_path}/shards ")
     assert "were packed differently: --quality 90 and 75; " in error
+
+
+def test_a_relative_data_root_is_looked_for_below_the_current_folder_which_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, _ = write_run(tmp_path / "home", (3,), "data.root=shards")
+    assert "  root: shards\n" in (directory / "config.yaml").read_text()  # as it was typed
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(UserError) as caught:
+        main([str(directory)])
+    assert f"{elsewhere}/shards/val.manifest.json was tried, because the current folder is {elsewhere}. Give" in str(
+        caught.value
+    )

@@ -57,8 +57,15 @@ class LocalFiles:
         return str(self.root)
 
     def manifest(self, split: str) -> Manifest:
-        """Read a split's manifest."""
-        return load(manifest_path(self.root, split))
+        """Read a split's manifest; a relative root is taken from the current folder, which the message names."""
+        path = manifest_path(self.root, split)
+        if not path.is_absolute() and not path.exists():
+            raise UserError(
+                f"{path}: no such file: {path.absolute()} was tried, because the current folder is {Path.cwd()}. Give"
+                f" the absolute path of {self.root}, or change to the folder that contains it; to pack it:"
+                f" python -m alexnet_dist.pack SOURCE {self.root} --split {split}"
+            )
+        return load(path)
 
     def sidecar(self, sidecar: Sidecar) -> bytes:
         """Read an index or a mean."""

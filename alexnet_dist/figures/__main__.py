@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         raise UserError(f"{options.out}: cannot be written: {error.strerror}; choose another folder") from None
     if not has_shards:
-        print(f"predictions.png and neighbours.png skipped: no shards of {options.split} in {root}; pass --data")
+        folder = root.absolute() if isinstance(root, Path) else root
+        print(f"predictions.png and neighbours.png skipped: no shards of {options.split} in {folder}; pass --data")
 
 
 def _parser() -> argparse.ArgumentParser:

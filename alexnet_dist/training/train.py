@@ -5,6 +5,7 @@ Every rank runs all of it; only rank 0 writes the files of the run.
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, closing
 
 from alexnet_dist import config as configs
@@ -17,6 +18,7 @@ from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
 from alexnet_dist.distributed.lost_rank import lost_rank_as_error
 from alexnet_dist.distributed.tower_parallel import LinkedTower
+from alexnet_dist.errors import refuse_to_run
 from alexnet_dist.monitoring.metrics import Metrics, endpoint, remove_targets, write_targets
 from alexnet_dist.monitoring.profiler import check_room, profiled
 from alexnet_dist.nn import geometry
@@ -143,3 +145,7 @@ def open_metrics(run: RunContext, control: Control) -> Metrics:
         write_targets(run.directory / run_directory.TARGETS, endpoints)
         print(f"metrics: {', '.join(f'http://{served}/metrics' for served in endpoints)}", flush=True)
     return metrics
+
+
+if __name__ == "__main__":
+    sys.exit(refuse_to_run("alexnet_dist.training.train", "python -m alexnet_dist.train"))
