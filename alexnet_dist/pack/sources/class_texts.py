@@ -28,12 +28,15 @@ def read_texts(texts: Mapping[str, str], train_classes: tuple[str, ...] | None, 
     """Return the class of each text of a label.
 
     texts: where each text occurs first. train_classes: of the packed training split; None if it is not packed, and the
-    texts are the names of the classes. source: in the note. Raises UserError for a text without a class or with two.
+    texts are the names of the classes. source: in messages. Raises UserError for a text without a class or with two.
     """
     if set(texts) == {UNLABELLED}:
         raise UserError(f"{texts[UNLABELLED]}: every label is -1: a split without labels cannot be packed")
     classes = train_classes or sorted_classes(texts.keys())
-    matches = matching_classes(texts, classes)
+    try:
+        matches = matching_classes(texts, classes)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     unknown = {text: where for text, where in texts.items() if text not in matches}
     if not unknown:
         return ReadTexts(classes, matches)

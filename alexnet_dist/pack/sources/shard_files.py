@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_dist.data.choices import SPLITS, SplitName
 from alexnet_dist.data.manifest import Manifest, Rejected
 from alexnet_dist.errors import UserError
+from alexnet_dist.pack.sources.completeness import Completeness, check_missing, check_parts
 from alexnet_dist.pack.sources.names import SPLIT_NAMES, readable
 
 OTHER_FILES_RULE = "files beside the shards that are not tars"
 COMPRESSED_TAR = re.compile(r"\.(?:tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
-OF_COUNT = re.compile(r"^(.*?)(\d+)-of-(\d+)\b(.*)$")
-LAST_NUMBER = re.compile(r"^(.*?)(\d+)(\D*)$")
-MOST_SHARDS = 1_000_000
 
 
 def split_shards(root: Path, split: SplitName) -> list[str]:
@@ -52,43 +49,24 @@ def left_out(root: Path, split: SplitName, shards: Sequence[str]) -> tuple[list[
     return rejected, others
 
 
-def missing_shards(root: Path, shards: Sequence[str], manifest: Manifest | None) -> list[str]:
-    """Return the shards that a manifest or an ``-of-N`` in the names of others says there are, and that are missing.
+def check_complete(root: Path, shards: Sequence[str], manifest: Manifest | None, allow_missing: bool) -> Completeness:
+    """Check that all shards are there that a manifest beside them, or the names of others as in ``-of-00003``, promise.
 
-    Raises UserError for shards that the manifest does not have: it says what the labels of its own mean.
+    Raises UserError for missing ones unless they are allowed, and for a shard that the manifest does not have: the
+    manifest says what the labels of its own shards mean.
     """
-    if manifest is not None:
-        own = [shard.name for shard in manifest.shards]
-        foreign = [name for name in shards if name not in set(own)]
-        if foreign:
-            raise UserError(
-                f"{root / readable(foreign[0])}: not a shard of {manifest.split}.manifest.json beside it, which says "
-                f"what the labels mean ({len(foreign)} such tars). Move it, or the manifest, into another folder"
-            )
-        return [name for name in own if name not in set(shards)]
-    present, missing = set(shards), dict[str, None]()
-    for prefix, number, count, rest in {match.groups() for name in shards if (match := OF_COUNT.match(name))}:
-        names = (f"{prefix}{index:0{len(number)}d}-of-{count}{rest}" for index in range(min(int(count), MOST_SHARDS)))
-        missing |= dict.fromkeys(name for name in names if name not in present)
-    return sorted(missing)
-
-
-def number_gaps(root: Path, shards: Sequence[str]) -> tuple[str, ...]:
-    """Return a note if the numbers in the names of shards have gaps."""
-    numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for name in shards:
-        match = LAST_NUMBER.match(name)
-        if match is not None and not OF_COUNT.match(name):
-            numbers[match[1], match[3]].add(int(match[2]))
-    gaps = [
-        f"{prefix}{before + 1}{rest}"
-        for (prefix, rest), present in sorted(numbers.items())
-        for before, after in zip(sorted(present), sorted(present)[1:], strict=False)
-        if after > before + 1
-    ]
-    if not gaps:
-        return ()
-    return (f"{root}: the numbers of the shards have {len(gaps)} gaps, the first at {gaps[0]}: are all of them here?",)
+    if manifest is None:
+        return check_parts(root, shards, allow_missing)
+    file, present = f"{manifest.split}.manifest.json", set(shards)
+    own = [shard.name for shard in manifest.shards]
+    foreign = [name for name in shards if name not in set(own)]
+    if foreign:
+        raise UserError(
+            f"{root / readable(foreign[0])}: not a shard of {file} beside it, which says what the labels mean "
+            f"({len(foreign)} such tars). Move it, or the manifest, into another folder"
+        )
+    missing = [name for name in own if name not in present]
+    return Completeness(check_missing(root, missing, len(own), f"shards of {file}", allow_missing))
 
 
 def _file_names(root: Path) -> list[str]:

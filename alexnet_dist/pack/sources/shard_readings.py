@@ -9,9 +9,10 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
 from alexnet_dist.pack.sources.fields import SampleFields
 from alexnet_dist.pack.sources.names import base_name, readable
+from alexnet_dist.pack.sources.shard_groups import Doubt
 from alexnet_dist.pack.sources.shard_keys import FIRST_DOT, LAST_DOT, CommonEnd, KeyReading, common_fields, given_fields
 from alexnet_dist.pack.sources.shard_members import Kind, member_kind
-from alexnet_dist.pack.sources.shard_samples import Doubt, ShardSamples, read_shard
+from alexnet_dist.pack.sources.shard_samples import ShardSamples, read_shard
 
 
 def read_shards(root: Path, shards: Sequence[str], fields: SampleFields) -> tuple[ShardSamples, tuple[str, ...]]:

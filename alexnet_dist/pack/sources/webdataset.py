@@ -7,22 +7,23 @@ its key, as in ``n01440764_10026``, if every key has one; or the text of its lab
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Manifest, Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.sources.class_texts import read_texts
+from alexnet_dist.pack.sources.class_texts import ReadTexts, read_texts
 from alexnet_dist.pack.sources.classes import check_no_class_lost, class_labels
 from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
 from alexnet_dist.pack.sources.listing import ImageFile, ImageSource, build_source
 from alexnet_dist.pack.sources.names import base_name
 from alexnet_dist.pack.sources.shard_classes import first_places, names_by_manifest, names_in_samples
-from alexnet_dist.pack.sources.shard_files import OTHER_FILES_RULE, left_out, missing_shards, number_gaps, split_shards
+from alexnet_dist.pack.sources.shard_files import OTHER_FILES_RULE, check_complete, left_out, split_shards
 from alexnet_dist.pack.sources.shard_members import LABEL_EXTENSION
 from alexnet_dist.pack.sources.shard_readings import read_shards
-from alexnet_dist.pack.sources.shard_samples import ShardSamples, where
+from alexnet_dist.pack.sources.shard_samples import Sample, ShardSamples, where
 
 
 def list_split(
@@ -40,12 +41,7 @@ def list_split(
     """
     shards = split_shards(root, split)
     manifest = _manifest(root, split, fields)
-    missing = missing_shards(root, shards, manifest)
-    if missing and not allow_missing:
-        raise UserError(
-            f"{root / missing[0]}: missing ({len(missing)} such shards): download or copy it again, or pack without it "
-            "with --allow-missing"
-        )
+    complete = check_complete(root, shards, manifest, allow_missing)
     contents, notes = read_shards(root, shards, fields)
     _check_usable(root, contents, fields)
     if manifest is None:
@@ -55,32 +51,40 @@ def list_split(
         own_classes = tuple(described.name for described in manifest.classes)
         names = names_by_manifest(root, contents.samples, own_classes)
     first_seen = first_places(root, contents.samples, names)
-    read = read_texts(first_seen, train_classes or own_classes, str(root))
-    labels = class_labels(read.classes)
-    rejected, other_files = left_out(root, split, shards)
-    seen = contents.seen + len(rejected) + other_files
-    rejected += contents.rejected
-    files: list[ImageFile] = []
-    for sample, text in zip(contents.samples, names, strict=True):
-        if sample.problem is not None:
-            rejected.append(Rejected(where(sample.shard, sample.image), sample.problem))
-            continue
-        name, image = read.class_of[text], sample.image
-        file_name = f"{name}/{base_name(image.name)}"
-        files.append(ImageFile(file_name, labels[name], image.size_bytes, sample.shard, image.offset))
+    usable = {name for sample, name in zip(contents.samples, names, strict=True) if sample.problem is None}
+    texts = {name: place for name, place in first_seen.items() if name in usable or train_classes is None}
+    read = read_texts(texts, train_classes or own_classes, str(root))
+    files, unusable = _files(contents.samples, names, read)
+    left_out_tars, other_files = left_out(root, split, shards)
     source = build_source(
         root,
         read.classes,
         files,
-        rejected,
+        [*left_out_tars, *contents.rejected, *unusable],
         None if manifest is None else {described.name: described.words or "" for described in manifest.classes},
-        seen=seen,
+        seen=contents.seen + len(left_out_tars) + other_files,
         ignored={**contents.ignored, OTHER_FILES_RULE: other_files},
-        notes=(*number_gaps(root, shards), *notes, *read.notes),
-        missing=missing,
+        notes=(*complete.notes, *notes, *read.notes),
+        missing=complete.missing,
     )
-    check_no_class_lost(source, {read.class_of[text]: place for text, place in reversed(first_seen.items())})
+    check_no_class_lost(source, {read.class_of.get(text, text): place for text, place in reversed(first_seen.items())})
     return source
+
+
+def _files(samples: Sequence[Sample], names: Sequence[str], read: ReadTexts) -> tuple[list[ImageFile], list[Rejected]]:
+    """Return the images of the samples that can be used, and the others; names: of their classes in the shards."""
+    labels = class_labels(read.classes)
+    files: list[ImageFile] = []
+    rejected: list[Rejected] = []
+    for sample, text in zip(samples, names, strict=True):
+        image = sample.image
+        if sample.problem is not None:
+            rejected.append(Rejected(where(sample.shard, image), sample.problem))
+            continue
+        name = read.class_of[text]
+        file_name = f"{name}/{base_name(image.name)}"
+        files.append(ImageFile(file_name, labels[name], image.size_bytes, sample.shard, image.offset))
+    return files, rejected
 
 
 def _manifest(root: Path, split: SplitName, fields: SampleFields) -> Manifest | None:
