@@ -101,17 +101,18 @@ def test_a_gzip_bomb_is_refused_in_little_memory(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     gzip_bomb(tmp_path / "source" / "train_images_0.tar.gz", 4 << 30)
     command = (
-        "import resource, sys\nfrom alexnet_dist.errors import run_command\n"
+        "import re, sys\nfrom pathlib import Path\nfrom alexnet_dist.errors import run_command\n"
         "from alexnet_dist.pack.__main__ import main\n"
         "code = run_command(main)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\nsys.exit(code)"
+        # Not ru_maxrss, which a process inherits from the one that started it: these tests take more than a pack.
+        "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\nsys.exit(code)"
     )
     arguments = [str(tmp_path / "source"), str(tmp_path / "out"), "--processes", "1"]
     result = subprocess.run([sys.executable, "-c", command, *arguments], check=False, capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
     assert "train_images_0.tar.gz: unpacks to more than 50 times its size" in result.stderr
     assert "Traceback" not in result.stderr
-    assert int(result.stdout.split()[-1]) < 1_200_000  # KiB, including torch's libraries
+    assert int(result.stdout.split()[-1]) < 600_000  # KiB, including torch's libraries
     assert sum(entry_sizes(tmp_path / "out").values()) < 1 << 20
 
 
