@@ -1,16 +1,17 @@
 """Pre-flight: compare versions, nodes, configuration and data through the store before process groups are created.
 
-A group whose ranks do not match hangs, or computes something else. Each rank publishes a record about itself in the
-rendezvous' store; every rank reads all of them and reaches the same verdict.
+A group whose ranks do not match hangs, or computes something else. Each rank leaves a record about itself in the room
+of its attempt (`room`); rank 0 judges all of them, and every rank receives its verdict.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -18,10 +19,10 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 import alexnet_dist
+from alexnet_dist.distributed.room import admit_ranks, enter_room
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.process import LaunchInfo, boot_id, host_name
 
-VERDICT_WAIT_S = 5.0  # for which rank 0 keeps the store open after a rejection
 VERSIONS = ("torch", "alexnet_dist", "NCCL")
 FIXES = {"layout": "topology.layout", "device": "train.device", "backend": "topology.share_device"}
 
@@ -92,17 +93,17 @@ def check_ranks(own: RankInfo, world_size: int, timeout_s: float) -> Store | Non
     """
     if world_size == 1:
         return None
-    timeout = timedelta(seconds=timeout_s)
     try:
-        # World size 1 although it is larger: a rank 0 that serves the store (mostly torchrun's agent does) would wait
-        # in here for all others to connect, and could not say afterwards which of them did not.
-        store, _, _ = next(rendezvous("env://", own.rank, 1, timeout=timeout))
-        records = PrefixStore("preflight", store)
-        records.set(f"{own.rank}", json.dumps(asdict(own)))
-        ranks = _read_all(records, own.rank, world_size, timeout)
-        if sentences := mismatches(ranks):
-            _hold_store_open(records, own.rank, range(world_size))
-            raise UserError("\n".join(sentences))
+        # World size 1 although it is larger: a rank 0 that serves the store would wait in here for all others to
+        # connect, and could not say afterwards which of them did not.
+        store, _, _ = next(rendezvous("env://", own.rank, 1, timeout=timedelta(seconds=timeout_s)))
+        if own.rank == 0:
+            room = admit_ranks(store, world_size, timeout_s, partial(_judge, own))
+        else:
+            settings = json.dumps(own.must_match)
+            room = enter_room(
+                store, own.rank, _record(own), timeout_s, lambda room: room.set(f"settings/{own.rank}", settings)
+            )
     except ValueError as error:  # of the rendezvous, about the environment
         raise UserError(f"{error}; start with torchrun, which sets the rendezvous for the ranks") from None
     except dist.DistNetworkError as error:
@@ -111,26 +112,24 @@ def check_ranks(own: RankInfo, world_size: int, timeout_s: float) -> Store | Non
             f"rank {own.rank} cannot reach the others through the rendezvous ({reason}): rank 0 or its node has not"
             " started, or has left; see its output"
         ) from None
-    return PrefixStore("groups", store)
+    return PrefixStore("groups", room)
 
 
-def _read_all(records: Store, rank: int, world_size: int, timeout: timedelta) -> list[RankInfo]:
-    keys = [f"{number}" for number in range(world_size)]
-    try:
-        records.wait(keys, timeout)
-    except dist.DistStoreError:
-        missing = [number for number in range(world_size) if not records.check([keys[number]])]
-        _hold_store_open(records, rank, [number for number in range(world_size) if number not in missing])
-        raise RunError(
-            f"ranks {missing} of {world_size} did not arrive within {timeout.total_seconds():g} s"
-            " (topology.timeout_s); see their output, or their nodes', and start again"
-        ) from None
-    return [RankInfo(**json.loads(record)) for record in records.multi_get(keys)]
+def _record(info: RankInfo) -> str:
+    """Return a rank's record as JSON, with a hash of what must match in its place: few ranks' settings are fetched."""
+    return json.dumps({**asdict(info), "must_match": _digest(info.must_match)})
 
 
-def _hold_store_open(records: Store, rank: int, present: Iterable[int]) -> None:
-    """Keep rank 0, and the store if rank 0 serves it, until all present ranks have seen the verdict."""
-    records.set(f"seen/{rank}", "")
-    if rank == 0:
-        with suppress(dist.DistError):
-            records.wait([f"seen/{number}" for number in present], timedelta(seconds=VERDICT_WAIT_S))
+def _digest(must_match: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(must_match, sort_keys=True).encode()).hexdigest()
+
+
+def _judge(own: RankInfo, room: Store, records: Sequence[str]) -> str:
+    """Return the mismatches between rank 0 and the others, a line each; settings are fetched where hashes differ."""
+    digest, ranks = _digest(own.must_match), [own]
+    for record in records:
+        fields = json.loads(record)
+        same = fields.pop("must_match") == digest
+        must_match = own.must_match if same else json.loads(room.get(f"settings/{fields['rank']}"))
+        ranks.append(RankInfo(**fields, must_match=must_match))
+    return "\n".join(mismatches(ranks))

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 import alexnet_dist
-from alexnet_dist.distributed import preflight
+from alexnet_dist.distributed import preflight, room
 from alexnet_dist.distributed.groups import close_groups, open_groups
 from alexnet_dist.distributed.preflight import RankInfo, check_ranks, mismatches, rank_info
 from alexnet_dist.distributed.topology import resolve_topology
@@ -137,7 +137,7 @@ def test_every_rank_comes_to_the_same_verdict(version: str, nodes: Any, start: s
     assert {kind for kind, _, _ in outcomes} == {"UserError"}
     (message,) = {message for _, message, _ in outcomes}
     assert message.startswith(start.replace("HERE", str(torch.__version__)))
-    assert max(took_s for _, _, took_s in outcomes) < preflight.VERDICT_WAIT_S
+    assert max(took_s for _, _, took_s in outcomes) < room.VERDICT_WAIT_S
 
 
 def test_a_rank_that_does_not_come_is_named(run_ranks: Ranks) -> None:
@@ -145,7 +145,7 @@ def test_a_rank_that_does_not_come_is_named(run_ranks: Ranks) -> None:
     assert [kind for kind, _, _ in outcomes] == ["RunError", "RunError", "absent", "absent"]
     for _, message, took_s in outcomes[:2]:
         assert "ranks [2, 3] of 4 did not arrive within 1.5 s (topology.timeout_s)" in message
-        assert 1.5 <= took_s < 1.5 + preflight.VERDICT_WAIT_S
+        assert 1.5 <= took_s < 1.5 + room.VERDICT_WAIT_S
 
 
 def test_rank_0_that_does_not_come_is_reported(run_ranks: Ranks) -> None:

@@ -47,9 +47,9 @@ def torchrun(ranks: int, words: list[str], *options: str) -> subprocess.Popen[st
     )
 
 
-def finished(process: subprocess.Popen[str], code: int = 0) -> str:
+def finished(process: subprocess.Popen[str], code: int = 0, timeout_s: float = 120) -> str:
     """Wait for a process and return what it has printed; the test fails when it ends with another code."""
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == code, said
     return said
 
