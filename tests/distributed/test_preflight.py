@@ -145,7 +145,8 @@ def test_a_rank_that_does_not_come_is_named(run_ranks: Ranks) -> None:
     assert [kind for kind, _, _ in outcomes] == ["RunError", "RunError", "absent", "absent"]
     for _, message, took_s in outcomes[:2]:
         assert "ranks [2, 3] of 4 did not arrive within 1.5 s (topology.timeout_s)" in message
-        assert 1.5 <= took_s < 1.5 + room.VERDICT_WAIT_S
+        assert took_s < 1.5 + room.VERDICT_WAIT_S
+    assert outcomes[0][2] >= 1.5  # rank 1 may have come later, and waits for rank 0's verdict
 
 
 def test_rank_0_that_does_not_come_is_reported(run_ranks: Ranks) -> None:
