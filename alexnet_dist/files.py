@@ -1,4 +1,4 @@
-"""Durable writes, which leave a file's old content or all of the new after a kill or a power failure; and file locks."""
+"""Durable writes, which leave a file's old content or all of the new after a crash; and file locks."""
 
 from __future__ import annotations
 
