@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -189,8 +190,6 @@ def test_tiny_imagenets_val_is_refused_with_the_command_that_lists_it(tmp_path: 
     assert "val/images: not a class" in message
     command = message.partition("val.txt: ")[2]
     assert command.startswith("awk ")
-    import subprocess
-
     subprocess.run(command, shell=True, check=True)
     source = image_source(root / "val" / "val.txt", "val", train_classes=CLASSES[:3])
     assert [(file.path, file.label) for file in source.files if file.label == 1] == [

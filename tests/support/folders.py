@@ -17,6 +17,7 @@ from alexnet_dist.data.manifest import Options
 from alexnet_dist.pack.request import PackRequest
 from alexnet_dist.pack.sources.layouts import list_split
 from alexnet_dist.pack.sources.listing import ImageSource
+from alexnet_dist.pack.sources.options import BY_ITSELF, ReadOptions
 
 SIZE = 16
 OPTIONS = Options(seed=0, size=SIZE, quality=90, chroma="420", filter="bicubic", samples_per_shard=5, holdout=None)
@@ -72,10 +73,11 @@ def request(
     layout: str = "auto",
     processes: int = 1,
     max_rejected: int | None = None,
+    reading: ReadOptions = BY_ITSELF,
     **options: Any,
 ) -> PackRequest:
     """Return a request to pack small images, five per shard."""
-    return PackRequest(source, out, split, replace(OPTIONS, **options), layout, processes, max_rejected)
+    return PackRequest(source, out, split, replace(OPTIONS, **options), layout, processes, max_rejected, reading)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

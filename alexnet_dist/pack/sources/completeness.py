@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from alexnet_dist.pack.sources.names import listed, readable
 PART_OF = re.compile(r"(.*?)(\d+)-of-(\d+)(?!\d)(.*)", re.DOTALL)
 NUMBERED = re.compile(r"(.*?)(\d+)(\.[A-Za-z.]+)", re.DOTALL)
 
+MOST_NAMED = 100
+
 
 class Completeness(NamedTuple):
     """missing: parts that a source names and lacks, of which the user knows. notes: what may be missing."""
@@ -25,14 +28,19 @@ class Completeness(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def check_missing(where: Path, missing: Sequence[str], total: int, parts: str, allow_missing: bool) -> tuple[str, ...]:
+def check_missing(
+    where: Path, missing: Sequence[str], total: int, parts: str, allow_missing: bool, count: int | None = None
+) -> tuple[str, ...]:
     """Return a statement of what is missing, if anything is; raises UserError unless that is allowed.
 
-    parts: what the source says there are `total` of, such as "files of train-*-of-00003".
+    parts: what the source says there are `total` of, such as "files of train-*-of-3". count: how many are missing, if
+    `missing` has only the first of them.
     """
     if not missing:
         return ()
-    statement = f"{len(missing)} of the {total} {parts}: {listed(list(missing))}"
+    count = len(missing) if count is None else count
+    examples = listed(list(missing)) if count == len(missing) else f"such as {missing[0]}"
+    statement = f"{count} of the {total} {parts}: {examples}"
     if not allow_missing:
         raise UserError(
             f"{where}: lacks {statement}. Put what is missing there, or pack what is there with --allow-missing"
@@ -66,19 +74,23 @@ def check_parts(folder: Path, names: Sequence[str], allow_missing: bool) -> Comp
                 "would be packed: move one version away"
             )
         ((total, parts),) = totals.items()
-        absent = _absent_parts(folder, total, parts)
-        missing += check_missing(folder, absent, total, f"files of {readable(prefix)}*-of-{total}", allow_missing)
+        absent, what = _absent_parts(folder, total, parts), f"files of {readable(prefix)}*-of-{total}"
+        missing += check_missing(folder, absent, total, what, allow_missing, total - len(parts))
     if groups and loose:
         part = next(iter(next(iter(next(iter(groups.values())).values())).values()))
         raise UserError(
             f"{folder}: {readable(loose[0])} lies beside {readable(part)}, which is a part of a complete set, and both "
             "would be packed: move one of them away"
         )
-    return Completeness(tuple(missing), tuple(_gaps(folder, loose)))
+    notes = _gaps(folder, loose)
+    if len(groups) > 1:
+        sets = listed([f"{readable(prefix)}*-of-{next(iter(totals))}" for prefix, totals in groups.items()])
+        notes.append(f"{folder}: {len(groups)} sets of files are all packed: {sets}. Move away what is not meant")
+    return Completeness(tuple(missing), tuple(notes))
 
 
 def _absent_parts(folder: Path, total: int, parts: dict[int, str]) -> list[str]:
-    """Return the names of the parts that are missing; the first is number 0, or 1 if the last is number `total`."""
+    """Return the names of the first parts that are missing; the first is number 0, or 1 if the last is `total`."""
     first = int(total in parts)
     beyond = [name for number, name in parts.items() if not first <= number < first + total]
     if beyond:
@@ -88,10 +100,9 @@ def _absent_parts(folder: Path, total: int, parts: dict[int, str]) -> list[str]:
     example = next(iter(parts.values()))
     match = PART_OF.fullmatch(example)
     assert match is not None
+    absent = (number for number in range(first, first + total) if number not in parts)
     return [
-        f"{match[1]}{number:0{len(match[2])}}-of-{match[3]}{_ending(match[4])}"
-        for number in range(first, first + total)
-        if number not in parts
+        f"{match[1]}{number:0{len(match[2])}}-of-{match[3]}{_ending(match[4])}" for number in islice(absent, MOST_NAMED)
     ]
 
 
