@@ -233,6 +233,19 @@ def webdataset(root: Path, images: Images) -> Path:
     return root
 
 
+def named_shards(root: Path, images: Images, image_field: str = "jpg", label_field: str = "cls") -> Path:
+    """Write shards of others, three for each split: the labels are the classes' names, which the keys do not have."""
+    root.mkdir(parents=True)
+    for split, files in (("train", images.train), ("val", images.val)):
+        rows = flat(files)
+        for number in range(3):
+            members: list[tuple[str, bytes]] = []
+            for name, stem, data in rows[number::3]:
+                members += [(f"{stem}.{label_field}", name.encode()), (f"{stem}.{image_field}", data)]
+            (root / f"{split}-{number:04d}.tar").write_bytes(tar_of(members, tarfile.USTAR_FORMAT))
+    return root
+
+
 def image_lists(root: Path, images: Images) -> Path:
     class_folders(root, images)
     for split, files in (("train", images.train), ("val", images.val)):
