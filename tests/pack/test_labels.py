@@ -198,3 +198,19 @@ def test_keys_and_labels_that_disagree_are_refused(
         key_source(tmp_path, labels, train)
     if train is None:
         key_source(tmp_path, labels, train, "cls")
+
+
+def test_the_keys_of_the_train_shards_say_what_labels_mean(tmp_path: Path) -> None:
+    """The labels count from 1 in another order than that of the ids, which val's own keys do not have."""
+    labels = {IDS[2]: "1", IDS[0]: "2", IDS[1]: "3"}
+    shard(tmp_path, {f"{name}_{number}": label for name, label in labels.items() for number in range(2)})
+    shard(tmp_path, {f"val{label}": label for label in ("1", "2")}, "val")
+    val = image_source(tmp_path, train_classes=IDS)
+    assert labels_of(val) == {"val1": IDS[2], "val2": IDS[0]}
+    assert val.notes == (
+        f"{tmp_path}: the labels mean what they do in the train shards, whose keys have the classes: 1 is {IDS[2]}",
+    )
+    # Without ids in train's keys the labels have two readings.
+    shard(tmp_path, {f"train{label}": label for label in labels.values()})
+    with pytest.raises(UserError, match="1 could be class n02105855, counted from 0, or n01440764, counted from 1"):
+        image_source(tmp_path, train_classes=IDS)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.classes import is_number, matching_classes
+from alexnet_dist.pack.sources.fields import SampleFields
 from alexnet_dist.pack.sources.names import base_name
+from alexnet_dist.pack.sources.shard_files import train_shards
+from alexnet_dist.pack.sources.shard_readings import read_shards
 from alexnet_dist.pack.sources.shard_samples import Sample, where
 
 WORDNET_KEY = re.compile(r"(?:^|_)(n\d{8})(?:_|$)")
@@ -52,6 +55,30 @@ def names_in_samples(
             # So that a class without any usable image is noticed.
             names.append(name if known is None or name in known else "")
     return names
+
+
+def names_by_train_keys(root: Path, fields: SampleFields, names: Sequence[str]) -> dict[str, str]:
+    """Return what the train shards in the same folder say that labels mean: the WordNet ids in the keys beside them.
+
+    names: the labels to look up, for which shards are read until all are found. Empty unless they are numbers, every
+    key that is read has an id, and ids and labels are one to one.
+    """
+    wanted = set(filter(None, names))
+    id_of: dict[str, str] = {}
+    if not all(map(is_number, wanted)):
+        return {}
+    for shard in train_shards(root):
+        contents, _ = read_shards(root, [shard], fields)
+        usable = [(sample, _wordnet_id(sample)) for sample in contents.samples if sample.problem is None]
+        if not all(name for _, name in usable):
+            return {}
+        for sample, name in usable:
+            if id_of.setdefault(sample.label, name) != name:
+                return {}
+        if wanted <= set(id_of):
+            break
+    one_to_one = len(set(id_of.values())) == len(id_of)
+    return id_of if one_to_one and wanted <= set(id_of) else {}
 
 
 def first_places(root: Path, samples: Sequence[Sample], names: Sequence[str]) -> dict[str, str]:

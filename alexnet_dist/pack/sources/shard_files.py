@@ -31,6 +31,11 @@ def split_shards(root: Path, split: SplitName) -> list[str]:
     return shards
 
 
+def train_shards(root: Path) -> list[str]:
+    """Return the names of the shards that are named for the training split."""
+    return [name for name in _file_names(root) if name.endswith(".tar") and _split_of(root, name) == "train"]
+
+
 def left_out(root: Path, split: SplitName, shards: Sequence[str]) -> tuple[list[Rejected], int]:
     """Return the tars that belong to no split or are compressed, and the number of other files beside the shards."""
     rejected: list[Rejected] = []

@@ -15,11 +15,16 @@ from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Manifest, Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.class_texts import ReadTexts, read_texts
-from alexnet_dist.pack.sources.classes import check_no_class_lost, class_labels
+from alexnet_dist.pack.sources.classes import check_no_class_lost, class_labels, matching_classes
 from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
 from alexnet_dist.pack.sources.listing import ImageFile, ImageSource, build_source
 from alexnet_dist.pack.sources.names import base_name
-from alexnet_dist.pack.sources.shard_classes import first_places, names_by_manifest, names_in_samples
+from alexnet_dist.pack.sources.shard_classes import (
+    first_places,
+    names_by_manifest,
+    names_by_train_keys,
+    names_in_samples,
+)
 from alexnet_dist.pack.sources.shard_files import OTHER_FILES_RULE, check_complete, left_out, split_shards
 from alexnet_dist.pack.sources.shard_members import LABEL_EXTENSION
 from alexnet_dist.pack.sources.shard_readings import read_shards
@@ -44,12 +49,11 @@ def list_split(
     complete = check_complete(root, shards, manifest, allow_missing)
     contents, notes = read_shards(root, shards, fields)
     _check_usable(root, contents, fields)
-    if manifest is None:
-        own_classes = None
-        names = names_in_samples(root, contents.samples, train_classes, fields.label is not None)
+    own_classes = None if manifest is None else tuple(described.name for described in manifest.classes)
+    if own_classes is None:
+        names, more_notes = _names(root, split, contents.samples, train_classes, fields)
     else:
-        own_classes = tuple(described.name for described in manifest.classes)
-        names = names_by_manifest(root, contents.samples, own_classes)
+        names, more_notes = names_by_manifest(root, contents.samples, own_classes), ()
     first_seen = first_places(root, contents.samples, names)
     usable = {name for sample, name in zip(contents.samples, names, strict=True) if sample.problem is None}
     texts = {name: place for name, place in first_seen.items() if name in usable or train_classes is None}
@@ -64,11 +68,30 @@ def list_split(
         None if manifest is None else {described.name: described.words or "" for described in manifest.classes},
         seen=contents.seen + len(left_out_tars) + other_files,
         ignored={**contents.ignored, OTHER_FILES_RULE: other_files},
-        notes=(*complete.notes, *notes, *read.notes),
+        notes=(*complete.notes, *notes, *more_notes, *read.notes),
         missing=complete.missing,
     )
     check_no_class_lost(source, {read.class_of.get(text, text): place for text, place in reversed(first_seen.items())})
     return source
+
+
+def _names(
+    root: Path,
+    split: SplitName,
+    samples: Sequence[Sample],
+    train_classes: tuple[str, ...] | None,
+    fields: SampleFields,
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the name of each sample's class without a manifest, and a note if train's shards beside gave it."""
+    names = names_in_samples(root, samples, train_classes, fields.label is not None)
+    if split == "train" or train_classes is None or matching_classes(set(names), train_classes):
+        return names, ()
+    id_of = names_by_train_keys(root, fields, names)
+    if not id_of:
+        return names, ()
+    first = min(filter(None, names), key=int)
+    note = f"{root}: the labels mean what they do in the train shards, whose keys have the classes: {first} is "
+    return [id_of.get(name, "") for name in names], (note + id_of[first],)
 
 
 def _files(samples: Sequence[Sample], names: Sequence[str], read: ReadTexts) -> tuple[list[ImageFile], list[Rejected]]:
