@@ -67,3 +67,37 @@ def test_a_picture_is_no_list(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(UserError, match=r"1\.jpg: neither a folder nor a text file"):
         image_source(tmp_path / "1.jpg")
+
+
+def test_a_list_whose_paths_all_miss_names_the_first_that_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lists").mkdir()
+    path = write_list(tmp_path / "lists", ["# path, class", "a/1.jpg\ta", "b/1.jpg\tb"], [])
+    tried = rf"none of its 2 images can be read\. Line 2 is {path.parent}/a/1\.jpg: cannot be read: No such file"
+    with pytest.raises(UserError, match=rf"list\.txt: {tried}.*Paths are relative to the folder of the list$"):
+        image_source(path)
+    write_list(tmp_path, [], ["a/1.jpg", "b/1.jpg"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"from the current folder a/1\.jpg can be read: move the list to {tmp_path}"):
+        image_source(path)
+
+
+def test_a_name_may_have_characters_that_divide_lines_elsewhere(tmp_path: Path) -> None:
+    images = ["a\x85b.jpg", "c\u2028d.jpg"]
+    source = image_source(write_list(tmp_path, [f"{name}\tx" for name in images], images))
+    assert [file.path for file in source.files] == images
+    assert source.seen == 2
+
+
+def test_lines_are_counted(tmp_path: Path) -> None:
+    lines = ["# path, class", "", "1.jpg\ta", "gone.jpg\ta", "2.jpg\ta", ""]
+    source = image_source(write_list(tmp_path, lines, ["1.jpg", "2.jpg"]))
+    assert (source.seen, len(source.files), len(source.rejected)) == (5, 2, 1)
+    assert source.ignored == {"blank lines and comments": 2}
+
+
+def test_windows_line_ends_are_no_part_of_a_class(tmp_path: Path) -> None:
+    path = write_list(tmp_path, [], ["1.jpg", "2.jpg"])
+    path.write_bytes(b"1.jpg\ta\r\n2.jpg\tb\r\n")
+    assert image_source(path).classes == ("a", "b")
