@@ -16,9 +16,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# make demo DATA=/path/to/folder uses your own images: train/ and val/, or one folder per class.
+# make demo DATA=/path/to/folder uses your own images: train/ and val/, or one folder per class. The path may contain
+# spaces, quotes and dollar signs.
 demo: $(READY)
-	@$(BIN)/python -m alexnet_dist.demo $(if $(DATA),--data '$(DATA)')
+	@$(BIN)/python -m alexnet_dist.demo $(if $(value DATA),--data='$(subst ','\'',$(value DATA))')
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

@@ -27,7 +27,13 @@ def main(arguments: list[str]) -> None:
         help="your images: train/ and val/ with one folder per class in each, or one folder per class without a split,"
         " of which a tenth is held out; nothing is written to it",
     )
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run directory (default: runs/demo)")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=Path("runs/demo"),
+        metavar="FOLDER",
+        help="run directory (default: runs/demo); if it exists, it stays, and the demo writes to FOLDER-2 and so on",
+    )
     options = parser.parse_args(arguments)
     from alexnet_dist.demo.workflow import run_demo  # imports torch: --help does without it
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from alexnet_dist.demo.outlines import OUTLINES, Points
+from alexnet_dist.process import check_room_for_locks
 from alexnet_dist.rng import seed64
 
 Pixels = npt.NDArray[np.float32]
@@ -172,6 +173,7 @@ def write(folder: Path, seed: int, split: str, images: int, processes: int) -> N
         (folder / split / name).mkdir(parents=True, exist_ok=True)
     write_part = functools.partial(_write_part, folder, seed, split)
     parts = [range(first, images, 8 * processes) for first in range(8 * processes)]
+    check_room_for_locks(8)
     with ProcessPoolExecutor(processes) as pool:
         for _ in pool.map(write_part, parts):
             pass

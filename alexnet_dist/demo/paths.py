@@ -1,14 +1,17 @@
-"""Paths that the demo reads and writes; it deletes only directories that an earlier demo created."""
+"""Paths that the demo reads and writes; it chooses names that are free, and changes nothing that exists."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_dist.errors import UserError
 
-MARKER = ".made-by-demo"
+# Names of the folders of a split, in any case, also with `set` or a hyphen: `Training-Set`.
+TRAIN_NAMES, VAL_NAMES, TEST_NAMES = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+ELSEWHERE = "choose another directory: python -m alexnet_dist.demo --run FOLDER"
 
 
 @dataclass(frozen=True)
@@ -31,57 +34,73 @@ class DemoPaths:
 
 
 def prepare(run: Path, data: Path | None) -> DemoPaths:
-    """Delete the output of an earlier demo at the same path, create and mark `work`, and return the paths.
+    """Create `work` beside the run directory and return the paths; if either name is taken, both get a number.
 
-    Raises UserError if an existing directory was not created by the demo, or if one overlaps the user's folder.
+    What an earlier demo, or anything else, left there stays as it is, and a line is printed. Raises UserError if `data`
+    is no folder, if the output would be written into it, or if `work` cannot be created.
     """
-    work = run.with_name(f"{run.name}-data")
-    if data is not None:
-        _check_no_overlap(data, run, work)
-    for directory in (run, work):
-        if directory.exists() and not (directory / MARKER).is_file():
-            raise UserError(
-                f"{directory} is left unchanged: the demo did not create it (it contains no {MARKER});"
-                " move it away, or choose another directory: python -m alexnet_dist.demo --run FOLDER"
-            )
-    try:
-        for directory in (run, work):
-            if directory.exists():
-                shutil.rmtree(directory)
-        work.mkdir(parents=True)
-        mark_as_demo(work)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: {error.strerror}; change its permissions, or choose another directory:"
-            " python -m alexnet_dist.demo --run FOLDER"
-        ) from None
-    return DemoPaths(run, work, work / "images" if data is None else data)
-
-
-def _check_no_overlap(data: Path, run: Path, work: Path) -> None:
-    if not data.is_dir():
+    if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such folder; expected a folder with train/ and val/, or with one folder per class")
+    try:
+        if run.name in ("", ".."):
+            run = run.resolve()
+        if data is not None:
+            next(data.iterdir(), None)  # it can be read
+        free, number = run, 1
+        while True:
+            work = free.with_name(f"{free.name}-data")
+            if not _is_taken(free):
+                if data is not None:
+                    _check_outside(data, free, work)
+                if _create(work):
+                    break
+            number += 1
+            free = run.with_name(f"{run.name}-{number}")
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; change its permissions, or {ELSEWHERE}") from None
+    if number > 1:
+        print(f"{run} or {run.name}-data exists and stays; this demo writes {free} and {work}", flush=True)
+    return DemoPaths(free, work, work / "images" if data is None else data)
+
+
+def discard(paths: DemoPaths) -> None:
+    """Remove the output of a demo that fails before it trains, so that the next one can have its names."""
+    shutil.rmtree(paths.work, ignore_errors=True)
+
+
+def _is_taken(directory: Path) -> bool:
+    return directory.is_symlink() or (directory.exists() and not (directory.is_dir() and not any(directory.iterdir())))
+
+
+def _create(directory: Path) -> bool:
+    """Create a directory; return False if there is one, which may be that of a demo that runs now."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _check_outside(data: Path, run: Path, work: Path) -> None:
+    """Raise UserError if an output that does not exist yet would be created in the user's folder."""
     for output in (run, work):
-        output_path, data_path = output.resolve(), data.resolve()
-        if output_path.is_relative_to(data_path) or data_path.is_relative_to(output_path):
-            raise UserError(
-                f"{data}: the demo would write to {output}, which overlaps it; choose another run directory:"
-                " python -m alexnet_dist.demo --data FOLDER --run ELSEWHERE"
-            )
-
-
-def mark_as_demo(directory: Path) -> None:
-    """Mark a directory as created by the demo; the next demo may delete it."""
-    (directory / MARKER).write_text("Created by `make demo`; the next demo deletes this folder.\n")
+        if output.resolve().is_relative_to(data.resolve()):
+            raise UserError(f"{data}: the demo would write to {output}, which is inside it; {ELSEWHERE}")
 
 
 def has_held_out(folder: Path) -> bool:
-    """Return whether a folder of images is already split into train/ and val/ or test/."""
-    return (folder / "train").is_dir() and any((folder / name).is_dir() for name in ("val", "test"))
+    """Return whether a folder of images is already split into train/ and val/ or test/, by any of their usual names."""
+    return bool(_named(folder, TRAIN_NAMES)) and bool(_named(folder, VAL_NAMES + TEST_NAMES))
+
+
+def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [path for path in folders if re.sub("[^a-z]", "", path.name.lower()).removesuffix("set") in names]
 
 
 def example_image(folder: Path) -> Path | None:
-    """Return one image of a folder, from val/ if it exists, or None if there is no JPEG or PNG."""
-    held_out = folder / "val"
-    paths = (held_out if held_out.is_dir() else folder).rglob("*")
+    """Return one image of a folder, a held-out one if they are apart, or None if there is no JPEG or PNG."""
+    held_out = [*_named(folder, VAL_NAMES), *_named(folder, TEST_NAMES)]
+    paths = (held_out or [folder])[0].rglob("*")
     return next((path for path in paths if path.suffix.lower() in (".jpg", ".jpeg", ".png")), None)

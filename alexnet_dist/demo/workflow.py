@@ -18,7 +18,7 @@ import numpy as np
 from alexnet_dist import config
 from alexnet_dist.data.reader import Split
 from alexnet_dist.demo import images
-from alexnet_dist.demo.paths import DemoPaths, example_image, has_held_out, mark_as_demo, prepare
+from alexnet_dist.demo.paths import DemoPaths, discard, example_image, has_held_out, prepare
 from alexnet_dist.demo.report import DemoResult, few_image_notes
 from alexnet_dist.errors import UserError
 from alexnet_dist.runs.directory import METRICS
@@ -43,16 +43,18 @@ def run_demo(run: Path, data: Path | None) -> DemoResult:
     started_s = time.monotonic()
     paths = prepare(run, data)
     drawn = data is None
-    if drawn:
-        draw(paths)
-    else:
-        print_step(1, f"use the images in {paths.images}; nothing is written there")
-    train, val = pack(paths, None if drawn or has_held_out(paths.images) else HOLDOUT)
+    try:
+        if drawn:
+            draw(paths)
+        else:
+            print_step(1, f"use the images in {paths.images}; nothing is written there")
+        train, val = pack(paths, None if drawn or has_held_out(paths.images) else HOLDOUT)
+    except BaseException:
+        discard(paths)
+        raise
     overrides: list[str] = []
     if not drawn:
         overrides = recipe_overrides(config.load([CONFIG], []).config, len(train.manifest.classes), train.images)
-    paths.run.mkdir(parents=True, exist_ok=True)
-    mark_as_demo(paths.run)  # before training, so that the next demo can delete what a killed one leaves
     train_net(paths, train, overrides)
     top1_error = evaluate(paths, val)
     draw_figures(paths)

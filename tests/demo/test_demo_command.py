@@ -106,3 +106,19 @@ def test_outside_a_checkout_the_demo_says_so(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(UserError, match=r"demo\.yaml: not found; the demo needs a checkout: git clone"):
         main(["--run", str(tmp_path / "run")])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("data", ["nothing", "empty", "wrong"])
+def test_a_folder_without_images_costs_an_earlier_demo_nothing(tmp_path: Path, data: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "it's #1.txt").write_text("no image")
+    earlier = {"demo": "config.yaml", "demo-data": "kept"}
+    for folder, file in earlier.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises((UserError, SystemExit)) as ended:
+        main(["--run", str(tmp_path / "demo"), "--data", str(tmp_path / data)])
+    assert getattr(ended.value, "code", 2) == 2
+    assert sorted(tmp_path.rglob("*")) == before
