@@ -20,7 +20,7 @@ from alexnet_dist.pack.request import PackRequest
 from alexnet_dist.pack.sources.classes import describe_difference
 
 # Increased by every change of the code that changes the bytes of a shard.
-PACK_VERSION = 2
+PACK_VERSION = 3
 LIBRARIES = ("numpy", "pillow", "simplejpeg", "torch")
 
 
@@ -119,13 +119,15 @@ def begin(request: PackRequest, source: SourceId) -> None:
     settings |= {f"{name} version": number for name, number in library_versions().items()}
     if path.exists():
         differences = _differences(json.loads(path.read_text()), settings)
-        if differences:
+        if differences and any(folder.glob("*.npz")):
             raise UserError(
                 f"{folder}: belongs to an unfinished pack with other settings: {differences}. Finish that one with "
                 "its own command, pack into another folder, or start over: "
                 f"{how_to_start_over(request.out, request.split)}"
             )
-        return
+        if not differences:
+            return
+        # That pack has finished nothing, for example because its SOURCE could not be read.
     foreign = sorted(request.out.glob(f"{request.split}-*.tar"))
     if foreign:
         raise UserError(

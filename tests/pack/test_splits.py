@@ -65,3 +65,33 @@ def test_splits_of_other_size_or_classes_are_refused(tmp_path: Path) -> None:
         pack(request(train, tmp_path / "out"))
     with pytest.raises(UserError, match="val is already packed with --size 16"):
         pack(request(train, tmp_path / "out", size=24))
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("val", "train")])
+def test_splits_that_are_encoded_unlike_each_other_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: SplitName, second: SplitName
+) -> None:
+    for seed, split in enumerate(("train", "val")):
+        write_folder(tmp_path / "source" / split, {"a": 2}, seed=seed)
+    pack(request(tmp_path / "source", tmp_path / "out", first, quality=80, filter="bilinear", samples_per_shard=3))
+    assert capsys.readouterr().err.count("note: ") == 0
+    pack(request(tmp_path / "source", tmp_path / "out", second, chroma="444"))
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert f"{first} is packed with --quality 80 --chroma 420 --filter bilinear, and {second} with --quality 90" in note
+
+
+def test_val_before_train_with_fewer_classes_says_to_begin_with_train(tmp_path: Path) -> None:
+    pack(request(write_folder(tmp_path / "held out", {"a": 2}), tmp_path / "out", "val"))
+    with pytest.raises(
+        UserError, match=r"1 more, such as b\. If val lacks classes, start over and pack train first: d"
+    ):
+        pack(request(write_folder(tmp_path / "images", {"a": 2, "b": 2}, seed=1), tmp_path / "out"))
+
+
+def test_classes_without_images_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "source" / "train", {"a": 2, "b": 2, "c": 2})
+    write_folder(tmp_path / "source" / "val", {"b": 2}, seed=1)
+    pack(request(tmp_path / "source", tmp_path / "out"))
+    assert "has no images" not in capsys.readouterr().err
+    pack(request(tmp_path / "source", tmp_path / "out", "val"))
+    assert "val has no images of 2 of the 3 classes: a, c" in capsys.readouterr().err

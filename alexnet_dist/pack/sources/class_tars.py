@@ -19,12 +19,12 @@ NOT_A_CLASS = "not a class's tar"
 
 
 class ClassTar(NamedTuple):
-    """The tar of one class: the bytes from `first` to `end` of the file `path`, relative to the source."""
+    """The tar of one class: a file, or the bytes from `first` to `end` of one; `path` is relative to the source."""
 
     name: str
     path: str
-    first: int
-    end: int
+    first: int = 0
+    end: int | None = None
 
 
 class TrainImages(NamedTuple):
@@ -66,9 +66,7 @@ def list_archive(archive: Path) -> TrainImages:
 def list_folder(root: Path, folder: Path) -> TrainImages:
     """List the images in a folder of class tars, `root` or one in it; raises UserError as `list_archive` does."""
     relative = "" if folder == root else f"{folder.name}/"
-    class_tars = [
-        ClassTar(name, f"{relative}{path.name}", 0, path.stat().st_size) for name, path in _class_tars(folder)
-    ]
+    class_tars = [ClassTar(name, f"{relative}{path.name}") for name, path in _class_tars(folder)]
     names = {base_name(class_tar.path) for class_tar in class_tars}
     others = sorted(path for path in folder.iterdir() if path.name not in names and not _is_ilsvrc(path.name))
     rejected = [Rejected(f"{relative}{readable(path.name)}", NOT_A_CLASS) for path in others if not path.is_dir()]
@@ -97,6 +95,9 @@ def _list_images(root: Path, class_tars: Sequence[ClassTar], rejected: list[Reje
 
 
 def _members(root: Path, class_tar: ClassTar) -> Iterator[tars.Member]:
+    if class_tar.end is None:
+        yield from tars.file_members(root / class_tar.path)
+        return
     with (root / class_tar.path).open("rb", buffering=0) as file:
         descriptor = file.fileno()
         yield from tars.range_members(
@@ -106,7 +107,7 @@ def _members(root: Path, class_tar: ClassTar) -> Iterator[tars.Member]:
 
 def _where(root: Path, class_tar: ClassTar) -> str:
     path = root / class_tar.path
-    return str(path) if path.name == f"{class_tar.name}.tar" else f"{path}: {class_tar.name}.tar"
+    return str(path) if class_tar.end is None else f"{path}: {class_tar.name}.tar"
 
 
 def _class_tars(folder: Path) -> Iterator[tuple[str, Path]]:
