@@ -6,6 +6,7 @@ This is the only module that reads environment variables.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import RunError, UserError
 
 PR_SET_PDEATHSIG = 1
 # torchrun sends these to a rank's whole process group; the loaders must survive them until the rank has saved.
@@ -100,6 +101,21 @@ def keep_freed_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 256 << 20)
+
+
+def check_room_for_locks(locks: int) -> None:
+    """Create and release a number of locks as processes share them, to report a full /dev/shm in one sentence.
+
+    Raises RunError. Torch and concurrent.futures would fail halfway through and print tracebacks.
+    """
+    try:
+        held = [multiprocessing.get_context("fork").Lock() for _ in range(locks)]
+    except OSError as error:
+        raise RunError(
+            f"/dev/shm has no room for {locks} locks of worker processes: {error.strerror}; free space in it"
+            " (df /dev/shm shows how much there is), or give a container more (docker run --shm-size=1g)"
+        ) from None
+    del held
 
 
 def die_with_parent(parent: int) -> None:

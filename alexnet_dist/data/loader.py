@@ -38,6 +38,8 @@ __all__ = ["BatchRequest", "LoadedBatch", "Loader", "labels", "pixels", "row_byt
 PREFETCH = 2
 # Slots besides those of queued requests: the batch in use, the one before it, and one spare.
 SPARE_SLOTS = 3
+# Of DataLoader's queues, one a worker and one for results, and its event.
+LOCKS_PER_WORKER, FIXED_LOCKS = 3, 8
 # Bad samples below which the fraction is not checked: otherwise the first bad sample of a run could stop it.
 MIN_BAD = 10
 # The message of torch's error for workers that died.
@@ -122,6 +124,8 @@ class Loader:
         atexit.register(self.close)
 
     def _fork(self, loader: DataLoader[Message], splits: Mapping[str, Split], ahead_bytes: int) -> None:
+        if loader.num_workers:
+            process.check_room_for_locks(FIXED_LOCKS + LOCKS_PER_WORKER * loader.num_workers)
         # Blocked until the processes ignore them, so that none of them is killed in between.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, process.GROUP_SIGNALS)
         try:

@@ -11,10 +11,12 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from alexnet_dist.errors import RunError
-from alexnet_dist.process import die_with_parent, ignore_signals, keep_freed_memory
+from alexnet_dist.process import check_room_for_locks, die_with_parent, ignore_signals, keep_freed_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+POOL_LOCKS = 8  # more than ProcessPoolExecutor shares with its processes
 
 
 def map_unordered(work: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:
@@ -36,6 +38,7 @@ def poll_unordered(
         keep_freed_memory()
         yield from ([work(item)] for item in items)
         return
+    check_room_for_locks(POOL_LOCKS)
     children_before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(
         min(processes, len(items)),
