@@ -21,7 +21,14 @@ from alexnet_dist.data.manifest import Options, Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.files import replace_file
 from alexnet_dist.pack.pixel_sums import PixelSums
-from alexnet_dist.pack.sources.classes import class_labels, describe_difference, matching_classes, sorted_classes
+from alexnet_dist.pack.sources.classes import (
+    class_labels,
+    describe_difference,
+    is_number,
+    matching_classes,
+    sorted_classes,
+)
+from alexnet_dist.pack.sources.devkit import WORDNET_ID
 from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
 from alexnet_dist.pack.sources.huggingface import unused_classes
 from alexnet_dist.pack.sources.listing import Container, ImageFile, ImageSource, StreamSource, build_source
@@ -168,11 +175,18 @@ def gather(
 
 def _classes_of_names(stream: StreamSource, names: set[str], classes: tuple[str, ...]) -> dict[str, str]:
     """Return the class of each name: the one called so, or the same number with leading zeros; raises UserError."""
+    ids = [name for name in names if WORDNET_ID.fullmatch(name)]
+    if 0 < len(ids) < len(names) and stream.columns.label is None:
+        raise UserError(
+            f"{stream.folder}: some images have a WordNet id in their name, such as {min(ids)}, and others are of "
+            f"{min(names - set(ids))}: one class could have two names. Add --label-column label to take the labels"
+        )
     try:
         class_of = matching_classes(names, classes)
     except UserError as error:
         raise UserError(f"{stream.folder}: {error}") from None
     if len(class_of) < len(names):
         difference = describe_difference(tuple(names), classes)
-        raise UserError(f"{stream.folder}: not the classes of the packed train split: {difference}")
+        unnamed = "; its labels are numbers that nothing in its files names" if all(map(is_number, names)) else ""
+        raise UserError(f"{stream.folder}: not the classes of the packed train split: {difference}{unnamed}")
     return class_of

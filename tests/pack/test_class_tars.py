@@ -82,8 +82,8 @@ def test_no_more_tars_are_open_than_allowed(images: Images, tmp_path: Path, monk
     reader = shard._FileReader(root, "start over")
     source = image_source(root)
     with monkeypatch.context() as patched:
-        patched.setattr(shard.os, "open", open_tar)
-        patched.setattr(shard.os, "close", close_tar)
+        patched.setattr(os, "open", open_tar)
+        patched.setattr(os, "close", close_tar)
         sizes = {file.name: len(reader.read(file)) for file in source.files}
         reader.close()
     assert (most, opened) == (2, set())

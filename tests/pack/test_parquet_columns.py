@@ -28,7 +28,7 @@ def columns(image: str | None = None, label: str | None = None) -> ReadOptions:
 
 def write(
     root: Path,
-    table: Mapping[str, Sequence[Any]],
+    table: Mapping[str, Any],
     names: Mapping[str, Sequence[str]] | None = None,
     split: str = "train",
 ) -> Path:
@@ -154,3 +154,20 @@ def test_options_for_another_layout_are_refused(tmp_path: Path) -> None:
         pack(request(source, tmp_path / "out", reading=ReadOptions(fields=SampleFields("jpg", None))))
     with pytest.raises(UserError, match="--image-column and --label-column are for parquet files, but its layout is"):
         pack(request(source, tmp_path / "out", layout="folder", reading=columns("img")))
+
+
+def test_names_with_and_without_a_wordnet_id_do_not_make_two_classes_of_one(tmp_path: Path) -> None:
+    names, source = ["1_n01440764.JPEG", "2.jpg"], tmp_path / "source"
+    rows = [{"bytes": colour_image(1), "path": name} for name in names]
+    for order in (rows, rows[::-1]):
+        write(source, {"image": order, "label": [0, 0]}, {"label": ["fish"]})
+        with pytest.raises(
+            UserError, match=r"row 1: the name of its image, .*_n01440764\.JPEG.* has|2\.jpg, has no Word"
+        ):
+            pack(request(source, tmp_path / "out"))
+    for number, row in enumerate(rows):
+        write(source, {"image": [row], "label": [0]}, {"label": ["fish"]})
+        (source / "train-00000-of-00001.parquet").rename(source / f"train-{number}.parquet")
+    with pytest.raises(UserError, match="have a WordNet id in their name, such as n01440764, and others are of fish"):
+        pack(request(source, tmp_path / "out"))
+    assert pack(request(source, tmp_path / "named", reading=columns(label="label"))).manifest.images == 2

@@ -105,6 +105,7 @@ class _RowClasses:
 
     def __init__(self, path: Path, label_names: list[str], ids_in_names: bool) -> None:
         self._path, self._label_names, self._ids_in_names = path, label_names, ids_in_names
+        self._first_has_id: bool | None = None
         self._labels: dict[str, int] = {}
         self._ids: dict[int, str] = {}
 
@@ -115,6 +116,7 @@ class _RowClasses:
             raise UserError(f"{self._path}: row {row} has the label {label!r}: a split without labels cannot be packed")
         name = base_name(str(image_path or "")) or f"{self._path.stem}-{row:08d}.jpg"
         class_name, file_name = split_name(name) if self._ids_in_names else ("", name)
+        self._check_like_first(row, name, has_id=bool(class_name))
         if class_name:
             self._check_one_reading(row, class_name, label)
         elif not self._label_names:
@@ -129,6 +131,17 @@ class _RowClasses:
         if not isinstance(data, bytes):
             return StreamImage(name, class_name, b"", 0, "no bytes in its row")
         return StreamImage(name, class_name, data, len(data), None)
+
+    def _check_like_first(self, row: int, name: str, has_id: bool) -> None:
+        """Raise UserError if only some names have a WordNet id: one class would have two names."""
+        if self._first_has_id is None:
+            self._first_has_id = has_id
+        if self._first_has_id != has_id:
+            has, had = ("has a WordNet id", "has none") if has_id else ("has no WordNet id", "has one")
+            raise UserError(
+                f"{self._path}: row {row}: the name of its image, {name:.60}, {has}, but that of row 0 {had}: add "
+                f"--label-column {LABEL} to take the labels as classes"
+            )
 
     def _check_one_reading(self, row: int, class_name: str, label: int) -> None:
         """Raise UserError if the WordNet ids in the images' names divide the rows differently from the labels."""
