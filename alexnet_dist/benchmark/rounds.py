@@ -35,13 +35,15 @@ class Contender:
     """A contender of a benchmark.
 
     name: its name in the table. task, settings: arguments of `alexnet_dist.benchmark.contenders`, which prints its
-    figures as one JSON object. missing: why it cannot run here, or empty.
+    figures as one JSON object. missing: why it cannot run here, or empty. is_peer: whether it is somebody else's code,
+    whose failure does not end the benchmark.
     """
 
     name: str
     task: str
     settings: Mapping[str, object]
     missing: str = ""
+    is_peer: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,31 @@ class Result:
 
 
 def run_rounds(contenders: Sequence[Contender], rounds: int) -> list[Result]:
-    """Run all contenders `rounds` times in turn, and return their results in the same order."""
+    """Run all contenders `rounds` times in turn, and return their results in the same order.
+
+    A peer that fails in any round is missing from then on, with the last line of its output as the reason. Raises
+    RunError if one of ours fails.
+    """
     figures: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
+    missing = {contender.name: contender.missing for contender in contenders}
     for number in range(rounds):
         for contender in contenders:
-            if not contender.missing:
-                print(f"round {number + 1}/{rounds}: {contender.name}", file=sys.stderr, flush=True)
-                figures[contender.name].append(run_alone(contender))
-    return [Result(contender.name, tuple(figures[contender.name]), contender.missing) for contender in contenders]
+            name = contender.name
+            if missing[name]:
+                continue
+            print(f"round {number + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
+            try:
+                figures[name].append(run_alone(contender))
+            except RunError as error:
+                if not contender.is_peer:
+                    raise
+                missing[name], figures[name] = f"fails here: {last_line(error)}", []
+    return [Result(contender.name, tuple(figures[contender.name]), missing[contender.name]) for contender in contenders]
+
+
+def last_line(error: RunError) -> str:
+    """Return the last line of a contender's output, which mostly says why it failed."""
+    return str(error).splitlines()[-1]
 
 
 def run_alone(contender: Contender) -> Figures:
@@ -93,7 +112,10 @@ def run_alone(contender: Contender) -> Figures:
     began_s, busy_before_s, own_before_s = time.monotonic(), busy_s(), children_s()
     command = [sys.executable, "-m", "alexnet_dist.benchmark.contenders", contender.task]
     command.append(json.dumps(contender.settings))
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=RUN_TIMEOUT_S)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=RUN_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise RunError(f"{contender.name}: its process was killed after {RUN_TIMEOUT_S} s without a result") from None
     if done.returncode:
         last_lines = "\n".join((done.stderr or done.stdout).strip().splitlines()[-ERROR_LINES:])
         raise RunError(f"{contender.name}: its process ended with exit code {done.returncode}\n{last_lines}")

@@ -9,7 +9,7 @@ import torch
 
 from alexnet_dist.benchmark.contenders import link_joins, plain_nets, torch_wire
 from alexnet_dist.benchmark.contenders.link_joins import LATENCY, joins
-from alexnet_dist.benchmark.rounds import OTHERS, Result
+from alexnet_dist.benchmark.rounds import OTHERS, Result, table
 from alexnet_dist.benchmark.suites import link
 from alexnet_dist.data.loader import row_bytes
 from support.ranks import Ranks
@@ -80,3 +80,14 @@ def test_rows_are_joins_and_ratios_are_of_the_same_round() -> None:
     assert by_name["conv3 forward"].median("link_gigabytes_per_second") == pytest.approx(4 * 32 * 128 * 169 / 100 / 1e3)
     assert by_name["logits"].rounds[1][OTHERS] == 0.2
     assert link.ratios(results) == {"link_vs_torch": pytest.approx(0.9), "link_vs_torch_4_bytes": 0.9}
+
+
+def test_our_figures_stand_without_torchs() -> None:
+    missing = Result(link.TORCH, (), "fails here: no route")
+    results = [result(link.LINK, 100, 200, 100), missing]
+    *joined, last = link.by_join(results, 32)
+    assert last == missing
+    assert {join.median("link_us") for join in joined} == {100}
+    assert {join.median("wire_us") for join in joined} == {None}
+    assert link.ratios(results) == {}
+    assert "fails here: no route" in table([*joined, last], link.COLUMNS)

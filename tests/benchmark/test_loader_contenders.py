@@ -153,6 +153,31 @@ def test_the_command_prints_one_json_object(
     assert "vs_webdataset " in text
 
 
+def test_a_set_of_one_shard_leaves_out_the_peers_that_refuse_it(
+    pack_tiny: Pack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """webdataset gives each worker whole shards, and refuses to give one none."""
+    shards, run_alone = pack_tiny(counts=(20,)), rounds.run_alone
+
+    def run(contender: Contender) -> Mapping[str, float]:
+        if "webdataset" in str(contender.settings.get("loader")):
+            return run_alone(contender)
+        return {"images_per_second": 1.0, rounds.OTHERS: 0.0}
+
+    monkeypatch.setattr(rounds, "run_alone", run)
+    main(["loader", "--shards", str(shards), "--batch", "4", "--workers", "2", "--json"])
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert "missing" not in rows[loader.OURS]
+    for name in (loader.WEB, loader.WEB_FAST):
+        assert rows[name]["missing"].startswith("fails here: ")
+
+
+def test_ours_are_no_peers(pack_tiny: Pack, tmp_path: Path) -> None:
+    contenders = loader.contenders(pack_tiny(), tmp_path / "others", 1, 4)
+    ours = {contender.name for contender in contenders if not contender.is_peer}
+    assert ours == {loader.OURS, loader.READING, loader.BOUNDARY}
+
+
 def test_mistakes_are_reported_plainly(pack_tiny: Pack, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--rounds: 4; expected at least 5"):
         main(["pack", "--rounds", "4"])

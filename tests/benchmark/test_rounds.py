@@ -56,6 +56,47 @@ def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, from_round: int) -> list[str]:
+    """Let one contender fail from a round on; return the names of those that ran."""
+    ran: list[str] = []
+
+    def run(contender: Contender) -> Mapping[str, float]:
+        ran.append(contender.name)
+        if contender.name == name and ran.count(name) >= from_round:
+            raise RunError(
+                f"{name}: its process ended with exit code 1\nTraceback\nValueError: fewer shards than workers"
+            )
+        return {"images_per_second": 1.0, OTHERS: 0.0}
+
+    monkeypatch.setattr(rounds, "run_alone", run)
+    return ran
+
+
+@pytest.mark.parametrize("from_round", [1, 3])
+def test_a_peer_that_fails_is_missing_with_its_reason(monkeypatch: pytest.MonkeyPatch, from_round: int) -> None:
+    ran = failing(monkeypatch, "theirs", from_round)
+    results = run_rounds([Contender("ours", "", {}), Contender("theirs", "", {}, is_peer=True)], 5)
+    assert ran.count("ours") == 5
+    assert ran.count("theirs") == from_round  # it is not tried again
+    ours, theirs = results
+    assert theirs == Result("theirs", (), "fails here: ValueError: fewer shards than workers")
+    assert ratio(results, "ours", "theirs") is None
+    assert "fails here: ValueError: fewer shards than workers" in table(results, {"images_per_second": "images/s"})
+    assert (ours.median("images_per_second"), ours.missing) == (1, "")
+
+
+def test_one_of_ours_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, "ours", 2)
+    with pytest.raises(RunError, match="ours: its process ended with exit code 1"):
+        run_rounds([Contender("ours", "", {}), Contender("theirs", "", {}, is_peer=True)], 5)
+
+
+def test_a_contender_that_hangs_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "RUN_TIMEOUT_S", 0.01)
+    with pytest.raises(RunError, match=r"a: its process was killed after 0\.01 s without a result"):
+        run_alone(Contender("a", "", {}))
+
+
 @given(st.lists(st.tuples(st.floats(1, 1e4), st.floats(1, 1e4)), min_size=5, max_size=9))
 def test_a_ratio_is_taken_within_the_rounds(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = zip(*pairs, strict=True)

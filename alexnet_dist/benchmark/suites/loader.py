@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_dist.benchmark.contenders.loader_timing import LoaderSettings
-from alexnet_dist.benchmark.rounds import Contender, Result, ratio, run_alone
+from alexnet_dist.benchmark.rounds import Contender, Result, last_line, ratio, run_alone
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError, UserError
 
@@ -50,7 +50,7 @@ def contenders(shards: Path, folder: Path, workers: int, batch: int) -> list[Con
     return [
         Contender(OURS, "loader", {**settings, "loader": "our_loader:epochs", "warm_first": True}),
         *(
-            Contender(name, "loader", {**settings, "loader": loader, "warm_first": False}, missing)
+            Contender(name, "loader", {**settings, "loader": loader, "warm_first": False}, missing, is_peer=True)
             for name, loader, missing in (
                 (WEB, "peer_loaders:webdataset_pil", ""),
                 (WEB_FAST, "peer_loaders:webdataset_simplejpeg", ""),
@@ -81,7 +81,7 @@ def prepare(library: str, folder: Path) -> str:
     try:
         run_alone(Contender(library, f"prepare_{library}", {"folder": str(folder)}))
     except RunError as error:
-        return f"installed, but fails: {str(error).splitlines()[-1]}"
+        return f"installed, but fails: {last_line(error)}"
     return ""
 
 

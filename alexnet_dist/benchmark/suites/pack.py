@@ -24,7 +24,7 @@ def contenders(source: Path) -> list[Contender]:
     return [
         Contender(ONE, "pack", {**settings, "processes": 1}),
         Contender(TWO, "pack", {**settings, "processes": 2}),
-        Contender(PIL, "pack_pil", settings),
+        Contender(PIL, "pack_pil", settings, is_peer=True),
     ]
 
 

@@ -70,8 +70,14 @@ def contenders(settings: StepSettings) -> list[Contender]:
         "width_divisor": settings.width_divisor,
     }  # fmt: skip
     return [
-        Contender(PLAIN, "plain_step", single),
-        Contender(TORCHVISION, "plain_step", {"net": "torchvision", **single}, plain_nets.torchvision_problem()),
+        Contender(PLAIN, "plain_step", single, is_peer=True),
+        Contender(
+            TORCHVISION,
+            "plain_step",
+            {"net": "torchvision", **single},
+            plain_nets.torchvision_problem(),
+            is_peer=True,
+        ),
         Contender(FUSED, "fused_step", single),
         Contender(COMPILED, "fused_step", asdict(replace(settings, compile_norm=True)), no_compiler),
         Contender(OVERLAPPED, "ranks", pair_settings(half)),
@@ -80,7 +86,7 @@ def contenders(settings: StepSettings) -> list[Contender]:
         Contender(BLOCKING_SLOW, "ranks", pair_settings(replace(slow, blocking=True))),
         Contender(BF16, "fused_step", asdict(bf16), no_bf16),
         Contender(BF16_LAST, "fused_step", asdict(replace(bf16, channels_last=True)), no_bf16),
-        Contender(NORM_TORCH, "norm", {"kind": "torch", **norm}),
+        Contender(NORM_TORCH, "norm", {"kind": "torch", **norm}, is_peer=True),
         Contender(NORM_EAGER, "norm", {"kind": "eager", **norm}),
         Contender(NORM_COMPILED, "norm", {"kind": "compiled", **norm}, no_compiler),
     ]
@@ -91,7 +97,7 @@ def cuda_contenders(settings: StepSettings) -> list[Contender]:
     devices.check_devices("cuda", 1)
     compiled = asdict(replace(settings, compile_norm=True))
     return [
-        Contender(PLAIN_CUDA, "plain_step", asdict(settings)),
+        Contender(PLAIN_CUDA, "plain_step", asdict(settings), is_peer=True),
         Contender(FUSED_CUDA, "fused_step", asdict(settings)),
         Contender(COMPILED_CUDA, "fused_step", compiled, _compiler_missing("cuda")),
     ]
