@@ -152,7 +152,7 @@ def _decode_with_pillow(data: bytes, image_format: str | None) -> Pixels:
         raise UnusableImageError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except Exception:  # Pillow's decoders raise many types of errors for damaged files
         if image_format is None:
-            raise UnusableImageError("not an image in a format that Pillow reads") from None
+            raise UnusableImageError("not a whole image in a format that Pillow reads") from None
         raise _damaged(image_format) from None
 
 

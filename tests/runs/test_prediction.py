@@ -1,0 +1,132 @@
+"""Classification of single images: turned as viewers show them, and no bad file hides the predictions of others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from alexnet_dist import predict as command
+from alexnet_dist.data.transform import training_image
+from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.runs.inference import view_probabilities
+from alexnet_dist.runs.load import LoadedRun, load_run
+from alexnet_dist.runs.prediction import predict
+from support.folders import encoded, photo
+from support.runs import write_run
+
+Make = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("home"))[0]
+
+
+@pytest.fixture(scope="module")
+def run(directory: Path) -> LoadedRun:
+    return load_run(directory)
+
+
+def image_file(folder: Path, name: str, kind: str = "JPEG", **options: object) -> Path:
+    (folder / name).write_bytes(encoded(photo(3, 30, 40), kind, **options))
+    return folder / name
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_a_prediction_has_the_probabilities_of_the_training_image(run: LoadedRun, tmp_path: Path, views: int) -> None:
+    path = image_file(tmp_path, "a.jpg")
+    pixels = training_image(path.read_bytes(), run.manifest.options)[1]
+    expected = view_probabilities(run, torch.from_numpy(pixels)[None], views, torch.device("cpu"))[0]
+    prediction = predict(run, path, views)
+    assert prediction.image == str(path)
+    assert [guess.probability for guess in prediction.classes] == sorted(expected.tolist(), reverse=True)[:5]
+    assert [guess.name for guess in prediction.classes] == [f"class-{guess.index}" for guess in prediction.classes]
+    assert expected[prediction.classes[0].index] == prediction.classes[0].probability
+
+
+def test_a_picture_is_turned_before_it_is_classified(run: LoadedRun, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = Image.fromarray(photo(3, 30, 40)).transpose(Image.Transpose.ROTATE_270)
+    (tmp_path / "upright.png").write_bytes(encoded(upright, "PNG"))
+    tagged, plain = image_file(tmp_path, "tagged.png", "PNG", exif=exif), image_file(tmp_path, "plain.png", "PNG")
+    turned, expected, other = (predict(run, path).classes for path in (tagged, tmp_path / "upright.png", plain))
+    assert turned == expected
+    assert turned != other
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP", "TIFF"])
+def test_formats_that_pack_rejects_are_classified(run: LoadedRun, tmp_path: Path, kind: str) -> None:
+    assert predict(run, image_file(tmp_path, "a.jpg", kind)).classes
+
+
+def write_huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 30)
+
+
+BAD: dict[str, tuple[Make, str]] = {
+    "missing": (lambda _: None, "No such file or directory; expected an image file such as"),
+    "empty": (Path.touch, "empty file; expected an image file"),
+    "text": (lambda path: path.write_text("not an image"), "not a whole image in a format that Pillow reads; expected"),
+    "damaged": (lambda path: path.write_bytes(encoded(photo(1))[:400]), "damaged or truncated JPEG; expected"),
+    "folder": (Path.mkdir, r"a folder; expected image files: pass .*folder/\*\.jpg"),
+    "fifo": (os.mkfifo, "not a regular file; save the image to a file first"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file; save the image to a file first"),
+    "huge": (write_huge, "1073741824 bytes, more than 536870912"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_is_no_image_is_refused_by_name(run: LoadedRun, tmp_path: Path, name: str) -> None:
+    make, message = BAD[name]
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=f"^{tmp_path / name}: {message}"):
+        predict(run, tmp_path / name)
+
+
+def test_bad_images_do_not_hide_the_predictions_of_the_others(
+    directory: Path, run: LoadedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [image_file(tmp_path, "a.jpg"), tmp_path / "missing.jpg", image_file(tmp_path, "b.webp", "WEBP"), tmp_path]
+    words = [str(directory), *map(str, paths)]
+    assert run_command(command.main, words) == 2
+    printed = capsys.readouterr()
+    assert [line for line in printed.out.splitlines() if not line.startswith("  ")] == [str(paths[0]), str(paths[2])]
+    first, *errors = printed.err.splitlines()
+    assert first == "error: 2 of 4 images were not classified:"
+    assert [error.split(": ")[0] for error in errors] == [str(paths[1]), str(paths[3])]
+    assert run_command(command.main, [*words, "--json"]) == 2
+    printed = capsys.readouterr()
+    results = json.loads(printed.out)
+    assert [result["image"] for result in results] == list(map(str, paths))
+    assert [sorted(result) for result in results] == [["classes", "image"], ["error", "image"]] * 2
+    assert results[0]["classes"][0]["probability"] == predict(run, paths[0]).classes[0].probability
+    assert results[1]["error"] == errors[0]
+
+
+def test_one_bad_image_is_named_alone(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(command.main, [str(directory), str(tmp_path / "missing.jpg")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {tmp_path / 'missing.jpg'}: No such file")
+    assert run_command(command.main, [str(directory), str(image_file(tmp_path, "a.jpg"))]) == 0
+
+
+def test_a_fifo_does_not_keep_the_command_waiting(directory: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    good = image_file(tmp_path, "a.jpg")
+    line = [sys.executable, "-m", "alexnet_dist.predict", str(directory), str(tmp_path / "fifo"), str(good)]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 2
+    assert result.stdout.startswith(f"{good}\n")
+    assert "1 of 2 images were not classified" in result.stderr
+    assert "Traceback" not in result.stderr
