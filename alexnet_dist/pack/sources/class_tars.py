@@ -16,6 +16,7 @@ from alexnet_dist.pack.sources.listing import ImageFile
 from alexnet_dist.pack.sources.names import base_name, listed, readable, split_of
 
 NOT_A_CLASS = "not a class's tar"
+REPLACED = "a later member of the same name replaces it"
 
 
 class ClassTar(NamedTuple):
@@ -82,14 +83,19 @@ def _list_images(root: Path, class_tars: Sequence[ClassTar], rejected: list[Reje
     classes = tuple(sorted(class_tar.name for class_tar in class_tars))
     labels = class_labels(classes)
     for class_tar in class_tars:
-        before = len(files)
+        # By name: of members with one name the last counts, as when the tar is unpacked.
+        images: dict[str, ImageFile] = {}
         for member in _members(root, class_tar):
             name = f"{class_tar.name}/{member.name.removeprefix('./')}"
             if member.problem is not None:
                 rejected.append(Rejected(name, member.problem))
-            else:
-                files.append(ImageFile(name, labels[class_tar.name], member.size_bytes, class_tar.path, member.offset))
-        if len(files) == before:
+                continue
+            if name in images:
+                rejected.append(Rejected(name, REPLACED))
+            label = labels[class_tar.name]
+            images[name] = ImageFile(name, label, member.size_bytes, class_tar.path, member.offset)
+        files += images.values()
+        if not images:
             raise UserError(f"{_where(root, class_tar)}: holds no images: download it again")
     return TrainImages(files, rejected, classes)
 

@@ -16,7 +16,7 @@ from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import tars
 from alexnet_dist.pack.sources import class_tars
-from alexnet_dist.pack.sources.class_tars import TrainImages
+from alexnet_dist.pack.sources.class_tars import REPLACED, TrainImages
 from alexnet_dist.pack.sources.classes import check_same_classes, class_labels
 from alexnet_dist.pack.sources.completeness import check_missing
 from alexnet_dist.pack.sources.devkit import Devkit, Synsets, find_devkit, parse_numbers
@@ -32,7 +32,7 @@ ARCHIVES: Mapping[int, Mapping[SplitName, str]] = {
     },
 }
 PATCHES = "patch_images.tar"
-IMAGE_NUMBER = re.compile(r"_(\d{1,8})\.\w+$")
+IMAGE_NUMBER = re.compile(r"ILSVRC\d{4}_(?:val|test)_(\d{1,8})\.\w+")
 
 
 def list_split(
@@ -67,8 +67,9 @@ def list_split(
             )
         classes = train_classes or synsets.classes
         truth = _ground_truth(root, kit, split)
-        files, rejected, numbers = _list_flat(archive, truth, synsets, classes, kit)
-        absent = [f"number {number}" for number in range(1, len(truth) + 1) if number not in numbers]
+        images, rejected = _list_flat(archive, truth, synsets, classes, kit)
+        files = list(images.values())
+        absent = [f"number {number}" for number in range(1, len(truth) + 1) if number not in images]
         missing = check_missing(archive, absent, len(truth), "images that the ground truth counts", allow_missing)
     check_same_classes(archive, classes, train_classes, split)
     files, ignored = _apply_patches(root, files, rejected) if year == 2010 else (files, {})
@@ -112,20 +113,21 @@ def _ground_truth(root: Path, kit: Devkit, split: SplitName) -> list[int]:
 
 def _list_flat(
     archive: Path, truth: list[int], synsets: Synsets, classes: tuple[str, ...], kit: Devkit
-) -> tuple[list[ImageFile], list[Rejected], set[int]]:
-    """List numbered images, and return their numbers; an image's number is its line of the ground truth."""
-    numbers: set[int] = set()
-    files: list[ImageFile] = []
+) -> tuple[dict[int, ImageFile], list[Rejected]]:
+    """List numbered images by their number, which is an image's line of the ground truth; the last of a number counts.
+
+    This is the one that would remain if the tar were unpacked.
+    """
+    files: dict[int, ImageFile] = {}
     rejected: list[Rejected] = []
     labels = class_labels(classes)
     for member in tars.file_members(archive):
         name = base_name(member.name)
-        match = IMAGE_NUMBER.search(name)
+        match = IMAGE_NUMBER.fullmatch(name)
         if member.problem is not None or match is None:
             rejected.append(Rejected(member.name, member.problem or "not a numbered image"))
             continue
         number = int(match[1])
-        numbers.add(number)
         if not 1 <= number <= len(truth):
             raise UserError(
                 f"{archive}: {name} has no line in the ground truth in {kit.path}, which has {len(truth)} lines"
@@ -137,10 +139,12 @@ def _list_flat(
             )
         if class_name not in labels:
             raise UserError(f"{archive}: {name} is of {class_name}, which is not among the train split's classes")
-        files.append(
-            ImageFile(f"{class_name}/{name}", labels[class_name], member.size_bytes, archive.name, member.offset)
+        if number in files:
+            rejected.append(Rejected(files[number].name, REPLACED))
+        files[number] = ImageFile(
+            f"{class_name}/{name}", labels[class_name], member.size_bytes, archive.name, member.offset
         )
-    return files, rejected, numbers
+    return files, rejected
 
 
 def _apply_patches(
