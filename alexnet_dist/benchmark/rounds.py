@@ -7,6 +7,7 @@ a round before the median over rounds. A fresh process starts with cold caches a
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -28,6 +29,8 @@ OTHERS = "others_cpu_cores"
 SPREAD = "spread"  # the last column of the table
 MIN_COLUMN_WIDTH = 7  # characters
 ERROR_LINES = 15  # of a failed contender's output
+# The line of a traceback that names the exception, which may go on below it.
+EXCEPTION = re.compile(r"[\w.]*(Error|Exception): ")
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Result:
 def run_rounds(contenders: Sequence[Contender], rounds: int) -> list[Result]:
     """Run all contenders `rounds` times in turn, and return their results in the same order.
 
-    A peer that fails in any round is missing from then on, with the last line of its output as the reason. Raises
+    A peer that fails in any round is missing from then on, with its last exception as the reason. Raises
     RunError if one of ours fails.
     """
     figures: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
@@ -98,13 +101,15 @@ def run_rounds(contenders: Sequence[Contender], rounds: int) -> list[Result]:
             except RunError as error:
                 if not contender.is_peer:
                     raise
-                missing[name], figures[name] = f"fails here: {last_line(error)}", []
+                missing[name], figures[name] = f"fails here: {reason(error)}", []
     return [Result(contender.name, tuple(figures[contender.name]), missing[contender.name]) for contender in contenders]
 
 
-def last_line(error: RunError) -> str:
-    """Return the last line of a contender's output, which mostly says why it failed."""
-    return str(error).splitlines()[-1]
+def reason(error: RunError) -> str:
+    """Return why a contender failed: the message of the last exception in its output, else the last line."""
+    lines = str(error).splitlines()
+    starts = [number for number, line in enumerate(lines) if EXCEPTION.match(line)]
+    return " ".join(line.strip() for line in lines[starts[-1] if starts else -1 :])
 
 
 def run_alone(contender: Contender) -> Figures:

@@ -85,6 +85,18 @@ def test_a_peer_that_fails_is_missing_with_its_reason(monkeypatch: pytest.Monkey
     assert (ours.median("images_per_second"), ours.missing) == (1, "")
 
 
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("Traceback\n  File\nValueError: no samples\nTurn it off", "ValueError: no samples Turn it off"),
+        ("ValueError: inner\n\nTraceback\n  File\nlib.OtherError: outer", "lib.OtherError: outer"),
+        ("a word\nlibffcv.so: not found", "libffcv.so: not found"),
+    ],
+)
+def test_the_reason_is_the_last_exception(output: str, expected: str) -> None:
+    assert rounds.reason(RunError(f"theirs: its process ended with exit code 1\n{output}")) == expected
+
+
 def test_one_of_ours_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, "ours", 2)
     with pytest.raises(RunError, match="ours: its process ended with exit code 1"):

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_dist.benchmark.contenders.loader_timing import LoaderSettings
-from alexnet_dist.benchmark.rounds import Contender, Result, last_line, ratio, run_alone
+from alexnet_dist.benchmark.rounds import Contender, Result, reason, ratio, run_alone
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError, UserError
 
@@ -81,7 +81,7 @@ def prepare(library: str, folder: Path) -> str:
     try:
         run_alone(Contender(library, f"prepare_{library}", {"folder": str(folder)}))
     except RunError as error:
-        return f"installed, but fails: {last_line(error)}"
+        return f"installed, but fails: {reason(error)}"
     return ""
 
 
