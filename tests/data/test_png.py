@@ -1,8 +1,9 @@
-"""Damaged PNGs are rejected, and harmless oddities kept."""
+"""Damaged PNGs are rejected, and harmless oddities kept; transparency of 16 bits."""
 
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from alexnet_dist.data.transform import UnusableImageError, training_image
-from support.folders import OPTIONS, encoded, photo
+from support.folders import OPTIONS, SIZE, encoded, photo
 from support.pngs import END, START, interlaced_rows_of, png_chunk, png_file, rows_of
 
 HEIGHT, WIDTH = 40, 30
@@ -113,3 +114,20 @@ def test_harmless_oddities_are_kept() -> None:
     ]
     for odd in oddities:
         np.testing.assert_array_equal(training_image(odd, OPTIONS)[1], training_image(good, OPTIONS)[1])
+
+
+@pytest.mark.parametrize("colour_type", [0, 2, 4, 6])
+def test_a_16_bit_png_with_transparency_is_laid_over_white(colour_type: int) -> None:
+    """By a transparent colour, or by an alpha channel."""
+    samples = np.full((SIZE, SIZE, 1 if colour_type in (0, 4) else 3), 0x1234)
+    samples[: SIZE // 2] = 0x9020
+    key = b""
+    if colour_type in (0, 2):
+        key = png_chunk(b"tRNS", struct.pack(">H", 0x9020) * samples.shape[2])
+    else:
+        alpha = np.full((SIZE, SIZE, 1), 0xFFFF)
+        alpha[: SIZE // 2] = 0
+        samples = np.concatenate((samples, alpha), 2)
+    pixels = training_image(png_file(SIZE, SIZE, rows_of(samples.astype(">u2")), 16, colour_type, key), OPTIONS)[1]
+    assert (pixels[: SIZE // 2] == 255).all()
+    assert (pixels[SIZE // 2 :] == 0x12).all()
