@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_dist.benchmark.contenders.loader_timing import LoaderSettings
-from alexnet_dist.benchmark.rounds import Contender, Result, reason, ratio, run_alone
+from alexnet_dist.benchmark.rounds import Contender, Result, ratio, reason, run_alone
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import RunError, UserError
 
