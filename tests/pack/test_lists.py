@@ -12,7 +12,7 @@ from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.packing import pack
 from alexnet_dist.pack.sources.classes import sorted_classes
-from alexnet_dist.pack.sources.webdataset import split_shards
+from alexnet_dist.pack.sources.shard_files import split_shards
 from support.folders import encoded, image_source, photo, request, write_folder
 from support.layouts import CLASSES, draw_images, kaggle, tar_of
 

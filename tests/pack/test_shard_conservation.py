@@ -67,8 +67,8 @@ def check_conserved(source: ImageSource, seen: int) -> None:
     assert source.seen == seen
     assert seen == len(source.files) + len(source.rejected) + sum(source.ignored.values())
     assert all(rejection.reason for rejection in source.rejected)
-    places = [(file.path, file.offset) for file in source.files]
-    assert len(set(places)) == len(places)
+    locations = [(file.path, file.offset) for file in source.files]
+    assert len(set(locations)) == len(locations)
 
 
 def check_images_are_listed(source: ImageSource, shard: str, members: Sequence[Entry]) -> None:

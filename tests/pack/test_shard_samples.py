@@ -181,7 +181,7 @@ def test_tars_that_no_split_is_named_in_are_listed(tmp_path: Path) -> None:
     source = image_source(tmp_path)
     assert [(rejection.file, rejection.reason.partition(",")[0]) for rejection in source.rejected] == [
         ("extra-0.tar", "its name has no split"),
-        ("train-1.tar.gz", "a compressed tar; only plain tars can be read in place: unpack it"),
+        ("train-1.tar.gz", "a compressed tar; only plain tars are read: unpack it"),
     ]
     assert source.ignored == {METADATA_RULE: 1, "files beside the shards that are not tars": 2}
     assert source.seen == 6

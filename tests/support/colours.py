@@ -13,7 +13,7 @@ from alexnet_dist.data import manifest as manifests
 from support.folders import encoded
 from support.layouts import Images
 
-# Far enough apart to be told from each other after two lossy encodings.
+# Different enough to be recognized after two lossy encodings.
 COLOURS = (
     (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 255),
     (128, 128, 128), (255, 128, 0), (128, 0, 255), (0, 96, 64),

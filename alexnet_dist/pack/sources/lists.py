@@ -34,10 +34,10 @@ def list_images(path: Path, train_classes: tuple[str, ...] | None) -> ImageSourc
     folder = path.parent
     lines = _lines(path)
     rows = _rows(path, lines)
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     for row in rows:
-        places.setdefault(row.class_name, f"{path}: line {row.number}")
-    read = read_texts(places, train_classes, str(path))
+        locations.setdefault(row.class_name, f"{path}: line {row.number}")
+    read = read_texts(locations, train_classes, str(path))
     labels = class_labels(read.classes)
     files: list[ImageFile] = []
     rejected: list[Rejected] = []

@@ -81,13 +81,13 @@ def names_by_train_keys(root: Path, fields: SampleFields, names: Sequence[str]) 
     return id_of if one_to_one and wanted <= set(id_of) else {}
 
 
-def first_places(root: Path, samples: Sequence[Sample], names: Sequence[str]) -> dict[str, str]:
+def first_locations(root: Path, samples: Sequence[Sample], names: Sequence[str]) -> dict[str, str]:
     """Return where each name of a class occurs first."""
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     for sample, name in zip(samples, names, strict=True):
-        if name and name not in places:
-            places[name] = str(root / where(sample.shard, sample.image))
-    return places
+        if name and name not in locations:
+            locations[name] = str(root / where(sample.shard, sample.image))
+    return locations
 
 
 def _wordnet_id(sample: Sample) -> str:

@@ -48,9 +48,7 @@ def left_out(root: Path, split: SplitName, shards: Sequence[str]) -> tuple[list[
         elif not COMPRESSED_TAR.search(name):
             others += 1
         elif _split_of(root, name) in (None, split):
-            rejected.append(
-                Rejected(readable(name), "a compressed tar; only plain tars can be read in place: unpack it")
-            )
+            rejected.append(Rejected(readable(name), "a compressed tar; only plain tars are read: unpack it"))
     return rejected, others
 
 
@@ -80,8 +78,8 @@ def _file_names(root: Path) -> list[str]:
 
 def _split_of(root: Path, name: str) -> SplitName | None:
     """Return the split in a shard's name; raises UserError if there are two."""
-    words = {word.removesuffix("set") for word in re.split(r"[^a-z]+", name.lower())}
-    splits: list[SplitName] = [split for split in SPLITS if words & set(SPLIT_NAMES[split])]
+    parts = {part.removesuffix("set") for part in re.split(r"[^a-z]+", name.lower())}
+    splits: list[SplitName] = [split for split in SPLITS if parts & set(SPLIT_NAMES[split])]
     if len(splits) > 1:
         raise UserError(f"{root / readable(name)}: its name has two splits, {splits[0]} and {splits[1]}: rename it")
     return splits[0] if splits else None

@@ -20,7 +20,7 @@ from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
 from alexnet_dist.pack.sources.listing import ImageFile, ImageSource, build_source
 from alexnet_dist.pack.sources.names import base_name
 from alexnet_dist.pack.sources.shard_classes import (
-    first_places,
+    first_locations,
     names_by_manifest,
     names_by_train_keys,
     names_in_samples,
@@ -54,9 +54,9 @@ def list_split(
         names, more_notes = _names(root, split, contents.samples, train_classes, fields)
     else:
         names, more_notes = names_by_manifest(root, contents.samples, own_classes), ()
-    first_seen = first_places(root, contents.samples, names)
+    first_seen = first_locations(root, contents.samples, names)
     usable = {name for sample, name in zip(contents.samples, names, strict=True) if sample.problem is None}
-    texts = {name: place for name, place in first_seen.items() if name in usable or train_classes is None}
+    texts = {name: location for name, location in first_seen.items() if name in usable or train_classes is None}
     read = read_texts(texts, train_classes or own_classes, str(root))
     files, unusable = _files(contents.samples, names, read)
     left_out_tars, other_files = left_out(root, split, shards)
@@ -71,7 +71,9 @@ def list_split(
         notes=(*complete.notes, *notes, *more_notes, *read.notes),
         missing=complete.missing,
     )
-    check_no_class_lost(source, {read.class_of.get(text, text): place for text, place in reversed(first_seen.items())})
+    check_no_class_lost(
+        source, {read.class_of.get(text, text): location for text, location in reversed(first_seen.items())}
+    )
     return source
 
 
