@@ -41,7 +41,7 @@ def locate(root: str, cache: str, cache_bytes: int, retry_policy: RetryPolicy | 
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", root)
     if scheme is None:
-        return _folder("data.root", root)
+        return folder("data.root", root)
     # A URL with a password would put it into config.yaml, messages and logs.
     redacted = re.sub("//.*@", "//...@", root)
     if scheme[1].lower() not in SCHEMES:
@@ -66,10 +66,10 @@ def locate(root: str, cache: str, cache_bytes: int, retry_policy: RetryPolicy | 
         )
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     load_library(url)
-    return Remote(url, Cache(_folder("data.cache", cache), cache_bytes), retry_policy or RetryPolicy())
+    return Remote(url, Cache(folder("data.cache", cache), cache_bytes), retry_policy or RetryPolicy())
 
 
-def _folder(key: str, name: str) -> Path:
+def folder(key: str, name: str) -> Path:
     """Return a folder with ~ and ~USER expanded; UserError naming the key if there is no such user."""
     try:
         return Path(name).expanduser()

@@ -10,6 +10,7 @@ import torch
 
 from alexnet_dist.config import Config
 from alexnet_dist.data.reader import Split
+from alexnet_dist.data.remote import folder
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.process import LaunchInfo
@@ -36,8 +37,8 @@ class RunContext:
 
     @property
     def directory(self) -> Path:
-        """The run directory."""
-        return Path(self.config.run.directory)
+        """The run directory, with ~ expanded as in data.root; UserError if there is no such user."""
+        return folder("run.directory", self.config.run.directory)
 
     def position(self, step: int) -> dict[str, int | str]:
         """Return what a checkpoint of `step` completed steps stores of the order of samples."""

@@ -178,3 +178,11 @@ def test_rank_0_prints_the_warnings_at_the_start(pack_tiny: Pack, capsys: pytest
     assert lines[0].startswith("training ")
     announce(replace(run, topology=replace(run.topology, rank=1)), Start(), [], None)
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_directory_may_be_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell expands no ~ after a key with a dot, and data.root is expanded too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert context(settings("run.directory=~/runs/mine")).directory == tmp_path / "runs" / "mine"
+    with pytest.raises(UserError, match=r"run\.directory: ~nobody-here/a: no user of that name"):
+        _ = context(settings("run.directory=~nobody-here/a")).directory
