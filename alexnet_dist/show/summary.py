@@ -34,6 +34,10 @@ def summary(split: Split) -> str:
         lines["colour"] = ", ".join(f"{name} {mean:.1f} ± {deviation:.1f}" for name, mean, deviation in parts)
     if manifest.rejected:
         lines["rejected"] = _format_rejected(manifest)
+    if manifest.ignored:
+        lines["ignored"] = ", ".join(f"{count:,} {rule}" for rule, count in manifest.ignored.items())
+    if manifest.missing:
+        lines["INCOMPLETE"] = f"its source lacked {'; '.join(manifest.missing)}"
     if manifest.source is not None:
         lines["source"] = f"{manifest.source.files:,} files, sha256 {manifest.source.sha256[:12]}"
     lines["manifest"] = f"format {manifest.format}, sha256 {manifest.sha256[:12]}"

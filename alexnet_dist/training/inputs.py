@@ -89,8 +89,8 @@ def _check_pair(train: Split, val: Split) -> None:
         )
 
 
-def pixel_warnings(run: RunContext) -> list[str]:
-    """Return a line for what probably was not meant of the shards' pixels: an unusual crop, splits packed differently.
+def shard_warnings(run: RunContext) -> list[str]:
+    """Return lines on what probably was not meant: an unusual crop, splits packed differently, an incomplete source.
 
     `open_splits` has refused what cannot be meant.
     """
@@ -103,6 +103,12 @@ def pixel_warnings(run: RunContext) -> list[str]:
             f"warning: train and val in {train.root} were packed differently: {differences}; the difference adds to the"
             " validation error: pack both with the same options"
         )
+    for name, split in run.splits.items():
+        if split.manifest.missing:
+            warnings.append(
+                f"warning: {name} in {split.root} was packed with --allow-missing; its source lacked:"
+                f" {'; '.join(split.manifest.missing)}"
+            )
     return warnings
 
 

@@ -27,7 +27,7 @@ from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training.build import build_engine, slow_dtype_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed
-from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, pixel_warnings
+from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, shard_warnings
 from alexnet_dist.training.loop import Loop
 from alexnet_dist.training.resume import Start, config_changes, resume
 from alexnet_dist.training.run_logger import RunLogger
@@ -109,7 +109,7 @@ def announce(run: RunContext, start: Start, changes: list[str], cache_note: str 
         f" ({topology.world_size} rank(s), {topology.device.type}); {sum(plan.counts):,} images,"
         f" {plan.steps_per_epoch:,} steps an epoch, {plan.steps:,} in all; run {run.config.run.directory}"
     )
-    for warning in (*pixel_warnings(run), slow_dtype_warning(run)):
+    for warning in (*shard_warnings(run), slow_dtype_warning(run)):
         if warning is not None:
             run.log(warning)
     if start.step:

@@ -28,3 +28,12 @@ def test_rejected_files_are_counted_by_reason_and_some_are_named(pack_tiny: Pack
     assert "class0/2.jpg: empty file" in output
     assert "class0/3.jpg" not in output
     assert "and 2 more" in output
+
+
+def test_what_was_ignored_and_what_was_missing_is_shown(pack_tiny: Pack) -> None:
+    split = Split.open(pack_tiny(), "train")
+    assert not {"ignored", "INCOMPLETE"} & set(summary(split).split())
+    split.manifest = replace(split.manifest, ignored={"hidden files": 1200}, missing=("1 of 3 files: a.tar",))
+    output = summary(split)
+    assert "  ignored    1,200 hidden files\n" in output
+    assert "  INCOMPLETE its source lacked 1 of 3 files: a.tar\n" in output

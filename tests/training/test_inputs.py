@@ -105,7 +105,7 @@ def opened(pack_tiny: Pack, train: dict[str, object], val: dict[str, object], *w
 def test_splits_packed_with_other_options_are_a_warning(
     val: dict[str, object], differences: str, pack_tiny: Pack
 ) -> None:
-    warnings = inputs.pixel_warnings(opened(pack_tiny, {}, val))
+    warnings = inputs.shard_warnings(opened(pack_tiny, {}, val))
     if not differences:
         assert warnings == []
         return
@@ -133,7 +133,7 @@ def test_splits_that_share_images_are_refused(
     train: dict[str, object], val: dict[str, object], shared: str, pack_tiny: Pack
 ) -> None:
     if not shared:
-        assert inputs.pixel_warnings(opened(pack_tiny, train, val)) == []
+        assert inputs.shard_warnings(opened(pack_tiny, train, val)) == []
         return
     with pytest.raises(UserError, match=f"train and val share images: .*{shared}; pack both with the same --holdout"):
         opened(pack_tiny, train, val)
@@ -148,7 +148,7 @@ CROP_FIXES = "pack both splits with python -m alexnet_dist.pack SOURCE OUT --siz
 @pytest.mark.parametrize(("crop", "percent", "size"), [(14, "", 0), (16, "", 0), (12, "", 0), (11, "47%", 13)])
 def test_a_crop_far_from_seven_eighths_is_a_warning(crop: int, percent: str, size: int, pack_tiny: Pack) -> None:
     run = opened(pack_tiny, {}, {}, f"data.crop={crop}")
-    warnings = inputs.pixel_warnings(run)
+    warnings = inputs.shard_warnings(run)
     if not percent:
         assert warnings == []
         return
@@ -167,7 +167,17 @@ def test_a_crop_below_a_quarter_is_refused(pack_tiny: Pack) -> None:
     assert "have 256 pixels a side: the net sees 1% of each picture" in str(caught.value)
     assert str(caught.value).endswith("SOURCE OUT --size 32, or set data.crop=224")
     at_a_quarter = settings(f"data.root={root}", "model.classes=5", "data.crop=64", "run.evaluate_every=0")
-    assert "--size 73" in inputs.pixel_warnings(context(at_a_quarter, inputs.open_splits(at_a_quarter)))[0]
+    assert "--size 73" in inputs.shard_warnings(context(at_a_quarter, inputs.open_splits(at_a_quarter)))[0]
+
+
+def test_a_set_that_was_packed_incomplete_is_a_warning(pack_tiny: Pack) -> None:
+    root = pack_tiny()
+    path = manifest.manifest_path(root, "train")
+    manifest.save(replace(manifest.load(path), missing=("1 of 3 files: train-1.tar", "a")), path)
+    config = settings(f"data.root={root}", "model.classes=5", "run.evaluate_every=0")
+    assert inputs.shard_warnings(context(config, inputs.open_splits(config))) == [
+        f"warning: train in {root} was packed with --allow-missing; its source lacked: 1 of 3 files: train-1.tar; a"
+    ]
 
 
 def test_rank_0_prints_the_warnings_at_the_start(pack_tiny: Pack, capsys: pytest.CaptureFixture[str]) -> None:
