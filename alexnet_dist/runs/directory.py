@@ -112,5 +112,9 @@ def append(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file; an empty list if there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Return the objects of a JSON-lines file; an empty list if there is no file.
+
+    A last line without its end, which a live or killed run leaves, is ignored.
+    """
+    finished = path.read_text().rpartition("\n")[0] if path.exists() else ""
+    return [json.loads(line) for line in finished.splitlines()]

@@ -133,6 +133,13 @@ def test_every_command_says_which_checkpoint_it_skips(
 # A live run deletes its older checkpoints while they are read.
 
 
+def test_a_line_that_a_live_run_has_not_finished_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for text, steps in (("", []), ('{"step"', []), ('{"step": 1}\n', [1]), ('{"step": 1}\n{"st', [1])):
+        path.write_text(text)
+        assert [line["step"] for line in run_directory.read_lines(path)] == steps
+
+
 class LiveRun:
     """A run with keep=1 that commits its next checkpoint each time before one of its files is read."""
 
