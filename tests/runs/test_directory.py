@@ -93,9 +93,7 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, shards: P
         run_directory.open_directory(tmp_path / name).close()
         run_directory.begin(tmp_path / name, 0, 0, "", files(shards))
 
-    with pytest.raises(
-        UserError, match=rf"run\.directory: {tmp_path / name} cannot be written: \w+.*; choose another"
-    ):
+    with pytest.raises(UserError, match=rf"run\.directory: {tmp_path / name} cannot be written: \w+.*; choose another"):
         taken()
 
 
