@@ -89,8 +89,9 @@ def run() -> NoReturn:
     """
     code = run_command(main_once)
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # None: the process was started without it
+            stream.flush()
     os._exit(code)
 
 
