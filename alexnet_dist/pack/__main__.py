@@ -147,8 +147,8 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--allow-missing",
         action="store_true",
-        help="pack a SOURCE without the parts that it names and lacks, such as train-00001-of-00003.parquet; the "
-        "summary lists them (default: it is an error)",
+        help="pack a SOURCE that lacks parts which it names, for example train-00001-of-00003.parquet, and list them "
+        "in the summary (default: such a SOURCE is an error)",
     )
     group.add_argument(
         "--max-rejected",

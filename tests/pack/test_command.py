@@ -12,8 +12,10 @@ import pytest
 from alexnet_dist.data.manifest import Options, load, manifest_path
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.pack import packing
-from alexnet_dist.pack.__main__ import main
+from alexnet_dist.pack.__main__ import _parser, main
+from support.colours import colour_image, packed_colours
 from support.folders import SIZE, write_folder
+from support.layouts import tar_of
 
 SMALL = ["--size", str(SIZE), "--processes", "1"]
 
@@ -51,6 +53,50 @@ def test_help_needs_no_torch() -> None:
         "sys.exit('torch' in sys.modules or 'webdataset' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_every_option_has_a_default_and_an_example() -> None:
+    helps = {action.dest: action.help or "" for action in _parser()._actions if action.dest != "help"}
+    assert len(helps) == 19
+    for name, text in helps.items():
+        assert "for example" in text, name
+        assert "(default: " in text or name in ("source", "out"), name
+        assert len(text.split()) > 8, name
+
+
+def test_the_summary_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_folder(tmp_path / "source", {"a": 2, "b": 1})
+    lines = ["# images", "a/000.jpg a", "a/001.jpg a", "b/000.jpg b", "a/gone.jpg a", ""]
+    (source / "list.txt").write_text("\n".join(lines))
+    packing = [str(source / "list.txt"), str(tmp_path / "out"), *SMALL]
+    for arguments in (packing, packing, [str(tmp_path / "out"), "--verify"]):
+        main(arguments)
+        printed = capsys.readouterr()
+        sums = "seen 5 = 3 packed + 1 rejected + 1 not samples (1 blank lines and comments)"
+        assert sums in printed.err
+        numbers = json.loads(printed.out.splitlines()[-1])
+        assert (numbers["seen"], numbers["images"], numbers["rejected"], numbers["not_samples"]) == (5, 3, 1, 1)
+        assert numbers["missing"] == []
+
+
+def test_the_other_side_of_a_holdout_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_folder(tmp_path / "source", {"a": 4})
+    for split, images in (("train", 3), ("val", 1)):
+        main([str(source), str(tmp_path / "out"), *SMALL, "--holdout", "0.25", "--split", split])
+        other = "val" if split == "train" else "train"
+        rule = f"({4 - images} images of the {other} side of the holdout)"
+        assert f"seen 4 = {images} packed + 0 rejected + {4 - images} not samples {rule}" in capsys.readouterr().err
+
+
+def test_fields_of_shards_are_options(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    members = [(f"{number}.{field}", data) for number in range(2) for field, data in (
+        ("input.jpg", colour_image(number)), ("mask.jpg", colour_image(5)), ("meta.json", b'{"name": "c%d"}' % number)
+    )]  # fmt: skip
+    (tmp_path / "source" / "train-0.tar").write_bytes(tar_of(members))
+    fields = ["--image-field", "input.jpg", "--label-field", "meta.json:name"]
+    main([str(tmp_path / "source"), str(tmp_path / "out"), *SMALL, *fields])
+    assert packed_colours(tmp_path / "out", "train") == [("c0", 0), ("c1", 1)]
 
 
 def test_packed_already_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
