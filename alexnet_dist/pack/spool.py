@@ -139,7 +139,7 @@ def gather(
     class_of = _classes_of_names(stream, names, classes)
     labels = class_labels(classes)
     files: list[ImageFile] = []
-    rejected: list[Rejected] = []
+    rejected = list(stream.rejected)
     sums: PixelSums | None = None
     for job, record in records:
         if record is None:

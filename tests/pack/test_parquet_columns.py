@@ -171,3 +171,23 @@ def test_names_with_and_without_a_wordnet_id_do_not_make_two_classes_of_one(tmp_
     with pytest.raises(UserError, match="have a WordNet id in their name, such as n01440764, and others are of fish"):
         pack(request(source, tmp_path / "out"))
     assert pack(request(source, tmp_path / "named", reading=columns(label="label"))).manifest.images == 2
+
+
+def test_files_whose_names_have_no_split_are_listed(tmp_path: Path) -> None:
+    source = cifar(tmp_path / "source", range(3))
+    cifar(source, range(2), "test")
+    (source / "extra.parquet").write_bytes(b"PAR1")
+    manifest = pack(request(source, tmp_path / "out", reading=columns("img", "fine_label"))).manifest
+    reason = "its name has no split, unlike those of other files here, such as train-00000-of-00001.parquet"
+    assert manifest.rejected == (Rejected("extra.parquet", reason),)
+    assert manifest.seen == 4
+    (source / "train-00000-of-00001.parquet").rename(source / "0000.parquet")
+    (source / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(UserError, match=r"holds no class folders.* 0000\.parquet is read if its name begins with its"):
+        pack(request(source, tmp_path / "other"))
+
+
+def test_upper_case_in_the_names_of_files_is_known(tmp_path: Path) -> None:
+    source = cifar(tmp_path / "source", range(3))
+    (source / "train-00000-of-00001.parquet").rename(source / "Train-00000-of-00001.PARQUET")
+    assert pack(request(source, tmp_path / "out", reading=columns("img", "fine_label"))).manifest.images == 3

@@ -243,6 +243,17 @@ def test_numeric_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> No
     assert [(file.name, file.label) for file in source.files] == [("10/000.jpg", 2), ("2/000.jpg", 4)]
 
 
+def test_numeric_folders_of_val_are_read_as_the_labels_of_a_list_are(tmp_path: Path) -> None:
+    """As in ImageNetV2, whose folders are called after the indices of ImageNet's classes."""
+    write_folder(tmp_path, {"0": 1, "2": 1})
+    source = image_source(tmp_path, "val", train_classes=CLASSES)
+    assert [(file.name, file.label) for file in source.files] == [(f"{CLASSES[n]}/000.jpg", n) for n in (0, 2)]
+    assert "the labels are read as indices of its classes: 0 is n01440764, 2 is n03347037" in source.notes[0]
+    assert "the label 0 could be an index, of class 1; or a name" in refusal(tmp_path, "val", ("1", "2", "3"))
+    write_folder(tmp_path, {"7": 1})
+    assert "no class of the train split is called '7': it has 5 classes" in refusal(tmp_path, "val", CLASSES)
+
+
 def test_two_folders_of_one_number_are_not_merged(tmp_path: Path) -> None:
     write_folder(tmp_path, {"1": 1, "01": 1, "2": 1})
     assert "the folders 01 and 1 are one number" in refusal(tmp_path)

@@ -10,7 +10,8 @@ from pathlib import Path
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.pack.sources.classes import check_same_classes, class_labels, matching_classes, sorted_classes
+from alexnet_dist.pack.sources.class_texts import ReadTexts, read_texts
+from alexnet_dist.pack.sources.classes import check_same_classes, class_labels, is_number, sorted_classes
 from alexnet_dist.pack.sources.listing import NOT_REGULAR, NOT_UTF8, ImageFile, ImageSource, build_source
 from alexnet_dist.pack.sources.names import ARCHIVE_ENDINGS, is_utf8, readable
 from alexnet_dist.pack.sources.split_folders import (
@@ -64,7 +65,9 @@ def list_classes(
     names = class_folders(folder)
     notes = list(check_class_names(folder, names))
     classes = classes or sorted_classes(names)
-    class_of, labels = _classes_of_folders(folder, names, classes), class_labels(classes)
+    read, labels = _read_names(folder, names, classes), class_labels(classes)
+    class_of = read.class_of
+    notes += read.notes
     listing = _Listing(folder, is_tiny_imagenet(folder, names))
     if listing.tiny:
         notes.append(f"{folder}: read as tiny-ImageNet: the images of a class are those in its folder images/")
@@ -118,26 +121,28 @@ class _Listing:
             check_own_images(self.folder / name)
 
 
-def _classes_of_folders(folder: Path, names: Sequence[str], classes: tuple[str, ...]) -> dict[str, str]:
-    """Return the class of each class folder: the one called so, or the same number with leading zeros."""
-    try:
-        class_of = matching_classes(names, classes)
-    except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
-    unknown = [name for name in names if name not in class_of]
-    if unknown:
-        raise WrongFolderError(
-            f"{folder / unknown[0]}: no class of the train split is called {unknown[0]} "
-            f"({len(unknown)} such folders): rename it, or remove it"
-        )
+def _read_names(folder: Path, names: Sequence[str], classes: tuple[str, ...]) -> ReadTexts:
+    """Return the class of each class folder: the one called so; numbers are read as the labels of a list are."""
+    if all(map(is_number, names)):
+        read = read_texts({name: str(folder / name) for name in names}, classes, str(folder))
+    else:
+        known = set(classes)
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise WrongFolderError(
+                f"{folder / unknown[0]}: no class of the train split is called {unknown[0]} "
+                f"({len(unknown)} such folders): rename it, or remove it"
+            )
+        read = ReadTexts(classes, {name: name for name in names})
     first: dict[str, str] = {}
     for name in names:
-        if first.setdefault(class_of[name], name) != name:
+        other = first.setdefault(read.class_of[name], name)
+        if other != name:
             raise UserError(
-                f"{folder}: the folders {first[class_of[name]]} and {name} are one number, and would be one class: "
-                "move the images into one of them, or rename one"
+                f"{folder}: the folders {other} and {name} are one number, and would be one class: move the images "
+                "into one of them, or rename one"
             )
-    return class_of
+    return read
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int, str | None]]:

@@ -7,27 +7,39 @@ both are streams: each container is read once, from start to end.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from alexnet_dist.data.choices import SplitName
+from alexnet_dist.data.manifest import Rejected
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack import gzip_tars, tars
 from alexnet_dist.pack.sources.completeness import check_parts
 from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
 from alexnet_dist.pack.sources.listing import LARGEST_FILE_BYTES, Container, StreamSource
-from alexnet_dist.pack.sources.names import PARQUET, TAR_GZ, base_name, listed
+from alexnet_dist.pack.sources.names import PARQUET, TAR_GZ, base_name, listed, readable
 from alexnet_dist.pack.sources.options import BY_ITSELF, ReadOptions
 from alexnet_dist.pack.sources.parquet_rows import read_parquet, unused_label_names
 from alexnet_dist.pack.sources.stream_image import StreamImage, split_name
 
-PATTERNS: Mapping[str, Mapping[SplitName, tuple[str, ...]]] = {
-    PARQUET: {
-        "train": ("train*.parquet",),
-        "val": ("val*.parquet",),  # val- and validation-
-        "test": ("test*.parquet",),
-    },
-    TAR_GZ: {"train": ("train_images_*.tar.gz",), "val": ("val_images.tar.gz",), "test": ("test_images.tar.gz",)},
+# In lower case; a name may have upper case too.
+PATTERNS: Mapping[str, Mapping[SplitName, str]] = {
+    PARQUET: {"train": "train*.parquet", "val": "val*.parquet", "test": "test*.parquet"},
+    TAR_GZ: {"train": "train_images_*.tar.gz", "val": "val_images.tar.gz", "test": "test_images.tar.gz"},
 }
+ENDINGS: Mapping[str, str] = {PARQUET: ".parquet", TAR_GZ: ".tar.gz"}
+
+
+def containers_by_split(folder: Path, layout: str) -> dict[SplitName | None, list[Path]]:
+    """Return the files of a layout in a folder, sorted, by the split in their names; None: of no split."""
+    containers: dict[SplitName | None, list[Path]] = {}
+    for path in sorted(folder.glob("*")):
+        name = path.name.lower()
+        # Files only, because a class folder may have such a name too.
+        if name.endswith(ENDINGS[layout]) and path.is_file():
+            of_split = (split for split, pattern in PATTERNS[layout].items() if fnmatchcase(name, pattern))
+            containers.setdefault(next(of_split, None), []).append(path)
+    return containers
 
 
 def list_containers(root: Path, layout: str, split: SplitName, options: ReadOptions = BY_ITSELF) -> StreamSource:
@@ -35,22 +47,27 @@ def list_containers(root: Path, layout: str, split: SplitName, options: ReadOpti
 
     Also raises UserError if the names of the containers say that some are missing, unless the options allow that.
     """
-    patterns = PATTERNS[layout][split]
-    by_folder = {
-        folder: sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-        for folder in (root / "data", root)
-    }
-    folders = [folder for folder, paths in by_folder.items() if paths]
+    by_folder = {folder: containers_by_split(folder, layout) for folder in (root / "data", root)}
+    folders = [folder for folder, containers in by_folder.items() if split in containers]
     if not folders:
-        raise UserError(f"{root}: holds no {' or '.join(patterns)} for split {split}, and neither does its data/")
+        pattern = PATTERNS[layout][split]
+        raise UserError(f"{root}: holds no {pattern} for split {split}, and neither does its data/")
     if len(folders) > 1:
-        first, second = (by_folder[folder][0] for folder in folders)
+        first, second = (by_folder[folder][split][0] for folder in folders)
         raise UserError(f"{root}: {first} and {second} are both for split {split}: give {root}/data, or move one away")
     (folder,) = folders
-    paths = by_folder[folder]
+    paths = by_folder[folder][split]
     complete = check_parts(folder, [path.name for path in paths], options.allow_missing)
-    containers = tuple(Container(str(path.relative_to(root)), path.stat().st_size) for path in paths)
-    return StreamSource(root, layout, containers, complete.notes, complete.missing, options.columns)
+    reason = f"its name has no split, unlike those of other files here, such as {readable(paths[0].name)}"
+    return StreamSource(
+        folder=root,
+        layout=layout,
+        containers=tuple(Container(str(path.relative_to(root)), path.stat().st_size) for path in paths),
+        notes=complete.notes,
+        missing=complete.missing,
+        columns=options.columns,
+        rejected=tuple(Rejected(readable(path.name), reason) for path in by_folder[folder].get(None, [])),
+    )
 
 
 def read_container(path: Path, layout: str, columns: SampleFields = DETECTED) -> Iterator[StreamImage]:

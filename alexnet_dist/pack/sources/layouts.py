@@ -119,18 +119,11 @@ def _layouts_in(root: Path) -> Iterator[tuple[str, str]]:
     yield from ((f"ilsvrc{year}", name) for year, name in archives.items() if name is not None)
     if (root / kaggle.IMAGES).is_dir():
         yield "kaggle", f"{kaggle.IMAGES}/"
-    for layout, patterns in huggingface.PATTERNS.items():
-        paths = (
-            path
-            for folder in (root / "data", root)
-            for of_split in patterns.values()
-            for pattern in of_split
-            for path in folder.glob(pattern)
-        )
-        # Files only, here and below, because a class folder may have such a name too.
-        path = next((path for path in paths if path.is_file()), None)
-        if path is not None:
-            yield layout, readable(str(path.relative_to(root)))
+    for layout in huggingface.PATTERNS:
+        containers = [huggingface.containers_by_split(folder, layout) for folder in (root / "data", root)]
+        paths = [paths[0] for of_folder in containers for split, paths in of_folder.items() if split is not None]
+        if paths:
+            yield layout, readable(str(paths[0].relative_to(root)))
     if any(archives.values()) and class_tar_folder != root:
         return
     shards = class_tars.other_tars(root)

@@ -88,6 +88,7 @@ class StreamSource:
     """A split in containers that are read sequentially: their images are known only after reading all of it.
 
     layout: the format of the containers. notes, missing: as in ImageSource. columns: of the images and labels.
+    rejected: files of the format whose names have no split.
     """
 
     folder: Path
@@ -96,6 +97,7 @@ class StreamSource:
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     columns: SampleFields = DETECTED
+    rejected: tuple[Rejected, ...] = ()
 
     @property
     def id(self) -> SourceId:

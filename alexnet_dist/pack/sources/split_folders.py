@@ -155,7 +155,10 @@ def _flat_advice(folder: Path, images: Path) -> str:
     """Return what to do with images in no class folders, if a table of their classes lies beside them."""
     boxes = folder / "val_annotations.txt"
     if not boxes.is_file():
-        return ""
+        archives = sorted(path.name for path in folder.glob("*") if path.name.endswith((".parquet", ".tar.gz")))
+        if not archives or images != folder:
+            return ""
+        return f". {readable(archives[0])} is read if its name begins with its split, as in train-00000.parquet"
     prefix = "" if images == folder else f"{images.name}/"
     return (
         f". For tiny-ImageNet's val, write a list and give it as SOURCE {folder}/val.txt: "
