@@ -53,6 +53,7 @@ def report(result: DemoResult) -> str:
     """Return the final report."""
     run, figures = result.paths.run, result.paths.figures
     image = "IMAGE.jpg" if result.example is None else shlex.quote(str(result.example))
+    quoted_run = shlex.quote(str(run))
     source = "drawn" if result.drawn else "yours"
     overrides = shlex.join([f"data.root={result.paths.shards}", "run.directory=runs/mine", *result.overrides])
     python = ".venv/bin/python"
@@ -84,8 +85,8 @@ Files
 {files}
 
 Next commands
-  {python} -m alexnet_dist.predict {run} {image}
-  {python} -m alexnet_dist.evaluate {run} --views 10
+  {python} -m alexnet_dist.predict {quoted_run} {image}
+  {python} -m alexnet_dist.evaluate {quoted_run} --views 10
   make demo DATA=/path/to/your/images
 
 Repeat the training by hand, and read its live metrics from a second terminal

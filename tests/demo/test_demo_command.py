@@ -80,6 +80,8 @@ def test_the_summary_says_what_ran_how_well_and_what_to_type() -> None:
     ):
         assert expected in text
     assert "predict runs/demo IMAGE.jpg" in report(replace(RESULT, example=None))
+    spaced = replace(RESULT, paths=replace(RESULT.paths, run=Path("my run")))
+    assert "evaluate 'my run' --views 10" in report(spaced)
     assert "(drawn)" in report(replace(RESULT, drawn=True))
     assert max(len(line) for line in text.splitlines()) <= 130
     options = re.findall(r"([a-z]+\.[a-z]+)=", text)
