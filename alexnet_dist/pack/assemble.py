@@ -83,8 +83,8 @@ def _check_all_accounted(source: ImageSource) -> None:
 
 def _condensed(missing: Sequence[str]) -> tuple[str, ...]:
     """Return the first of what a source lacks, because a manifest has no long lists of it."""
-    more = len(missing) - MAX_MISSING_LISTED
-    return (*missing[:MAX_MISSING_LISTED], f"... and {more} more") if more > 0 else tuple(missing)
+    unlisted = len(missing) - MAX_MISSING_LISTED
+    return (*missing[:MAX_MISSING_LISTED], f"... and {unlisted} more") if unlisted > 0 else tuple(missing)
 
 
 def _load_written(job: ShardJob) -> ShardRecord:

@@ -11,10 +11,11 @@ import pytest
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.packing import pack
+from alexnet_dist.pack.sources.layouts import list_split
 from alexnet_dist.pack.sources.names import split_of
 from alexnet_dist.pack.sources.split_folders import BOXES
 from support.folders import contents, encoded, image_source, photo, request, write_folder
-from support.layouts import CLASSES, draw_images, kaggle
+from support.layouts import CLASSES, WRITERS, draw_images, kaggle
 
 
 def write_splits(root: Path, *splits: str) -> Path:
@@ -150,6 +151,18 @@ def test_folders_beside_the_splits_are_noted(tmp_path: Path) -> None:
     write_splits(tmp_path, "train", "val")
     write_folder(tmp_path, {"cats": 1})
     assert image_source(tmp_path).notes == (f"{tmp_path}: not read, because it belongs to no split: cats/",)
+
+
+@pytest.mark.parametrize("layout", ["parquet", "ilsvrc2012", "kaggle"])
+def test_class_folders_beside_archives_are_noted(tmp_path: Path, layout: str) -> None:
+    root = WRITERS[layout](tmp_path / "set", draw_images(train=1, val=1))
+    before = list_split(root, "auto", "train", None, 0, None).notes
+    write_splits(root, "train", "val")
+    notes = list_split(root, "auto", "train", None, 0, None).notes
+    assert notes == (
+        *before,
+        f"{root}: read as layout {layout}; train/, val/ not read: for class folders, add --layout folder",
+    )
 
 
 def test_a_folder_named_for_another_split_is_noted(tmp_path: Path) -> None:

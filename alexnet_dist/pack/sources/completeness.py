@@ -125,7 +125,8 @@ def _gaps(folder: Path, names: Sequence[str]) -> list[str]:
         absent = last - first + 1 - len(present)
         # One file with a large number, as in train-2012.tar, is no row.
         if absent and (len(present) > 1 or last < 1000):
-            example = next(number for number, there in enumerate([*present, last + 1], start=first) if number != there)
+            expected = enumerate(present, start=first)
+            example = next((number for number, actual in expected if number != actual), first + len(present))
             notes.append(
                 f"{folder}: the numbers of {readable(prefix)}*{suffix} have gaps, such as {example} ({absent} up to "
                 f"{last}): if these files exist, put them there"

@@ -42,10 +42,11 @@ def list_split(
     if detected in (PARQUET, TAR_GZ):
         if holdout is not None:
             raise UserError(f"--holdout: {root} can only be read sequentially and cannot be divided; pack its own val")
-        return huggingface.list_containers(root, detected, split, reading)
+        stream = huggingface.list_containers(root, detected, split, reading)
+        return replace(stream, notes=stream.notes + _unread_folders(root, layout, detected))
     source = _list_files(root, detected, split, holdout, train_classes, reading)
-    if detected == "folder" and holdout is None:
-        source = replace(source, notes=source.notes + _unlike_its_name(source.folder, split))
+    notes = _unlike_its_name(source.folder, split) if detected == "folder" and holdout is None else ()
+    source = replace(source, notes=source.notes + notes + _unread_folders(root, layout, detected))
     return source if holdout is None else apply_holdout(source, split, holdout, seed)
 
 
@@ -83,6 +84,16 @@ def _check_options_apply(root: Path, layout: str, reading: ReadOptions) -> None:
             raise UserError(f"{root}: {names} are for {what}, but its layout is {layout}: remove them")
 
 
+def _unread_folders(root: Path, layout: str, detected: str) -> tuple[str, ...]:
+    """Return a note if a source that was detected by its archives or tables has class folders of a split too."""
+    if layout != "auto" or detected in ("folder", "list", "webdataset"):
+        return ()
+    trains = [folder for folder in visible_folders(root) if split_of(folder.name) and visible_folders(folder)]
+    names = listed([f"{readable(folder.name)}/" for folder in trains])
+    note = f"{root}: read as layout {detected}; {names} not read: for class folders, add --layout folder"
+    return (note,) if trains else ()
+
+
 def _unlike_its_name(folder: Path, split: SplitName) -> tuple[str, ...]:
     """Return a note if a folder that is named for one split is packed as another one."""
     named = split_of(folder.resolve().name)
@@ -99,12 +110,12 @@ def detect_layout(root: Path) -> str:
         return "list"
     if not root.is_dir():
         raise UserError(f"{root}: no such folder or file; expected a folder of images, a folder of archives, or a list")
-    found = dict(_layouts_in(root))
-    if len(found) > 1:
-        signs = " and ".join(found.values())
-        choices = " or ".join(f"--layout {layout}" for layout in found)
+    layouts = dict(_layouts_in(root))
+    if len(layouts) > 1:
+        signs = " and ".join(layouts.values())
+        choices = " or ".join(f"--layout {layout}" for layout in layouts)
         raise UserError(f"{root}: has {signs}; choose one with {choices}")
-    return next(iter(found), "folder")
+    return next(iter(layouts), "folder")
 
 
 def _layouts_in(root: Path) -> Iterator[tuple[str, str]]:

@@ -137,10 +137,10 @@ class _RowClasses:
         if self._first_has_id is None:
             self._first_has_id = has_id
         if self._first_has_id != has_id:
-            has, had = ("has a WordNet id", "has none") if has_id else ("has no WordNet id", "has one")
+            this_row, first_row = ("has a WordNet id", "has none") if has_id else ("has no WordNet id", "has one")
             raise UserError(
-                f"{self._path}: row {row}: the name of its image, {name:.60}, {has}, but that of row 0 {had}: add "
-                f"--label-column {LABEL} to take the labels as classes"
+                f"{self._path}: row {row}: the name of its image, {name:.60}, {this_row}, but that of row 0 "
+                f"{first_row}: add --label-column {LABEL} to take the labels as classes"
             )
 
     def _check_one_reading(self, row: int, class_name: str, label: int) -> None:
