@@ -12,11 +12,20 @@ CLOSED_PIPE = 141  # what a shell reports of a process that SIGPIPE ended
 
 
 class UserError(Exception):
-    """A user's mistake; the text names the file, line or key, what was found, what was expected, and the fix."""
+    """A user's mistake; the text names the file, line or key, what was found, what was expected, and the fix.
+
+    one_rank: whether only this rank of a run has seen it, so that no other one reports it.
+    """
+
+    one_rank = False
 
 
 class RunError(Exception):
     """A failure that is no user's mistake, such as a lost rank or a full disk; the text is the complete message."""
+
+
+class LostRankRunError(RunError):
+    """The end of a rank that could not go on without another one, which failed first."""
 
 
 def run_command(command: Callable[[list[str]], None], arguments: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ This is the only module that reads environment variables.
 from __future__ import annotations
 
 import ctypes
+import json
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,7 +24,10 @@ from alexnet_dist.errors import RunError, UserError
 
 PR_SET_PDEATHSIG = 1
 # torchrun sends these to a rank's whole process group; the loaders must survive them until the rank has saved.
-GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+# Seconds that a rank has after a signal: until all ranks can agree to stop before the first step; until the run has
+# saved, less than the 30 s after which torchrun kills it; until everything is closed.
+START_GRACE_S, SAVE_GRACE_S, CLOSE_GRACE_S = 9.0, 25.0, 8.0
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -31,6 +36,7 @@ class LaunchInfo:
     """The rank and world size of this process, from torchrun's environment; rank 0 of 1 without torchrun.
 
     node_rank: index of this process's node. nccl_multi_rank: whether NCCL is set to accept ranks that share a GPU.
+    agent_store: whether torchrun's agent serves the rendezvous' store; otherwise rank 0 does.
     """
 
     rank: int
@@ -40,6 +46,7 @@ class LaunchInfo:
     under_torchrun: bool
     node_rank: int = 0
     nccl_multi_rank: bool = False
+    agent_store: bool = False
 
 
 def launch_info(environment: Mapping[str, str] | None = None) -> LaunchInfo:
@@ -61,7 +68,19 @@ def launch_info(environment: Mapping[str, str] | None = None) -> LaunchInfo:
         under_torchrun="RANK" in variables and "WORLD_SIZE" in variables,
         node_rank=number("GROUP_RANK", 0),
         nccl_multi_rank=variables.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1",
+        agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
+
+
+def write_error_file(message: str, time_s: float) -> None:
+    """Write why this rank ends into the file whose text torchrun repeats in its report, if torchrun has named one.
+
+    time_s: of the failure, since the epoch; torchrun reports the rank with the earliest one as the root cause.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        with suppress(OSError):
+            Path(path).write_text(json.dumps({"message": message, "timestamp": int(time_s)}))
 
 
 def host_name() -> str:
@@ -129,6 +148,26 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def sibling_state(process: int) -> str:
+    """Return what another child of this process's parent is doing: "running", "stopped", or how it has ended.
+
+    The end is "signal 9" or "exit code 1" while the parent has not read it, afterwards "gone". A process of another
+    parent is "gone" too: its number has been used again.
+    """
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "gone"
+    state, parent, status = fields[0], int(fields[1]), int(fields[-1])
+    if parent != os.getppid():
+        return "gone"
+    if state in "ZX":
+        if not status:  # also where the kernel hides it
+            return "gone"
+        return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.WEXITSTATUS(status)}"
+    return "stopped" if state in "Tt" else "running"
+
+
 def ignore_signals(signals: Iterable[signal.Signals]) -> None:
     """Ignore signals in this process: torchrun sends them to a rank's whole process group, including its loaders."""
     for number in signals:
@@ -152,42 +191,56 @@ def _no_op_handler(_number: int, _frame: FrameType | None) -> None:
 class StopRequest:
     """A flag that a signal sets, read by a watcher thread instead of a Python signal handler.
 
-    Python runs its handlers between bytecodes of the main thread, so none would run while a collective blocks it.
-    Before `arm` and after `disarm` there is nothing to save, and the thread exits the process at once with
-    `128 + signal`. In between it waits `grace_s` first, less than the 30 s after which torchrun kills the process.
+    Python runs its handlers between bytecodes of the main thread, so none would run while a collective blocks it. The
+    process is expected to read the flag and stop. If it still runs after its seconds of grace, the thread ends it with
+    `128 + signal`.
     """
 
-    def __init__(self, signals: Iterable[signal.Signals], grace_s: float = 25.0) -> None:
-        """Install the handlers and start the thread; call once per process, from its main thread."""
+    def __init__(self, signals: Iterable[signal.Signals], grace_s: float = 0.0) -> None:
+        """Install the handlers and start the thread; call once per process, from its main thread.
+
+        grace_s: as in `allow`. A SIGHUP that the process ignores already, as under nohup, stays ignored.
+        """
         self._event = threading.Event()
-        self._armed = threading.Event()
-        self._grace_s = grace_s
+        self._allowed = (grace_s, time.monotonic())
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        for number in signals:
+        watched = [number for number in signals if not _is_hangup_under_nohup(number)]
+        for number in watched:
             signal.signal(number, _no_op_handler)
-        self._watched = frozenset(int(number) for number in signals)
+        self._watched = frozenset(int(number) for number in watched)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def _watch(self) -> None:
         while True:
             received = [number for number in self._read.recv(64) if number in self._watched]
             if received:
-                self._event.set()
-                if self._armed.is_set():
-                    time.sleep(self._grace_s)
-                    print(f"not stopped {self._grace_s:.0f} s after signal {received[0]}: exiting", file=sys.stderr)
-                os._exit(128 + received[0])
+                break
+        received_s = time.monotonic()
+        self._event.set()
+        while True:
+            grace_s, since_s = self._allowed
+            remaining_s = max(received_s, since_s) + grace_s - time.monotonic()
+            if remaining_s <= 0:
+                break
+            time.sleep(min(remaining_s, 0.1))  # `allow` may change the end
+        if grace_s:
+            print(f"not stopped {grace_s:.0f} s after signal {received[0]}: exiting", file=sys.stderr)
+        os._exit(128 + received[0])
 
-    def arm(self) -> None:
-        """Let the process check this flag and stop by itself: a signal no longer ends it at once."""
-        self._armed.set()
+    def allow(self, grace_s: float) -> None:
+        """Set the seconds within which the process stops by itself, from a signal or this call on; 0: none."""
+        self._allowed = (grace_s, time.monotonic())
 
-    def disarm(self) -> None:
-        """End the process at once on later signals: there is nothing left to save."""
-        self._armed.clear()
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a signal for at most `timeout_s` and return whether one has been received."""
+        return self._event.wait(timeout_s)
 
     def __bool__(self) -> bool:
         """Return whether a signal has been received."""
         return self._event.is_set()
+
+
+def _is_hangup_under_nohup(number: signal.Signals) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

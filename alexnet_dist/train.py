@@ -14,17 +14,28 @@ import sys
 import time
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import StringIO
+from signal import SIGTERM
 from typing import NoReturn
 
 from alexnet_dist import config as configs
-from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.process import die_with_parent, launch_info
+from alexnet_dist.errors import LostRankRunError, RunError, UserError, run_command
+from alexnet_dist.process import (
+    GROUP_SIGNALS,
+    START_GRACE_S,
+    StopRequest,
+    die_with_parent,
+    launch_info,
+    write_error_file,
+)
 
 RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
+# How much later than its own end a rank that lost another one dates it: torchrun takes the earliest end as the root
+# cause, and dates that of a killed rank when it sees it, which can be 30 s later.
+LOST_RANK_DELAY_S = 60.0
 
 
-def main(arguments: list[str]) -> None:
-    """Train, or print the resolved configuration."""
+def main(arguments: list[str], stop: StopRequest | None = None) -> None:
+    """Train, or print the resolved configuration; stop: what watches this process's signals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     configs.add_config_arguments(parser)
     parser.add_argument(
@@ -54,7 +65,7 @@ def main(arguments: list[str]) -> None:
         return
     from alexnet_dist.training.train import train  # imports torch: --help does without it
 
-    train(resolved.config, parsed.profile)
+    train(resolved.config, parsed.profile, stop)
 
 
 def main_once(arguments: list[str]) -> None:
@@ -63,22 +74,36 @@ def main_once(arguments: list[str]) -> None:
     Every rank sees most mistakes: rank 0 reports at once, and torchrun then ends the others, which wait silently. A
     mistake that only another rank sees is reported by that rank, a little later.
     """
-    rank = 0
+    rank, stop = 0, None
     try:
         launched = launch_info()
         rank = launched.rank
-        if launched.under_torchrun:
-            die_with_parent(os.getppid())  # before torch is imported, which takes seconds
-        main(arguments)
+        if launched.under_torchrun:  # before torch is imported, which takes seconds
+            stop = StopRequest(GROUP_SIGNALS, START_GRACE_S)
+            die_with_parent(os.getppid())
+        main(arguments, stop)
     except UserError as error:
-        if rank == 0:
-            raise
-        time.sleep(RANK_0_FIRST_S)
-        raise UserError(f"(rank {rank}) {error}") from None
+        failed_s = time.time()
+        if rank and not error.one_rank:
+            _let_rank_0_report(stop)
+        sentence = f"(rank {rank}) {error}" if rank else str(error)
+        write_error_file(sentence, failed_s)
+        raise UserError(sentence) from None
     except SystemExit as usage:
         if rank and usage.code:
-            time.sleep(RANK_0_FIRST_S)
+            _let_rank_0_report(stop)
         raise
+    except Exception as error:
+        delay_s = LOST_RANK_DELAY_S if isinstance(error, LostRankRunError) else 0.0
+        sentence = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        write_error_file(sentence, time.time() + delay_s)
+        raise
+
+
+def _let_rank_0_report(stop: StopRequest | None) -> None:
+    """Wait until torchrun ends this rank, because rank 0 has reported the mistake, or until it is late."""
+    if stop is not None and stop.wait(RANK_0_FIRST_S):
+        os._exit(128 + SIGTERM)
 
 
 def run() -> NoReturn:

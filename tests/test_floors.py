@@ -24,7 +24,7 @@ FLOORS = (
     {"training.feed", "training.inputs"},
     {"training.step"},
     {"training.build", "training.resume"},
-    {"training.run_logger"},
+    {"training.run_logger", "training.ending"},
     {"training.pipeline"},
     {"training.loop"},
     {"training.train"},

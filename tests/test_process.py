@@ -26,7 +26,7 @@ libc.pthread_mutex_lock(mutex)
 WATCH = """
 import os, signal, sys, threading, time
 from alexnet_dist.process import StopRequest
-stop = StopRequest((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), grace_s=float(sys.argv[1]))
+stop = StopRequest((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP), grace_s=float(sys.argv[1]))
 assert not stop
 """
 REPORT_AND_EXIT = """
@@ -55,23 +55,23 @@ def read_line(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_signal_sets_the_flag_while_the_main_thread_waits_in_c() -> None:
-    with running(f"{WATCH}{REPORT_AND_EXIT}stop.arm()\n{WAIT_IN_C}", "60") as process:
+    with running(f"{WATCH}{REPORT_AND_EXIT}{WAIT_IN_C}", "60") as process:
         assert read_line(process) == "waiting"
         process.send_signal(signal.SIGTERM)
         assert read_line(process) == "asked to stop"
         assert process.wait(10) == 7
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_before_arm_a_signal_ends_the_process_at_once(number: signal.Signals) -> None:
-    with running(f"{WATCH}{WAIT_IN_C}", "60") as process:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+def test_without_grace_a_signal_ends_the_process_at_once(number: signal.Signals) -> None:
+    with running(f"{WATCH}{WAIT_IN_C}", "0") as process:
         assert read_line(process) == "waiting"
         process.send_signal(number)
         assert process.wait(10) == 128 + number
 
 
 def test_a_process_that_does_not_stop_in_its_grace_is_ended() -> None:
-    with running(f"{WATCH}stop.arm()\n{WAIT_IN_C}", "0.2") as process:
+    with running(f"{WATCH}{WAIT_IN_C}", "0.2") as process:
         assert read_line(process) == "waiting"
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=10)
@@ -80,7 +80,7 @@ def test_a_process_that_does_not_stop_in_its_grace_is_ended() -> None:
 
 
 def test_a_process_that_stops_in_its_grace_ends_as_it_likes() -> None:
-    with running(f"{WATCH}stop.arm()\nprint('ready', flush=True)\nwhile not stop: time.sleep(0.01)", "60") as process:
+    with running(f"{WATCH}print('ready', flush=True)\nwhile not stop: time.sleep(0.01)", "60") as process:
         assert read_line(process) == "ready"
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
@@ -183,8 +183,8 @@ def test_an_environment_that_is_not_torchruns_is_refused(name: str, value: str) 
         launch_info({"RANK": "0", "WORLD_SIZE": "1", name: value})
 
 
-def test_after_disarm_a_signal_ends_the_process_at_once() -> None:
-    with running(WATCH + "stop.arm()\nstop.disarm()" + WAIT_IN_C, "60") as process:
+def test_a_process_may_be_given_less_grace() -> None:
+    with running(WATCH + "stop.allow(0)" + WAIT_IN_C, "60") as process:
         assert read_line(process) == "waiting"
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 128 + signal.SIGTERM

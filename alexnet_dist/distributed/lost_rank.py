@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from alexnet_dist.distributed.topology import Topology
-from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import region
 
 # What a rank does with the others when it is not at a join of its pair: sum gradients over replicas, share the status
@@ -31,7 +30,7 @@ class LostRankError(Exception):
     """
 
     def __init__(self, operation: str, reason: str) -> None:
-        """Keep both; `lost_rank_as_error` adds which rank is meant, which only the topology knows."""
+        """Keep both; `lost_rank_sentence` adds which rank is meant, which only the topology knows."""
         super().__init__(f"{operation}: {reason}")
         self.operation, self.reason = operation, reason
 
@@ -67,32 +66,38 @@ def posting(operation: str) -> Iterator[None]:
             torch._C._autograd._enable_record_function(True)
 
 
-@contextmanager
-def lost_rank_as_error(topology: Topology) -> Iterator[None]:
-    """Turn a lost rank into the RunError that ends the run with one sentence."""
-    try:
-        yield
-    except LostRankError as error:
-        raise RunError(lost_rank_sentence(topology, error)) from None
-
-
-def lost_rank_sentence(topology: Topology, error: LostRankError) -> str:
-    """Return a sentence on which rank lost which, during which operation, and what to do."""
-    return (
-        f"{_rank_name(topology, topology.rank)} lost {_lost_rank_name(topology, error.operation)} at:"
-        f" {error.operation} ({error.reason}); see the output of that rank; the same command resumes from the last"
-        " checkpoint"
-    )
-
-
-def _rank_name(topology: Topology, rank: int) -> str:
+def rank_name(topology: Topology, rank: int) -> str:
+    """Return a rank's number with its replica and tower."""
     replica, towers = (rank // 2, rank % 2) if topology.layout == "paired" else (rank, "0+1")
     return f"rank {rank} (replica {replica}, tower {towers})"
 
 
-def _lost_rank_name(topology: Topology, operation: str) -> str:
+def awaited(topology: Topology, rank: int, operation: str) -> list[int]:
+    """Return the ranks for which a rank waits in an operation."""
     if topology.layout == "paired" and operation not in (AVERAGING, CONTROL, GROUPS):
-        return _rank_name(topology, topology.rank ^ 1)
-    group = topology.dp_ranks if operation == AVERAGING else range(topology.world_size)
-    others = [rank for rank in group if rank != topology.rank]
-    return _rank_name(topology, others[0]) if len(others) == 1 else f"one of ranks {', '.join(map(str, others))}"
+        return [rank ^ 1]
+    towers = 2 if topology.layout == "paired" and operation == AVERAGING else 1
+    return [other for other in range(rank % towers, topology.world_size, towers) if other != rank]
+
+
+def lost_rank_sentence(
+    topology: Topology, operation: str, reason: str, lost: Collection[int] = (), explanation: str = ""
+) -> str:
+    """Return a sentence on which rank lost which, during which operation, and what to do.
+
+    lost: the ranks that are missing; empty if only those are known for which this rank waits. explanation: what is
+    known of them.
+    """
+    known = explanation or "see the output of that rank"
+    return (
+        f"{rank_name(topology, topology.rank)} lost {_names(topology, operation, lost)} at: {operation} ({reason});"
+        f" {known}; the same command resumes from the last checkpoint"
+    )
+
+
+def _names(topology: Topology, operation: str, lost: Collection[int]) -> str:
+    ranks = sorted(lost) or awaited(topology, topology.rank, operation)
+    if len(ranks) == 1:
+        return rank_name(topology, ranks[0])
+    numbers = ", ".join(map(str, ranks))
+    return f"ranks {numbers}" if lost else f"one of ranks {numbers}"

@@ -22,6 +22,7 @@ CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
     "PREEMPTED",
 )
 LOCK, MEAN, CHECKPOINTS, PROFILE = ".lock", "train.mean.npy", "checkpoints", "profile"
+POST_MORTEM = "post-mortem.txt"
 
 
 def samples_file(rank: int) -> str:
@@ -60,6 +61,11 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
         replace_file(directory / CONFIG, config_yaml.encode())
         for name, content in inputs.items():
             replace_file(directory / name, content)
+
+
+def mark_preempted(directory: Path, step: int) -> None:
+    """Leave the file that says that the run was asked to stop and is saved at a step (rank 0 only)."""
+    (directory / PREEMPTED).write_text(f"stopped and saved at step {step}\n")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from alexnet_dist.distributed.control import Control, StopPoll
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.runs import checkpoint
-from alexnet_dist.runs.directory import CHECKPOINTS, PREEMPTED
+from alexnet_dist.runs.directory import CHECKPOINTS, mark_preempted
 from alexnet_dist.runs.load import geometry_state
 from alexnet_dist.training import optim, step
 from alexnet_dist.training.build import schedule_of
@@ -63,7 +63,7 @@ class Loop:
                 at, stopping = self.evaluate(at)
         if at.step < plan.steps or plan.evaluation_missing(at.step, at.evaluated_step):
             if self.run.topology.is_rank0:
-                (self.run.directory / PREEMPTED).write_text(f"stopped and saved at step {at.step}\n")
+                mark_preempted(self.run.directory, at.step)
             self.logger.log(f"asked to stop: saved at step {at.step:,}; the same command resumes from there")
         else:
             self.logger.log(f"finished: {at.step:,} steps in {self.logger.time_s:,.0f} s")

@@ -42,11 +42,15 @@ class RunLogger:
     """What one rank logs: files and terminal on rank 0 only, Prometheus and samples on every rank."""
 
     def __init__(self, run: RunContext, metrics: Metrics, start: Start) -> None:
-        """Begin at a start; start.time_s: seconds of training in earlier starts of this run."""
+        """Begin at a start; start.time_s: seconds of training in earlier starts of this run.
+
+        finished_step: the last one that this rank has finished.
+        """
         self._run, self._metrics = run, metrics
         self._flops_per_image = geometry.training_flops(run.net)
         self._began_s = time.monotonic() - start.time_s
         self._logged_step, self._logged_s = start.step, start.time_s
+        self.finished_step = start.step
         self._bar: tqdm[object] | None = None
         if run.topology.is_rank0 and sys.stderr.isatty():
             self._bar = tqdm(total=run.plan.steps, initial=start.step, unit="step", dynamic_ncols=True)
@@ -67,6 +71,7 @@ class RunLogger:
 
     def log_step(self, step: int, report: StepReport) -> None:
         """Count a step that this rank has finished, its replica's images in equal shares, and record its samples."""
+        self.finished_step = step
         images_share = sum(len(spec.ids) for spec in report.batches) * len(self._run.topology.towers) / 2
         self._metrics.observe_step(
             step=step,

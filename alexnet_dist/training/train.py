@@ -15,17 +15,19 @@ from alexnet_dist.data.loader import Loader, worker_death_as_error
 from alexnet_dist.data.reader import BAD_KINDS
 from alexnet_dist.distributed import preflight
 from alexnet_dist.distributed.control import Control
+from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
-from alexnet_dist.distributed.lost_rank import lost_rank_as_error
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import refuse_to_run
 from alexnet_dist.monitoring.metrics import Metrics, endpoint, remove_targets, write_targets
 from alexnet_dist.monitoring.profiler import check_room, profiled
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.precision import set_precision
+from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training.build import build_engine, slow_dtype_warning
 from alexnet_dist.training.context import RunContext
+from alexnet_dist.training.ending import explained
 from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, shard_warnings
 from alexnet_dist.training.loop import Loop
@@ -34,10 +36,11 @@ from alexnet_dist.training.run_logger import RunLogger
 from alexnet_dist.training.step import Engine
 
 
-def train(config: Config, profile_steps: int = 0) -> None:
+def train(config: Config, profile_steps: int = 0, stop: process.StopRequest | None = None) -> None:
     """Train or resume the run in `run.directory`; return when it is finished or was asked to stop.
 
-    profile_steps: how many steps to profile, after the first three of this start.
+    profile_steps: how many steps to profile, after the first three of this start. stop: what watches this process's
+    signals; None: a signal before the first step ends the process at once.
 
     Raises UserError for what the user can fix, before the first step if it can be seen there, and RunError for anything
     else that ends the run.
@@ -47,16 +50,20 @@ def train(config: Config, profile_steps: int = 0) -> None:
     set_precision(config.train.deterministic, config.train.tf32)
     run = open_run(config, process.launch_info())
     cache_note = check_cache_room(run)
-    with lost_rank_as_error(run.topology), worker_death_as_error(), ExitStack() as stack:
+    reports = EndReports(run.topology)
+    with explained(run, reports), worker_death_as_error(), ExitStack() as stack:
         if run.topology.is_rank0:
             stack.enter_context(run_directory.open_directory(run.directory))
         # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
         loader = stack.enter_context(open_loader(run))
-        stop = process.StopRequest(process.GROUP_SIGNALS)
-        stack.callback(stop.disarm)
+        stop = stop or process.StopRequest(process.GROUP_SIGNALS)
+        stack.callback(stop.allow, process.CLOSE_GRACE_S)
         stack.callback(close_groups)
-        groups = connect(run)
-        control, engine = Control(groups.world), build_engine(run, groups)
+        groups = connect(run, reports)
+        control = Control(groups.world)
+        if stopped_early(run, control, stop):
+            return
+        engine = build_engine(run, groups)
         if run.topology.device.type == "cuda":
             loader.pin()
         start = resume(run, engine, control)
@@ -72,15 +79,34 @@ def train(config: Config, profile_steps: int = 0) -> None:
         after_launch = stack.enter_context(
             profiled(profile_steps, run.directory / run_directory.PROFILE, run.topology.rank, run.topology.device.type)
         )
-        stop.arm()
-        Loop(run, engine, feed, control, logger, lambda: bool(stop)).train(start, after_launch)
+        if stopped_early(run, control, stop):
+            return
+        stop.allow(process.SAVE_GRACE_S)
+        reports.begin(lambda: logger.finished_step)
+        with reports.reporting(), worker_death_as_error():
+            Loop(run, engine, feed, control, logger, lambda: bool(stop)).train(start, after_launch)
 
 
-def connect(run: RunContext) -> Groups:
+def stopped_early(run: RunContext, control: Control, stop: process.StopRequest) -> bool:
+    """Return whether any rank was asked to stop before the first step, the same on every rank."""
+    if not control.sums([float(bool(stop))])[0]:
+        return False
+    steps = checkpoint.finished_steps(run.directory / run_directory.CHECKPOINTS) if run.topology.is_rank0 else []
+    if steps:
+        run_directory.mark_preempted(run.directory, max(steps))
+    run.log(
+        "asked to stop before the first step: "
+        + (f"the same command resumes from step {max(steps):,}" if steps else "there is nothing to save")
+    )
+    return True
+
+
+def connect(run: RunContext, reports: EndReports) -> Groups:
     """Compare this rank with all others, then build the process groups."""
     topology, timeout_s = run.topology, run.config.topology.timeout_s
     own = preflight.rank_info(run.launched, topology.layout, topology.device.type, topology.backend, must_match(run))
     store = preflight.check_ranks(own, topology.world_size, timeout_s)
+    reports.open(store, own.node, run.launched.local_world_size, run.launched.agent_store)
     return open_groups(topology, timeout_s, store)
 
 

@@ -18,7 +18,7 @@ from alexnet_dist import config
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.groups import open_groups
 from alexnet_dist.distributed.link import P2PLink
-from alexnet_dist.distributed.lost_rank import AVERAGING, CONTROL, lost_rank_as_error, lost_rank_at
+from alexnet_dist.distributed.lost_rank import AVERAGING, CONTROL, LostRankError, lost_rank_at, lost_rank_sentence
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import Timeline
@@ -80,9 +80,10 @@ def on_group(in_world: bool, number: signal.Signals, directory: Path) -> Report 
     if not in_world and topology.rank == 2:
         return None
     wait = wait_in_world if in_world else wait_in_pair if topology.rank == 0 else wait_in_dp
-    with pytest.raises(RunError) as caught, lost_rank_as_error(topology):
+    with pytest.raises(LostRankError) as caught:
         wait()
-    return Report(time.monotonic(), str(caught.value))
+    at_s = time.monotonic()
+    return Report(at_s, lost_rank_sentence(topology, caught.value.operation, caught.value.reason))
 
 
 @pytest.mark.parametrize("number", BOUND_S)

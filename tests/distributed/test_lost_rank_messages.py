@@ -8,13 +8,13 @@ import torch
 from alexnet_dist.distributed.lost_rank import (
     AVERAGING,
     CONTROL,
+    GROUPS,
     LostRankError,
-    lost_rank_as_error,
+    awaited,
     lost_rank_at,
     lost_rank_sentence,
 )
 from alexnet_dist.distributed.topology import Topology
-from alexnet_dist.errors import RunError
 
 
 def topology(rank: int, world_size: int, fused: bool = False) -> Topology:
@@ -78,13 +78,35 @@ def test_another_fault_stays_what_it_is() -> None:
     ],
 )
 def test_a_lost_rank_is_named_with_replica_and_tower(fused: bool, rank: int, operation: str, sentence: str) -> None:
-    with pytest.raises(RunError) as caught, lost_rank_as_error(topology(rank, 6, fused)):
-        raise LostRankError(operation, "Timed out")
-    assert str(caught.value) == (
+    assert lost_rank_sentence(topology(rank, 6, fused), operation, "Timed out") == (
         f"{sentence}Timed out); see the output of that rank; the same command resumes from the last checkpoint"
     )
 
 
 def test_with_two_replicas_the_one_averaged_with_is_named() -> None:
-    sentence = lost_rank_sentence(topology(1, 4), LostRankError(AVERAGING, "Timed out"))
+    sentence = lost_rank_sentence(topology(1, 4), AVERAGING, "Timed out")
     assert "rank 1 (replica 0, tower 1) lost rank 3 (replica 1, tower 1) at: averaging" in sentence
+
+
+def test_the_missing_rank_is_named_and_not_the_one_waited_for() -> None:
+    sentence = lost_rank_sentence(topology(1, 4), AVERAGING, "Timed out", {2}, "rank 2 is stopped")
+    assert sentence == (
+        "rank 1 (replica 0, tower 1) lost rank 2 (replica 1, tower 0) at: averaging (Timed out); rank 2 is stopped;"
+        " the same command resumes from the last checkpoint"
+    )
+    assert "lost ranks 2, 3 at:" in lost_rank_sentence(topology(1, 4), AVERAGING, "Timed out", {3, 2}, "silent")
+
+
+@pytest.mark.parametrize(
+    ("fused", "rank", "operation", "ranks"),
+    [
+        (False, 3, "fc7 forward", [2]),
+        (False, 0, AVERAGING, [2, 4]),
+        (False, 5, AVERAGING, [1, 3]),
+        (True, 5, AVERAGING, [0, 1, 2, 3, 4]),
+        (False, 1, CONTROL, [0, 2, 3, 4, 5]),
+        (True, 1, GROUPS, [0, 2, 3, 4, 5]),
+    ],
+)
+def test_a_rank_waits_for_the_others_of_its_group(fused: bool, rank: int, operation: str, ranks: list[int]) -> None:
+    assert awaited(topology(0, 6, fused), rank, operation) == ranks

@@ -1,0 +1,61 @@
+"""How a run ends with an error: the missing rank is named and killed, and the run directory gets a post-mortem."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from alexnet_dist.distributed.end_reports import EndReports
+from alexnet_dist.distributed.lost_rank import LostRankError, lost_rank_sentence
+from alexnet_dist.distributed.post_mortem import Diagnosis, diagnose, explanation, page
+from alexnet_dist.errors import LostRankRunError, UserError
+from alexnet_dist.files import replace_file
+from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, POST_MORTEM
+from alexnet_dist.training.context import RunContext
+
+
+@contextmanager
+def explained(run: RunContext, reports: EndReports) -> Iterator[None]:
+    """Report an error that ends this rank to the others, and write the post-mortem if training had begun.
+
+    Turns a lost rank into LostRankRunError, whose sentence names the missing ranks as all reports show them.
+    """
+    try:
+        yield
+    except LostRankError as error:
+        raise _explain(run, reports, error) from None
+    except Exception as error:
+        own = reports.report(error)
+        if isinstance(error, UserError) and run.topology.rank and reports.training:
+            error.one_rank = not reports.is_shared(own)
+        _write_page(run, reports, diagnose(run.topology, {own.rank: own}))
+        raise
+
+
+def _explain(run: RunContext, reports: EndReports, error: LostRankError) -> LostRankRunError:
+    """Find the missing ranks, kill those of this node that still exist, and return this rank's last sentence."""
+    reports.report(error)
+    diagnosis = reports.diagnose()
+    killed = reports.kill(diagnosis)
+    known = explanation(run.topology, reports.reports(), diagnosis, run.topology.rank)
+    if killed:
+        numbers = ", ".join(map(str, killed))
+        known += f"; rank {run.topology.rank} killed rank {numbers}, for which torchrun would wait 30 s"
+    _write_page(run, reports, diagnosis)
+    reports.leave(diagnosis)
+    return LostRankRunError(lost_rank_sentence(run.topology, error.operation, error.reason, diagnosis.lost, known))
+
+
+def _write_page(run: RunContext, reports: EndReports, diagnosis: Diagnosis) -> None:
+    """Write the post-mortem, on one rank whose node has the run directory."""
+    try:
+        if not reports.training or not (run.directory / CONFIG).exists() or not reports.claim_page():
+            return
+        steps = checkpoint.finished_steps(run.directory / CHECKPOINTS)
+        text = page(run.topology, reports.wait_for_reports(diagnosis), diagnosis, max(steps, default=None), time.time())
+        replace_file(run.directory / POST_MORTEM, text.encode())
+    except OSError as error:
+        print(f"{run.directory / POST_MORTEM}: not written: {error.strerror}", file=sys.stderr, flush=True)
