@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.errors import PermanentError, UserError
 
 PR_SET_PDEATHSIG = 1
 # torchrun sends these to a rank's whole process group; the loaders must survive them until the rank has saved.
 GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FINAL_ERROR = "ALEXNET_DIST_FINAL_ERROR"  # the environment variable by which an agent passes a path to its ranks
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -88,6 +89,22 @@ def prepare_cuda() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def unshare_agent_store() -> None:
+    """Have torchrun's agent give the ranks of each round a store of their own; to be called in the agent."""
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+
+
+def set_final_error_file(path: Path) -> None:
+    """Pass the path of distributed.final_error to the processes that this one starts."""
+    os.environ[FINAL_ERROR] = str(path)
+
+
+def final_error_file() -> Path | None:
+    """Return the path that this process's agent has set, None without such an agent."""
+    path = os.environ.get(FINAL_ERROR)
+    return None if path is None else Path(path)
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of returning them to the kernel after each use.
 
@@ -106,12 +123,12 @@ def keep_freed_memory() -> None:
 def check_room_for_locks(locks: int) -> None:
     """Create and release a number of locks as processes share them, to report a full /dev/shm in one sentence.
 
-    Raises RunError. Torch and concurrent.futures would fail halfway through and print tracebacks.
+    Raises PermanentError. Torch and concurrent.futures would fail halfway through and print tracebacks.
     """
     try:
         held = [multiprocessing.get_context("fork").Lock() for _ in range(locks)]
     except OSError as error:
-        raise RunError(
+        raise PermanentError(
             f"/dev/shm has no room for {locks} locks of worker processes: {error.strerror}; free space in it"
             " (df /dev/shm shows how much there is), or give a container more (docker run --shm-size=1g)"
         ) from None

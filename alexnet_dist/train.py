@@ -17,7 +17,8 @@ from io import StringIO
 from typing import NoReturn
 
 from alexnet_dist import config as configs
-from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.distributed import final_error
+from alexnet_dist.errors import PermanentError, UserError, exit_code_of, run_command
 from alexnet_dist.process import die_with_parent, launch_info
 
 RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
@@ -61,23 +62,29 @@ def main_once(arguments: list[str]) -> None:
     """Run `main` on this rank so that a mistake is reported once.
 
     Every rank sees most mistakes: rank 0 reports at once, and torchrun then ends the others, which wait silently. A
-    mistake that only another rank sees is reported by that rank, a little later.
+    mistake that only another rank sees is reported by that rank, a little later. torchrun's agent learns of a mistake,
+    and of any other error in which a restart would end again, and does not restart the run.
     """
-    rank = 0
+    launched = launch_info()
     try:
-        launched = launch_info()
-        rank = launched.rank
         if launched.under_torchrun:
             die_with_parent(os.getppid())  # before torch is imported, which takes seconds
         main(arguments)
     except UserError as error:
-        if rank == 0:
-            raise
-        time.sleep(RANK_0_FIRST_S)
-        raise UserError(f"(rank {rank}) {error}") from None
-    except SystemExit as usage:
-        if rank and usage.code:
+        message = str(error)
+        if launched.rank:
             time.sleep(RANK_0_FIRST_S)
+            message = f"(rank {launched.rank}) {error}"
+        final_error.report(message, launched, exit_code_of(error))
+        raise UserError(message) from None
+    except PermanentError as error:
+        final_error.report(str(error), launched, exit_code_of(error))
+        raise
+    except SystemExit as usage:
+        if usage.code:
+            if launched.rank:
+                time.sleep(RANK_0_FIRST_S)
+            final_error.report("the command line is not valid; see above", launched, 2)
         raise
 
 
