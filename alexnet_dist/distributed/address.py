@@ -24,3 +24,15 @@ def source_address(host: str, port: int) -> str | None:
 def is_loopback(address: str) -> bool:
     """Return whether an address is seen by its own node only."""
     return ipaddress.ip_address(address).is_loopback
+
+
+def is_own_address(host: str) -> bool:
+    """Return whether a host name or address is one of this node's: only those can be bound."""
+    try:
+        for family, kind, protocol, _, target in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(target)
+                return True
+    except OSError:
+        pass
+    return False

@@ -8,13 +8,16 @@ in this way; for them only addresses and the lifetime of the store change.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
     RendezvousParameters,
+    RendezvousStoreInfo,
     rendezvous_handler_registry,
 )
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
@@ -24,17 +27,28 @@ from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from alexnet_dist import process
 from alexnet_dist.distributed import final_error
-from alexnet_dist.distributed.address import is_loopback, source_address
+from alexnet_dist.distributed.address import is_loopback, is_own_address, source_address
 
 Creator = Callable[[RendezvousParameters], RendezvousHandler]
+
+
+@dataclass(frozen=True)
+class Host:
+    """Whether this node serves the rendezvous' store, and the address under which other nodes reach it, if known."""
+
+    serves: bool
+    address: str | None
 
 
 class EndingHandler(RendezvousHandler):
     """A rendezvous that ends the job instead of joining again, once a rank has reported an error that would recur."""
 
-    def __init__(self, inner: RendezvousHandler, error_file: Path) -> None:
-        """Take torch's handler and the file in which a rank of this agent reports such an error."""
-        self._inner, self._error_file = inner, error_file
+    def __init__(self, inner: RendezvousHandler, error_file: Path, host: Host | None = None) -> None:
+        """Take torch's handler and the file in which a rank of this agent reports such an error.
+
+        host: of a rendezvous that numbers nodes anew in each round; None: the inner handler's numbers are kept.
+        """
+        self._inner, self._error_file, self._host = inner, error_file, host
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Join the next round; raises ChildFailedError, which torchrun prints and ends with, for a reported error."""
@@ -42,7 +56,8 @@ class EndingHandler(RendezvousHandler):
         if error is not None:
             failure = ProcessFailure(error.local_rank, error.pid, error.exit_code, str(self._error_file))
             raise ChildFailedError("training", {error.rank: failure})
-        return self._inner.next_rendezvous()
+        joined = self._inner.next_rendezvous()
+        return joined if self._host is None else host_first(joined, self._host)
 
     @property
     def use_agent_store(self) -> bool:
@@ -95,20 +110,46 @@ def _static(parameters: RendezvousParameters) -> RendezvousHandler:
 
 
 def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
+    host, port = parse_rendezvous_endpoint(parameters.endpoint, default_port=0)
     if parameters.local_addr is None:
-        parameters.local_addr = local_address(parameters.endpoint, parameters.max_nodes)
+        parameters.local_addr = local_address(host, port, parameters.max_nodes)
+    numbering = None
     if parameters.max_nodes > 1:
         # Each agent keeps the address of its first shared store, so a node that comes back would use another one.
         process.unshare_agent_store()
+        numbering = Host(is_own_address(host), parameters.local_addr)
     backend, store = create_backend(parameters)
-    return EndingHandler(create_handler(store, backend, parameters), final_error.announce())
+    return EndingHandler(create_handler(store, backend, parameters), final_error.announce(), numbering)
 
 
-def local_address(endpoint: str, max_nodes: int) -> str | None:
-    """Return the address of this node from which the rendezvous endpoint is reached; None: torch uses the host name.
+def local_address(host: str, port: int, max_nodes: int) -> str | None:
+    """Return the address of this node from which the rendezvous' host is reached; None: torch uses the host name.
 
     A host name need not resolve on another node, nor even on its own. A loopback address is of use on one node only.
     """
-    host, port = parse_rendezvous_endpoint(endpoint, default_port=0)
     address = source_address(host, port)
     return None if address is None or (max_nodes > 1 and is_loopback(address)) else address
+
+
+def host_first(joined: RendezvousInfo, host: Host) -> RendezvousInfo:
+    """Return what a node has joined, with its rank after those of a host are moved to the front.
+
+    torch orders nodes by address, so rank 0 would move to another node when one is added. The node that serves the
+    store is the one that no round can lose, so the run directory is best there, and rank 0 with it.
+    """
+    store = PrefixStore("alexnet_dist", joined.store)
+    store.set(f"serves/{joined.rank}", str(host.serves))
+    if joined.rank == 0:
+        serve = [store.get(f"serves/{rank}") == b"True" for rank in range(joined.world_size)]
+        store.set("first", str(serve.index(True) if True in serve else 0))
+    rank = moved_to_front(joined.rank, int(store.get("first")))
+    return RendezvousInfo(
+        joined.store, rank, joined.world_size, RendezvousStoreInfo.build(rank, store, local_addr=host.address)
+    )
+
+
+def moved_to_front(rank: int, first: int) -> int:
+    """Return the rank of a node after node `first` is moved to the front and the others keep their order."""
+    if rank == first:
+        return 0
+    return rank + 1 if rank < first else rank

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, rendezvous_handler_registry
 
-from alexnet_dist.distributed import agent, final_error
+from alexnet_dist.distributed import address, agent, final_error
 from alexnet_dist.process import FINAL_ERROR, LaunchInfo
 
 
@@ -87,13 +91,39 @@ def test_without_an_agent_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "max_nodes", "address"),
-    [
-        ("localhost:0", 1, "127.0.0.1"),
-        ("127.0.0.1:29400", 1, "127.0.0.1"),
-        ("127.0.0.1:29400", 2, None),
-        ("no-such-host.invalid:29400", 2, None),
-    ],
+    ("host", "max_nodes", "local"),
+    [("127.0.0.1", 1, "127.0.0.1"), ("127.0.0.1", 2, None), ("no-such-host.invalid", 2, None)],
 )
-def test_local_addresses(endpoint: str, max_nodes: int, address: str | None) -> None:
-    assert agent.local_address(endpoint, max_nodes) == address
+def test_local_addresses(host: str, max_nodes: int, local: str | None) -> None:
+    assert agent.local_address(host, 29400, max_nodes) == local
+
+
+@pytest.mark.parametrize(("host", "own"), [("127.0.0.1", True), ("192.0.2.1", False), ("no-such-host.invalid", False)])
+def test_own_addresses(host: str, own: bool) -> None:
+    assert address.is_own_address(host) is own
+
+
+@given(st.integers(1, 9).flatmap(lambda nodes: st.tuples(st.just(nodes), st.integers(0, nodes - 1))))
+def test_the_moved_ranks_are_the_old_ones_in_order(case: tuple[int, int]) -> None:
+    nodes, first = case
+    moved = [agent.moved_to_front(rank, first) for rank in range(nodes)]
+    assert moved[first] == 0
+    assert sorted(moved) == list(range(nodes))
+    others = [rank for rank in moved if rank]
+    assert others == sorted(others)
+
+
+@pytest.mark.parametrize(("host_rank", "ranks"), [(0, [0, 1, 2]), (1, [1, 0, 2]), (2, [1, 2, 0]), (None, [0, 1, 2])])
+def test_rank_0_is_on_the_node_that_serves_the_store(host_rank: int | None, ranks: list[int]) -> None:
+    store = HashStore()
+    addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+
+    def node(rank: int) -> RendezvousInfo:
+        joined = RendezvousInfo(store, rank, 3, None)  # type: ignore[arg-type]
+        return agent.host_first(joined, agent.Host(rank == host_rank, addresses[rank]))
+
+    with ThreadPoolExecutor(3) as pool:
+        infos = list(pool.map(node, range(3)))
+    assert [info.rank for info in infos] == ranks
+    masters = {info.bootstrap_store_info.master_addr for info in infos if info.bootstrap_store_info}
+    assert masters == {addresses[ranks.index(0)]}
