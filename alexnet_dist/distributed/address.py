@@ -36,3 +36,12 @@ def is_own_address(host: str) -> bool:
     except OSError:
         pass
     return False
+
+
+def resolves(host: str) -> bool:
+    """Return whether a host name has an address here."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True

@@ -27,7 +27,7 @@ from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from alexnet_dist import process
 from alexnet_dist.distributed import final_error
-from alexnet_dist.distributed.address import is_loopback, is_own_address, source_address
+from alexnet_dist.distributed.address import is_loopback, is_own_address, resolves, source_address
 
 Creator = Callable[[RendezvousParameters], RendezvousHandler]
 
@@ -118,6 +118,9 @@ def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
         # Each agent keeps the address of its first shared store, so a node that comes back would use another one.
         process.unshare_agent_store()
         numbering = Host(is_own_address(host), parameters.local_addr)
+    if not resolves(process.host_name()):
+        # torch looks its own host name up to find out whether it serves the store.
+        parameters.config.setdefault("is_host", is_own_address(host))
     backend, store = create_backend(parameters)
     return EndingHandler(create_handler(store, backend, parameters), final_error.announce(), numbering)
 
