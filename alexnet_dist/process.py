@@ -42,6 +42,11 @@ class LaunchInfo:
     node_rank: int = 0
     nccl_multi_rank: bool = False
 
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether the run has ranks on other nodes."""
+        return self.local_world_size < self.world_size
+
 
 def launch_info(environment: Mapping[str, str] | None = None) -> LaunchInfo:
     """Read torchrun's variables from the environment (default: os.environ). Raises UserError if one is not a number."""
@@ -63,6 +68,27 @@ def launch_info(environment: Mapping[str, str] | None = None) -> LaunchInfo:
         node_rank=number("GROUP_RANK", 0),
         nccl_multi_rank=variables.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1",
     )
+
+
+def rendezvous_address() -> tuple[str, int]:
+    """Return the host, a name or an address, and the port of the rendezvous; UserError if the environment has none."""
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    if not host or not port.isdecimal():
+        raise UserError(
+            f"environment: MASTER_ADDR={host!r}, MASTER_PORT={port!r}; expected both, as torchrun sets them"
+        )
+    return host, int(port)
+
+
+def chosen_interface() -> str:
+    """Return the network interface that the user has chosen for gloo, or an empty string."""
+    return os.environ.get("GLOO_SOCKET_IFNAME", "")
+
+
+def use_interface(name: str) -> None:
+    """Let the process groups to come use a network interface, unless the user has chosen one."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # =: this one, not all whose names begin so
 
 
 def host_name() -> str:

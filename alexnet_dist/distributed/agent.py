@@ -27,7 +27,7 @@ from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from alexnet_dist import process
 from alexnet_dist.distributed import final_error
-from alexnet_dist.distributed.address import is_loopback, is_own_address, resolves, source_address
+from alexnet_dist.distributed.address import address_towards, is_loopback, is_own_address, resolves
 
 Creator = Callable[[RendezvousParameters], RendezvousHandler]
 
@@ -130,8 +130,11 @@ def local_address(host: str, port: int, max_nodes: int) -> str | None:
 
     A host name need not resolve on another node, nor even on its own. A loopback address is of use on one node only.
     """
-    address = source_address(host, port)
-    return None if address is None or (max_nodes > 1 and is_loopback(address)) else address
+    try:
+        address = address_towards(host, port or 1)
+    except OSError:
+        return None
+    return None if max_nodes > 1 and is_loopback(address) else address
 
 
 def host_first(joined: RendezvousInfo, host: Host) -> RendezvousInfo:
