@@ -28,6 +28,10 @@ class LostRankRunError(RunError):
     """The end of a rank that could not go on without another one, which failed first."""
 
 
+class PermanentError(RunError):
+    """A RunError in which a restart would end again, such as a full disk."""
+
+
 def run_command(command: Callable[[list[str]], None], arguments: list[str] | None = None) -> int:
     """Run a command with its arguments (default: sys.argv[1:]) and return its exit code.
 
@@ -49,6 +53,11 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str] | Non
         return CLOSED_PIPE
 
 
+def exit_code_of(error: UserError | RunError) -> int:
+    """Return the exit code of a command that ends with an error."""
+    return 2 if isinstance(error, UserError) else 1
+
+
 def refuse_to_run(module: str, command: str) -> int:
     """Say that `python -m module` does nothing, and which command was probably meant; return the exit code."""
     print(f"error: {module} is imported by commands, and does nothing by itself; expected {command}", file=sys.stderr)
@@ -63,7 +72,7 @@ def _exit_code(command: Callable[[list[str]], None], arguments: list[str]) -> in
             _flush_stdout()  # also before argparse's SystemExit: at exit Python could only print a traceback
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, UserError) else 1
+        return exit_code_of(error)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 130

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.errors import PermanentError, UserError
 
 PR_SET_PDEATHSIG = 1
 # torchrun sends these to a rank's whole process group; the loaders must survive them until the rank has saved.
@@ -28,6 +28,7 @@ GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Seconds that a rank has after a signal: until all ranks can agree to stop before the first step; until the run has
 # saved, less than the 30 s after which torchrun kills it; until everything is closed.
 START_GRACE_S, SAVE_GRACE_S, CLOSE_GRACE_S = 9.0, 25.0, 8.0
+FINAL_ERROR = "ALEXNET_DIST_FINAL_ERROR"  # the environment variable by which an agent passes a path to its ranks
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -47,6 +48,11 @@ class LaunchInfo:
     node_rank: int = 0
     nccl_multi_rank: bool = False
     agent_store: bool = False
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether the run has ranks on other nodes."""
+        return self.local_world_size < self.world_size
 
 
 def launch_info(environment: Mapping[str, str] | None = None) -> LaunchInfo:
@@ -83,6 +89,27 @@ def write_error_file(message: str, time_s: float) -> None:
             Path(path).write_text(json.dumps({"message": message, "timestamp": int(time_s)}))
 
 
+def rendezvous_address() -> tuple[str, int]:
+    """Return the host, a name or an address, and the port of the rendezvous; UserError if the environment has none."""
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    if not host or not port.isdecimal():
+        raise UserError(
+            f"environment: MASTER_ADDR={host!r}, MASTER_PORT={port!r}; expected both, as torchrun sets them"
+        )
+    return host, int(port)
+
+
+def chosen_interface() -> str:
+    """Return the network interface that the user has chosen for gloo, or an empty string."""
+    return os.environ.get("GLOO_SOCKET_IFNAME", "")
+
+
+def use_interface(name: str) -> None:
+    """Let the process groups to come use a network interface, unless the user has chosen one."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # =: this one, not all whose names begin so
+
+
 def host_name() -> str:
     """Return the host name of this machine."""
     return socket.gethostname()
@@ -107,6 +134,22 @@ def prepare_cuda() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def unshare_agent_store() -> None:
+    """Have torchrun's agent give the ranks of each round a store of their own; to be called in the agent."""
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+
+
+def set_final_error_file(path: Path) -> None:
+    """Pass the path of distributed.final_error to the processes that this one starts."""
+    os.environ[FINAL_ERROR] = str(path)
+
+
+def final_error_file() -> Path | None:
+    """Return the path that this process's agent has set, None without such an agent."""
+    path = os.environ.get(FINAL_ERROR)
+    return None if path is None else Path(path)
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of returning them to the kernel after each use.
 
@@ -125,12 +168,12 @@ def keep_freed_memory() -> None:
 def check_room_for_locks(locks: int) -> None:
     """Create and release a number of locks as processes share them, to report a full /dev/shm in one sentence.
 
-    Raises RunError. Torch and concurrent.futures would fail halfway through and print tracebacks.
+    Raises PermanentError. Torch and concurrent.futures would fail halfway through and print tracebacks.
     """
     try:
         held = [multiprocessing.get_context("fork").Lock() for _ in range(locks)]
     except OSError as error:
-        raise RunError(
+        raise PermanentError(
             f"/dev/shm has no room for {locks} locks of worker processes: {error.strerror}; free space in it"
             " (df /dev/shm shows how much there is), or give a container more (docker run --shm-size=1g)"
         ) from None

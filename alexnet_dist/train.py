@@ -18,7 +18,8 @@ from signal import SIGTERM
 from typing import NoReturn
 
 from alexnet_dist import config as configs
-from alexnet_dist.errors import LostRankRunError, RunError, UserError, run_command
+from alexnet_dist.distributed import final_error
+from alexnet_dist.errors import LostRankRunError, PermanentError, RunError, UserError, exit_code_of, run_command
 from alexnet_dist.process import (
     GROUP_SIGNALS,
     START_GRACE_S,
@@ -72,31 +73,36 @@ def main_once(arguments: list[str]) -> None:
     """Run `main` on this rank so that a mistake is reported once.
 
     Every rank sees most mistakes: rank 0 reports at once, and torchrun then ends the others, which wait silently. A
-    mistake that only another rank sees is reported by that rank, a little later.
+    mistake that only another rank sees is reported by that rank, a little later. torchrun's agent learns of a mistake,
+    and of any other error in which a restart would end again, and does not restart the run.
     """
-    rank, stop = 0, None
+    launched, stop = launch_info(), None
     try:
-        launched = launch_info()
-        rank = launched.rank
         if launched.under_torchrun:  # before torch is imported, which takes seconds
             stop = StopRequest(GROUP_SIGNALS, START_GRACE_S)
             die_with_parent(os.getppid())
         main(arguments, stop)
     except UserError as error:
-        failed_s = time.time()
-        if rank and not error.one_rank:
-            _let_rank_0_report(stop)
-        sentence = f"(rank {rank}) {error}" if rank else str(error)
-        write_error_file(sentence, failed_s)
-        raise UserError(sentence) from None
+        failed_s, message = time.time(), str(error)
+        if launched.rank:
+            if not error.one_rank:
+                _let_rank_0_report(stop)
+            message = f"(rank {launched.rank}) {error}"
+        write_error_file(message, failed_s)
+        final_error.report(message, launched, exit_code_of(error))
+        raise UserError(message) from None
     except SystemExit as usage:
-        if rank and usage.code:
-            _let_rank_0_report(stop)
+        if usage.code:
+            if launched.rank:
+                _let_rank_0_report(stop)
+            final_error.report("the command line is not valid; see above", launched, 2)
         raise
     except Exception as error:
         delay_s = LOST_RANK_DELAY_S if isinstance(error, LostRankRunError) else 0.0
-        sentence = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-        write_error_file(sentence, time.time() + delay_s)
+        message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        write_error_file(message, time.time() + delay_s)
+        if isinstance(error, PermanentError):
+            final_error.report(message, launched, exit_code_of(error))
         raise
 
 

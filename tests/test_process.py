@@ -13,7 +13,14 @@ from contextlib import contextmanager
 import pytest
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import LaunchInfo, launch_info, prepare_cuda
+from alexnet_dist.process import (
+    LaunchInfo,
+    chosen_interface,
+    launch_info,
+    prepare_cuda,
+    rendezvous_address,
+    use_interface,
+)
 
 # Blocks in C for ever, whatever signals arrive, as a collective does: the main thread never runs Python again.
 WAIT_IN_C = """
@@ -199,3 +206,31 @@ def test_what_cuda_reads_is_set_unless_the_user_has_set_it(monkeypatch: pytest.M
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     prepare_cuda()
     assert (os.environ["NCCL_LAUNCH_ORDER_IMPLICIT"], os.environ["CUBLAS_WORKSPACE_CONFIG"]) == ("1", ":4096:8")
+
+
+def test_the_rendezvous_is_read_and_a_missing_one_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "node-a")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert rendezvous_address() == ("node-a", 29500)
+    monkeypatch.delenv("MASTER_PORT")
+    with pytest.raises(UserError, match=r"MASTER_ADDR='node-a', MASTER_PORT=''; expected both, as torchrun sets them"):
+        rendezvous_address()
+
+
+def test_an_interface_is_used_unless_the_user_has_chosen_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "to be removed at the end")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    assert chosen_interface() == ""
+    use_interface("eth0")
+    use_interface("eth1")
+    assert (chosen_interface(), os.environ["NCCL_SOCKET_IFNAME"]) == ("eth0", "ib0")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME")
+    use_interface("eth1")
+    assert (chosen_interface(), os.environ["NCCL_SOCKET_IFNAME"]) == ("eth0", "=eth1")
+
+
+def test_a_run_spans_nodes_when_this_one_has_a_part_of_its_ranks() -> None:
+    assert launch_info({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}).spans_nodes
+    assert not launch_info({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}).spans_nodes
+    assert not launch_info({}).spans_nodes

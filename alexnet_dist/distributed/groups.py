@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from alexnet_dist.distributed.lost_rank import GROUPS, lost_rank_at
 from alexnet_dist.distributed.topology import Topology
@@ -30,7 +30,7 @@ class Groups:
 def open_groups(topology: Topology, timeout_s: float, store: Store | None = None) -> Groups:
     """Make this rank's device the current one, join the other ranks and build the groups; a single process needs none.
 
-    store: the one in which the ranks were compared; None: the rendezvous that the environment names. Raises
+    store: the room in which the ranks were compared; None: the rendezvous that the environment names. Raises
     LostRankError.
     """
     if topology.device.type == "cuda":
@@ -42,8 +42,8 @@ def open_groups(topology: Topology, timeout_s: float, store: Store | None = None
     bound = topology.device if topology.backend == "nccl" else None
     with lost_rank_at(GROUPS):
         dist.init_process_group(
-            topology.backend, timeout=timeout, store=store, rank=topology.rank, world_size=topology.world_size,
-            device_id=bound,
+            topology.backend, timeout=timeout, store=None if store is None else PrefixStore("groups", store),
+            rank=topology.rank, world_size=topology.world_size, device_id=bound,
         )  # fmt: skip
         return Groups(
             pair=_new_group(topology.pair_ranks, timeout) if topology.layout == "paired" else None,

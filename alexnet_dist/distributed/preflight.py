@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 import alexnet_dist
+from alexnet_dist.distributed.address import own_interface
+from alexnet_dist.distributed.network import Node, leave_nodes
 from alexnet_dist.distributed.room import admit_ranks, enter_room
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.process import LaunchInfo, boot_id, host_name
+from alexnet_dist.process import LaunchInfo, boot_id, chosen_interface, host_name, rendezvous_address
 
 VERSIONS = ("torch", "alexnet_dist", "NCCL")
 FIXES = {"layout": "topology.layout", "device": "train.device", "backend": "topology.share_device"}
@@ -32,7 +35,8 @@ class RankInfo:
     """What a rank publishes about itself.
 
     node: equal for the ranks that one torchrun started on one machine. must_match: what must be the same on all ranks,
-    by name: versions, layout, device, backend, the configuration, the data.
+    by name: versions, layout, device, backend, the configuration, the data. address: by which other nodes may reach its
+    node, from `own_interface`. problem: why there is none.
     """
 
     rank: int
@@ -40,6 +44,9 @@ class RankInfo:
     node: str
     local_ranks: int
     must_match: Mapping[str, str]
+    local_rank: int = 0
+    address: str = ""
+    problem: str = ""
 
 
 def rank_info(launched: LaunchInfo, layout: str, device: str, backend: str, settings: Mapping[str, str]) -> RankInfo:
@@ -53,7 +60,7 @@ def rank_info(launched: LaunchInfo, layout: str, device: str, backend: str, sett
     must_match |= {"layout": layout, "device": device, "backend": backend, **settings}
     host = host_name()
     node = f"{host} {boot_id()} {launched.node_rank}"
-    return RankInfo(launched.rank, host, node, launched.local_world_size, must_match)
+    return RankInfo(launched.rank, host, node, launched.local_world_size, must_match, launched.local_rank)
 
 
 def mismatches(ranks: Sequence[RankInfo]) -> list[str]:
@@ -75,7 +82,20 @@ def mismatches(ranks: Sequence[RankInfo]) -> list[str]:
                     " the two towers of a replica share a node: start an even --nproc-per-node on each, ranks in order"
                 )
                 break  # the other replicas that span nodes follow from this one
-    return sentences
+    return sentences + list(dict.fromkeys(_problems(ranks)))
+
+
+def _problems(ranks: Sequence[RankInfo]) -> Iterator[str]:
+    """Yield what is wrong with single nodes, once for each rank."""
+    sizes = Counter(rank.node for rank in ranks)
+    for rank in ranks:
+        if rank.problem:
+            yield f"{rank.host}: {rank.problem}"
+        if sizes[rank.node] != rank.local_ranks:
+            yield (
+                f"{rank.host} has {sizes[rank.node]} rank(s), but LOCAL_WORLD_SIZE={rank.local_ranks} there; start with"
+                " torchrun, which sets it"
+            )
 
 
 def _fix(name: str) -> str:
@@ -87,7 +107,7 @@ def _fix(name: str) -> str:
 
 
 def check_ranks(own: RankInfo, world_size: int, timeout_s: float) -> Store | None:
-    """Compare all ranks through the store; return the store for the process groups, None for a single rank.
+    """Compare all ranks through the store; return the room that they share, None for a single rank.
 
     Raises UserError if the ranks do not match, the same on every rank, and RunError if a rank does not arrive in time.
     """
@@ -97,13 +117,13 @@ def check_ranks(own: RankInfo, world_size: int, timeout_s: float) -> Store | Non
         # World size 1 although it is larger: a rank 0 that serves the store would wait in here for all others to
         # connect, and could not say afterwards which of them did not.
         store, _, _ = next(rendezvous("env://", own.rank, 1, timeout=timedelta(seconds=timeout_s)))
+        own = _with_address(own, world_size)
         if own.rank == 0:
-            room = admit_ranks(store, world_size, timeout_s, partial(_judge, own))
-        else:
-            settings = json.dumps(own.must_match)
-            room = enter_room(
-                store, own.rank, _record(own), timeout_s, lambda room: room.set(f"settings/{own.rank}", settings)
-            )
+            return admit_ranks(store, world_size, timeout_s, partial(_judge, own))
+        settings = json.dumps(own.must_match)
+        return enter_room(
+            store, own.rank, _record(own), timeout_s, lambda room: room.set(f"settings/{own.rank}", settings)
+        )
     except ValueError as error:  # of the rendezvous, about the environment
         raise UserError(f"{error}; start with torchrun, which sets the rendezvous for the ranks") from None
     except dist.DistNetworkError as error:
@@ -112,7 +132,15 @@ def check_ranks(own: RankInfo, world_size: int, timeout_s: float) -> Store | Non
             f"rank {own.rank} cannot reach the others through the rendezvous ({reason}): rank 0 or its node has not"
             " started, or has left; see its output"
         ) from None
-    return PrefixStore("groups", room)
+
+
+def _with_address(own: RankInfo, world_size: int) -> RankInfo:
+    """Return a rank's record with its address, or why it has none, which rank 0 then reports to all."""
+    try:
+        interface = own_interface(own.local_ranks < world_size, chosen_interface(), *rendezvous_address())
+    except UserError as error:
+        return replace(own, problem=str(error))
+    return replace(own, address=interface.address)
 
 
 def _record(info: RankInfo) -> str:
@@ -125,11 +153,17 @@ def _digest(must_match: Mapping[str, str]) -> str:
 
 
 def _judge(own: RankInfo, room: Store, records: Sequence[str]) -> str:
-    """Return the mismatches between rank 0 and the others, a line each; settings are fetched where hashes differ."""
+    """Return the mismatches between rank 0 and the others, a line each, and leave the nodes in the room.
+
+    Settings are fetched where hashes differ.
+    """
     digest, ranks = _digest(own.must_match), [own]
     for record in records:
         fields = json.loads(record)
         same = fields.pop("must_match") == digest
         must_match = own.must_match if same else json.loads(room.get(f"settings/{fields['rank']}"))
         ranks.append(RankInfo(**fields, must_match=must_match))
+    leave_nodes(
+        room, [Node(info.rank, info.local_ranks, info.host, info.address) for info in ranks if info.local_rank == 0]
+    )
     return "\n".join(mismatches(ranks))

@@ -26,6 +26,7 @@ from alexnet_dist.files import replace_durably, replace_file, sync_folder
 FORMAT = 2
 STEP_NAME = re.compile(r"step-(\d{8})")
 MANIFEST = "manifest.json"
+OS_ERROR = re.compile(r"os error (\d+)")  # in a message of safetensors
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     try:
         save_file(on_host, temporary, None if metadata is None else dict(metadata))
     except SafetensorError as error:
-        raise OSError(errno.EIO, str(error)) from None
+        number = OS_ERROR.search(str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from None
     temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
     replace_durably(temporary, target)
 

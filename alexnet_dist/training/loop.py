@@ -5,6 +5,7 @@ What all ranks must decide together they learn from the status sum, at the same 
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from alexnet_dist.distributed.control import Control, StopPoll
-from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.errors import PermanentError, RunError, UserError
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, mark_preempted
 from alexnet_dist.runs.load import geometry_state
@@ -24,6 +25,8 @@ from alexnet_dist.training.pipeline import FinishedStep, InFlightStep, StepPipel
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord
 from alexnet_dist.training.step import Engine
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,9 @@ class Loop:
             return at, True
         loss, top1, top5, images = self.control.sums([self.count_once(value) for value in sums.tolist()])
         if images != plan.validation_images:
-            raise RunError(f"validation saw {images:.0f} images of {plan.validation_images}: a bug in alexnet_dist")
+            raise PermanentError(
+                f"validation saw {images:.0f} images of {plan.validation_images}: a bug in alexnet_dist"
+            )
         if not math.isfinite(loss):
             raise self.divergence(f"validation after step {at.step}: the loss is {loss}")
         top5_error = top5 / images if self.run.config.model.classes > 5 else None
@@ -159,9 +164,10 @@ class Loop:
 
     @contextmanager
     def write_error_as_run_error(self, number: int) -> Iterator[None]:
-        """Turn an OSError while the checkpoint of a step is written into RunError."""
+        """Turn an OSError while the checkpoint of a step is written into RunError, a full disk into PermanentError."""
         try:
             yield
         except OSError as error:
             home = self.run.directory / CHECKPOINTS
-            raise RunError(f"{home}: checkpoint of step {number} not written: {error.strerror}") from None
+            kind = PermanentError if error.errno in NO_SPACE else RunError
+            raise kind(f"{home}: checkpoint of step {number} not written: {error.strerror}") from None

@@ -13,7 +13,7 @@ from alexnet_dist import process
 from alexnet_dist.config import Config
 from alexnet_dist.data.loader import Loader, worker_death_as_error
 from alexnet_dist.data.reader import BAD_KINDS
-from alexnet_dist.distributed import preflight
+from alexnet_dist.distributed import network, preflight
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
@@ -102,12 +102,15 @@ def stopped_early(run: RunContext, control: Control, stop: process.StopRequest) 
 
 
 def connect(run: RunContext, reports: EndReports) -> Groups:
-    """Compare this rank with all others, then build the process groups."""
+    """Compare this rank with all others, check the network between nodes, then build the process groups."""
     topology, timeout_s = run.topology, run.config.topology.timeout_s
     own = preflight.rank_info(run.launched, topology.layout, topology.device.type, topology.backend, must_match(run))
-    store = preflight.check_ranks(own, topology.world_size, timeout_s)
-    reports.open(store, own.node, run.launched.local_world_size, run.launched.agent_store)
-    return open_groups(topology, timeout_s, store)
+    room = preflight.check_ranks(own, topology.world_size, timeout_s)
+    reports.open(room, own.node, run.launched.local_world_size, run.launched.agent_store)
+    if room is not None:
+        for node in network.use_network(room, run.launched, timeout_s):
+            run.log(f"node: {node}")
+    return open_groups(topology, timeout_s, room)
 
 
 def accept(run: RunContext, start: Start, control: Control) -> list[str]:

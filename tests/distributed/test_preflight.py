@@ -82,8 +82,18 @@ def test_a_pair_across_nodes_is_found() -> None:
         "replica 0 would span nodes: rank 0 is on host-a (1 rank(s)), rank 1 on host-b (3 rank(s)); the two towers"
     )
     assert "even --nproc-per-node" in sentence
-    interleaved = [replace(info, node="ab"[info.rank % 2]) for info in infos(4)]  # even on each node, in another order
+    # Even on each node, in another order.
+    interleaved = [replace(info, node="ab"[info.rank % 2], local_ranks=2) for info in infos(4)]
     assert len(mismatches(interleaved)) == 1
+
+
+def test_what_is_wrong_with_a_node_is_said_once() -> None:
+    ranks = [replace(info, problem="no route" if info.rank > 1 else "") for info in infos(2, 2)]
+    assert mismatches(ranks) == ["host-b: no route"]
+    ranks = [replace(info, local_ranks=4) for info in infos(2, 2)]  # what a rank assumes without LOCAL_WORLD_SIZE
+    assert mismatches(ranks) == [
+        f"host-{node} has 2 rank(s), but LOCAL_WORLD_SIZE=4 there; start with torchrun, which sets it" for node in "ab"
+    ]
 
 
 def test_a_rank_publishes_its_versions_and_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,3 +103,12 @@ def test_killed_ranks_and_loaders_come_back(
     assert losses(directory) == losses(undisturbed)
     assert evaluations(directory) == evaluations(undisturbed)
     assert weights(directory, STEPS) == weights(undisturbed, STEPS)
+
+
+def test_an_error_that_would_recur_is_not_restarted(shards: Path, tmp_path: Path) -> None:
+    words = settings(shards, tmp_path / "run", "optim.learning_rate=1e9", "metrics.port=null")
+    output = finished(torchrun(2, words, "--standalone", "--max-restarts=3"), code=1)
+    assert output.count("error: step") == 1
+    root_cause = output[output.index("Root Cause") :]
+    assert "rank      : 0 (local_rank: 0)" in root_cause
+    assert "training has diverged; lower optim.learning_rate" in root_cause

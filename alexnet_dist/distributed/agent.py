@@ -1,0 +1,161 @@
+"""What torchrun's agent loads from this package: rendezvous that survives lost nodes, and an end to useless restarts.
+
+torchrun imports every entry point of the group `torchrun.handlers` (pyproject.toml) before it makes its rendezvous. So
+plain `torchrun` with its defaults is enough; nothing here runs in a rank. All programs of the environment are launched
+in this way; for them only addresses and the lifetime of the store change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import create_rdzv_handler
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
+
+from alexnet_dist import process
+from alexnet_dist.distributed import final_error
+from alexnet_dist.distributed.address import address_towards, is_loopback, is_own_address, resolves
+
+Creator = Callable[[RendezvousParameters], RendezvousHandler]
+
+
+@dataclass(frozen=True)
+class Host:
+    """Whether this node serves the rendezvous' store, and the address under which other nodes reach it, if known."""
+
+    serves: bool
+    address: str | None
+
+
+class EndingHandler(RendezvousHandler):
+    """A rendezvous that ends the job instead of joining again, once a rank has reported an error that would recur."""
+
+    def __init__(self, inner: RendezvousHandler, error_file: Path, host: Host | None = None) -> None:
+        """Take torch's handler and the file in which a rank of this agent reports such an error.
+
+        host: of a rendezvous that numbers nodes anew in each round; None: the inner handler's numbers are kept.
+        """
+        self._inner, self._error_file, self._host = inner, error_file, host
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Join the next round; raises ChildFailedError, which torchrun prints and ends with, for a reported error."""
+        error = final_error.read(self._error_file)
+        if error is not None:
+            failure = ProcessFailure(error.local_rank, error.pid, error.exit_code, str(self._error_file))
+            raise ChildFailedError("training", {error.rank: failure})
+        joined = self._inner.next_rendezvous()
+        return joined if self._host is None else host_first(joined, self._host)
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Return whether ranks use the agent's store."""
+        return self._inner.use_agent_store
+
+    def get_backend(self) -> str:
+        """Return the name of the rendezvous backend."""
+        return self._inner.get_backend()
+
+    def is_closed(self) -> bool:
+        """Return whether the rendezvous is closed."""
+        return self._inner.is_closed()
+
+    def set_closed(self) -> None:
+        """Close the rendezvous for all nodes."""
+        self._inner.set_closed()  # type: ignore[no-untyped-call]
+
+    def num_nodes_waiting(self) -> int:
+        """Return how many nodes wait to be let in."""
+        return self._inner.num_nodes_waiting()
+
+    def get_run_id(self) -> str:
+        """Return the id of the rendezvous."""
+        return self._inner.get_run_id()
+
+    def shutdown(self) -> bool:
+        """Close the rendezvous."""
+        return self._inner.shutdown()
+
+
+def static() -> Creator:
+    """Return what makes the handler of `--rdzv-backend=static`, the default of several nodes without an endpoint."""
+    return _replace("static", _static)
+
+
+def c10d() -> Creator:
+    """Return what makes the handler of `--rdzv-backend=c10d` and `--standalone`."""
+    return _replace("c10d", _c10d)
+
+
+def _replace(backend: str, creator: Creator) -> Creator:
+    # `register` rejects a name that torch has registered already, and there is no public way to remove one.
+    rendezvous_handler_registry._registry.pop(backend, None)
+    return creator
+
+
+def _static(parameters: RendezvousParameters) -> RendezvousHandler:
+    return EndingHandler(create_rdzv_handler(parameters), final_error.announce())
+
+
+def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
+    host, port = parse_rendezvous_endpoint(parameters.endpoint, default_port=0)
+    if parameters.local_addr is None:
+        parameters.local_addr = local_address(host, port, parameters.max_nodes)
+    numbering = None
+    if parameters.max_nodes > 1:
+        # Each agent keeps the address of its first shared store, so a node that comes back would use another one.
+        process.unshare_agent_store()
+        numbering = Host(is_own_address(host), parameters.local_addr)
+    if not resolves(process.host_name()):
+        # torch looks its own host name up to find out whether it serves the store.
+        parameters.config.setdefault("is_host", is_own_address(host))
+    backend, store = create_backend(parameters)
+    return EndingHandler(create_handler(store, backend, parameters), final_error.announce(), numbering)
+
+
+def local_address(host: str, port: int, max_nodes: int) -> str | None:
+    """Return the address of this node from which the rendezvous' host is reached; None: torch uses the host name.
+
+    A host name need not resolve on another node, nor even on its own. A loopback address is of use on one node only.
+    """
+    try:
+        address = address_towards(host, port or 1)
+    except OSError:
+        return None
+    return None if max_nodes > 1 and is_loopback(address) else address
+
+
+def host_first(joined: RendezvousInfo, host: Host) -> RendezvousInfo:
+    """Return what a node has joined, with its rank after those of a host are moved to the front.
+
+    torch orders nodes by address, so rank 0 would move to another node when one is added. The node that serves the
+    store is the one that no round can lose, so the run directory is best there, and rank 0 with it.
+    """
+    store = PrefixStore("alexnet_dist", joined.store)
+    store.set(f"serves/{joined.rank}", str(host.serves))
+    if joined.rank == 0:
+        serve = [store.get(f"serves/{rank}") == b"True" for rank in range(joined.world_size)]
+        store.set("first", str(serve.index(True) if True in serve else 0))
+    rank = moved_to_front(joined.rank, int(store.get("first")))
+    return RendezvousInfo(
+        joined.store, rank, joined.world_size, RendezvousStoreInfo.build(rank, store, local_addr=host.address)
+    )
+
+
+def moved_to_front(rank: int, first: int) -> int:
+    """Return the rank of a node after node `first` is moved to the front and the others keep their order."""
+    if rank == first:
+        return 0
+    return rank + 1 if rank < first else rank

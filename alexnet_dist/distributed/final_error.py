@@ -1,0 +1,63 @@
+"""The error after which a restart is of no use, passed from a rank to the agent that would restart it.
+
+The agent names a file in its environment, which its ranks inherit. The first rank that ends with such an error writes
+it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import tempfile
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from alexnet_dist import process
+from alexnet_dist.process import LaunchInfo
+
+
+@dataclass(frozen=True)
+class FinalError:
+    """Which rank ended, how, and its message; with `timestamp`, in seconds, a file as torchrun reads it."""
+
+    message: str
+    timestamp: int
+    rank: int
+    local_rank: int
+    pid: int
+    exit_code: int
+
+
+def announce() -> Path:
+    """Name the file to the ranks that this agent is about to start, and have it removed at the agent's end."""
+    path = Path(tempfile.gettempdir()) / f"alexnet_dist-{uuid.uuid4().hex}.json"
+    process.set_final_error_file(path)
+    atexit.register(path.unlink, missing_ok=True)
+    return path
+
+
+def report(message: str, launched: LaunchInfo, exit_code: int) -> None:
+    """Leave the error for this rank's agent, unless another rank has; without such an agent, do nothing."""
+    path = process.final_error_file()
+    if path is None:
+        return
+    error = FinalError(message, int(time.time()), launched.rank, launched.local_rank, os.getpid(), exit_code)
+    written = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        written.write_text(json.dumps(asdict(error)))
+        os.link(written, path)
+    except OSError:  # another rank was first, or there is no space: then torchrun restarts the run
+        pass
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def read(path: Path) -> FinalError | None:
+    """Return the error that a rank of this agent has left, if one has."""
+    try:
+        return FinalError(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
