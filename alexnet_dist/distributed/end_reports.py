@@ -74,18 +74,24 @@ class EndReports:
             return
         self._node, self._agent_store = node, agent_store
         self._store = PrefixStore("ends", store)
-        self._store.set(f"process/{self._topology.rank}", json.dumps([node, os.getpid()]))
-        rank = self._topology.rank
+        with suppress(dist.DistError):  # a rank is lost already: the creation of the groups reports it
+            self._siblings = self._processes(self._store, local_ranks)
+
+    def _processes(self, store: Store, local_ranks: int) -> dict[int, int]:
+        """Publish this process's id and return those of the other ranks of the node, by rank."""
+        rank, found = self._topology.rank, {}
+        store.set(f"process/{rank}", json.dumps([self._node, os.getpid()]))
         first, end = max(0, rank - local_ranks + 1), min(self._topology.world_size, rank + local_ranks)
         end_s = time.monotonic() + OPEN_S
         for other in range(first, end):
             key = f"process/{other}"
-            while not self._store.check([key]) and time.monotonic() < end_s:
+            while not store.check([key]) and time.monotonic() < end_s:
                 time.sleep(POLL_S)
-            if other != rank and self._store.check([key]):
-                its_node, process = json.loads(self._store.get(key))
-                if its_node == node:
-                    self._siblings[other] = process
+            if other != rank and store.check([key]):
+                node, process = json.loads(store.get(key))
+                if node == self._node:
+                    found[other] = process
+        return found
 
     def begin(self, last_step: Callable[[], int]) -> None:
         """Take what returns the last completed step: training begins."""
@@ -131,7 +137,9 @@ class EndReports:
     def diagnose(self) -> Diagnosis:
         """Return which ranks are missing, the same on every rank that can reach the store."""
         diagnosis = self._call(partial(_agree, self._topology), GATHER_S + 1.0)
-        return diagnosis or diagnose(self._topology, self.reports(), store_is_gone=self._store_is_gone())
+        if diagnosis is not None:
+            return diagnosis
+        return diagnose(self._topology, self.reports(), store_is_gone=True, rank_0_serves=not self._agent_store)
 
     def kill(self, diagnosis: Diagnosis) -> list[int]:
         """Kill the missing ranks of this node whose processes still exist, and return them.
@@ -188,10 +196,6 @@ class EndReports:
                 return
             time.sleep(POLL_S)
             done = self._call(lambda store: store.add(DONE, 0))
-
-    def _store_is_gone(self) -> bool:
-        """Return whether rank 0 serves the store and does so no longer."""
-        return self._store is None and not self._agent_store and self._topology.rank != 0
 
     def _call(self, work: Callable[[Store], Answer], limit_s: float = 1.0) -> Answer | None:
         """Return what `work` returns of the store; after a failure the store is not asked again."""

@@ -10,9 +10,10 @@ from signal import SIGKILL, Signals
 from alexnet_dist.distributed.lost_rank import awaited, rank_name
 from alexnet_dist.distributed.topology import Topology
 
-# Why a rank is missing, besides how its process has ended ("gone", "signal 9", "exit code 1"): it failed by itself, its
-# process is stopped, it is silent although it runs, nothing is known of it, it served the store that is gone.
+# Why a rank is missing: it failed by itself, its process is stopped, it does not answer although it runs, nothing is
+# known of it, it served the store that is gone. Or how its process has ended: "signal 9", "exit code 1", "gone".
 FAILED, STOPPED, RUNNING, SILENT, STORE = "failed", "stopped", "running", "silent", "store"
+EXIT_CODE, GONE = "exit code", "gone"
 MOST_LINES = 32  # ranks on the page, which stays below 60 lines
 
 
@@ -47,7 +48,9 @@ class Diagnosis:
     details: Mapping[int, str] = field(default_factory=dict)
 
 
-def diagnose(topology: Topology, reports: Mapping[int, EndReport], store_is_gone: bool = False) -> Diagnosis:
+def diagnose(
+    topology: Topology, reports: Mapping[int, EndReport], store_is_gone: bool = False, rank_0_serves: bool = False
+) -> Diagnosis:
     """Return which ranks are missing, from the reports so far, by rank.
 
     A rank that reports a wait is alive. A rank is missing if it reports an error of its own, or if a process of its
@@ -61,11 +64,16 @@ def diagnose(topology: Topology, reports: Mapping[int, EndReport], store_is_gone
         for rank, state in report.siblings.items():
             if rank not in reports and seen.get(rank, RUNNING) == RUNNING:
                 seen[rank] = state
-    lost = dict.fromkeys(first, FAILED) | {rank: state for rank, state in sorted(seen.items()) if state != RUNNING}
+    lost = dict.fromkeys(first, FAILED) | {
+        rank: state
+        for rank, state in sorted(seen.items())
+        if state != RUNNING
+        and not (store_is_gone and (rank or not rank_0_serves) and (state == GONE or state.startswith(EXIT_CODE)))
+    }
     if lost:
         return Diagnosis(lost, certain=True, details={rank: failed[rank] for rank in first})
     silent = [rank for rank in range(topology.world_size) if rank not in reports]
-    if store_is_gone and 0 in silent and 0 not in seen:
+    if store_is_gone and rank_0_serves and 0 in silent and 0 not in seen:
         return Diagnosis({0: STORE}, certain=False)
     wanted = {rank for report in reports.values() for rank in awaited(topology, report.rank, report.operation)}
     suspects = [rank for rank in silent if rank in wanted] or silent
@@ -85,7 +93,7 @@ def why(diagnosis: Diagnosis, rank: int) -> str:
         cause = {int(SIGKILL): " (kill -9, or the kernel because memory ran out)"}
         known = int(number) in set(Signals)
         return f"was killed by {Signals(int(number)).name if known else state}{cause.get(int(number), '')}"
-    if kind == "exit code":
+    if kind == EXIT_CODE:
         return f"has ended with exit code {number} and without a report"
     return {
         FAILED: f"failed first: {diagnosis.details.get(rank, '')}",
@@ -96,15 +104,13 @@ def why(diagnosis: Diagnosis, rank: int) -> str:
     }.get(state, "has ended without a report")
 
 
-def explanation(topology: Topology, reports: Mapping[int, EndReport], diagnosis: Diagnosis, own_rank: int) -> str:
-    """Return what is known of the missing ranks and which ranks wait for what, as one clause a fact."""
+def explanation(topology: Topology, reports: Mapping[int, EndReport], diagnosis: Diagnosis) -> str:
+    """Return what is known of the missing ranks, and for whom the other ranks but this one waited, four of each."""
     facts = [f"rank {rank} {why(diagnosis, rank)}" for rank in list(diagnosis.lost)[:4]]
     if not facts:
         facts = ["every rank is alive: the network between them was interrupted"]
-    waits = [report for report in by_time(reports) if report.operation][:4]
-    waits += [report for rank, report in reports.items() if rank == own_rank and report not in waits]
-    facts += [f"rank {report.rank} waited for {_waited_for(topology, report)}" for report in waits]
-    return "; ".join(facts)
+    waits = [report for report in by_time(reports) if report.operation and report.rank != topology.rank]
+    return "; ".join(facts + [f"rank {report.rank} waited for {_waited_for(topology, report)}" for report in waits[:4]])
 
 
 def _waited_for(topology: Topology, report: EndReport) -> str:

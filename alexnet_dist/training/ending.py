@@ -40,7 +40,7 @@ def _explain(run: RunContext, reports: EndReports, error: LostRankError) -> Lost
     reports.report(error)
     diagnosis = reports.diagnose()
     killed = reports.kill(diagnosis)
-    known = explanation(run.topology, reports.reports(), diagnosis, run.topology.rank)
+    known = explanation(run.topology, reports.reports(), diagnosis)
     if killed:
         numbers = ", ".join(map(str, killed))
         known += f"; rank {run.topology.rank} killed rank {numbers}, for which torchrun would wait 30 s"
