@@ -29,6 +29,9 @@ from alexnet_dist import process
 from alexnet_dist.distributed import final_error
 from alexnet_dist.distributed.address import address_towards, is_loopback, is_own_address, resolves
 
+# In place of torch's defaults, by which 45 s pass from the loss of a node to the next round: a node counts as lost after
+# 8 s of silence, and a round that has its fewest nodes waits 5 s for more. A node that comes later joins the next round.
+ELASTIC_DEFAULTS = {"keep_alive_interval": 2, "keep_alive_max_attempt": 4, "last_call_timeout": 5}
 Creator = Callable[[RendezvousParameters], RendezvousHandler]
 
 
@@ -121,6 +124,9 @@ def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
     if not resolves(process.host_name()):
         # torch looks its own host name up to find out whether it serves the store.
         parameters.config.setdefault("is_host", is_own_address(host))
+    if parameters.min_nodes < parameters.max_nodes:
+        for name, value in ELASTIC_DEFAULTS.items():
+            parameters.config.setdefault(name, value)
     backend, store = create_backend(parameters)
     return EndingHandler(create_handler(store, backend, parameters), final_error.announce(), numbering)
 
