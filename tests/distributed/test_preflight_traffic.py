@@ -45,7 +45,16 @@ def start(world_size: int, monkeypatch: pytest.MonkeyPatch) -> Start:
         yield found
 
     def rank(number: int) -> None:
-        launched = launch_info({"RANK": str(number), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": "8"})
+        node, local_rank = divmod(number, 8)
+        launched = launch_info(
+            {
+                "RANK": str(number),
+                "WORLD_SIZE": str(world_size),
+                "LOCAL_RANK": str(local_rank),
+                "LOCAL_WORLD_SIZE": "8",
+                "GROUP_RANK": str(node),
+            }
+        )
         check_ranks(rank_info(launched, "paired", "cpu", "gloo", SETTINGS), world_size, 60)
 
     with counting_proxy(port) as traffic:
