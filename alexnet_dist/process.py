@@ -29,6 +29,7 @@ GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # saved, less than the 30 s after which torchrun kills it; until everything is closed.
 START_GRACE_S, SAVE_GRACE_S, CLOSE_GRACE_S = 9.0, 25.0, 8.0
 FINAL_ERROR = "ALEXNET_DIST_FINAL_ERROR"  # the environment variable by which an agent passes a path to its ranks
+AGENT_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -137,6 +138,13 @@ def prepare_cuda() -> None:
 def unshare_agent_store() -> None:
     """Have torchrun's agent give the ranks of each round a store of their own; to be called in the agent."""
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+
+
+def have_agent_handle(number: signal.Signals) -> None:
+    """Have torchrun's agent, in which this is called, pass a signal on to its ranks instead of being killed by it."""
+    names = os.environ.get(AGENT_SIGNALS, "")
+    if names and number.name not in names.split(","):
+        os.environ[AGENT_SIGNALS] = f"{names},{number.name}"
 
 
 def set_final_error_file(path: Path) -> None:

@@ -7,10 +7,14 @@ in this way; for them only addresses and the lifetime of the store change.
 
 from __future__ import annotations
 
+import atexit
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import (
@@ -24,11 +28,16 @@ from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import create_rdzv_handler
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
+from torch.distributed.elastic.utils.store import barrier
 
 from alexnet_dist import process
 from alexnet_dist.distributed import final_error
 from alexnet_dist.distributed.address import address_towards, is_loopback, is_own_address, resolves
 
+# In place of torch's defaults, by which 45 s pass from the loss of a node to the next round: a node is lost after 8 s
+# without a sign of it, and a round with its fewest nodes waits 5 s for more. A later node joins the next round.
+ELASTIC_DEFAULTS = {"keep_alive_interval": 2, "keep_alive_max_attempt": 4, "last_call_timeout": 5}
+EXIT_BARRIER, EXIT_BARRIER_S = "torchelastic/agent/terminal_state", 5  # the key is torch.distributed.elastic's
 Creator = Callable[[RendezvousParameters], RendezvousHandler]
 
 
@@ -49,6 +58,8 @@ class EndingHandler(RendezvousHandler):
         host: of a rendezvous that numbers nodes anew in each round; None: the inner handler's numbers are kept.
         """
         self._inner, self._error_file, self._host = inner, error_file, host
+        self._joined: RendezvousInfo | None = None
+        atexit.register(self._pass_exit_barrier)
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Join the next round; raises ChildFailedError, which torchrun prints and ends with, for a reported error."""
@@ -57,7 +68,19 @@ class EndingHandler(RendezvousHandler):
             failure = ProcessFailure(error.local_rank, error.pid, error.exit_code, str(self._error_file))
             raise ChildFailedError("training", {error.rank: failure})
         joined = self._inner.next_rendezvous()
-        return joined if self._host is None else host_first(joined, self._host)
+        self._joined = joined if self._host is None else host_first(joined, self._host)
+        return self._joined
+
+    def _pass_exit_barrier(self) -> None:
+        """Count this agent at torchrun's exit barrier: an agent that leaves without it holds the others for 300 s."""
+        if self._joined is None or self._joined.world_size == 1:
+            return
+        # A store behind a broken network may never answer; by default this signal ends the process.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(EXIT_BARRIER_S)
+        with suppress(DistError):
+            barrier(self._joined.store, self._joined.world_size, EXIT_BARRIER, barrier_timeout=0.1)
+        signal.alarm(0)
 
     @property
     def use_agent_store(self) -> bool:
@@ -106,10 +129,12 @@ def _replace(backend: str, creator: Creator) -> Creator:
 
 
 def _static(parameters: RendezvousParameters) -> RendezvousHandler:
+    process.have_agent_handle(signal.SIGUSR1)
     return EndingHandler(create_rdzv_handler(parameters), final_error.announce())
 
 
 def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
+    process.have_agent_handle(signal.SIGUSR1)
     host, port = parse_rendezvous_endpoint(parameters.endpoint, default_port=0)
     if parameters.local_addr is None:
         parameters.local_addr = local_address(host, port, parameters.max_nodes)
@@ -121,6 +146,9 @@ def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
     if not resolves(process.host_name()):
         # torch looks its own host name up to find out whether it serves the store.
         parameters.config.setdefault("is_host", is_own_address(host))
+    if parameters.min_nodes < parameters.max_nodes:
+        for name, value in ELASTIC_DEFAULTS.items():
+            parameters.config.setdefault(name, value)
     backend, store = create_backend(parameters)
     return EndingHandler(create_handler(store, backend, parameters), final_error.announce(), numbering)
 

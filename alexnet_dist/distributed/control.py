@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from alexnet_dist.distributed.data_parallel import AllReduce, all_reduce
-from alexnet_dist.distributed.lost_rank import CONTROL, lost_rank_at, posting
+from alexnet_dist.distributed.lost_rank import CONTROL, lost_rank_at
+from alexnet_dist.distributed.status_sum import PendingSum
 from alexnet_dist.errors import UserError
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class PendingSum:
-    """A few numbers that are being summed over all ranks while the next step runs."""
-
-    total: Tensor
-    work: dist.Work | None
 
 
 class Control:
@@ -33,23 +22,17 @@ class Control:
     learns of a signal, a loss or a fault at the same step, and acts at the same step.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, reduce: AllReduce = all_reduce) -> None:
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
         """Take the group of all ranks; None: a run of one process."""
-        self._group, self._reduce = group, reduce
+        self._group = group
 
     def post(self, numbers: Sequence[float]) -> PendingSum:
         """Begin to sum this rank's numbers over all ranks."""
-        total = torch.tensor(numbers, dtype=torch.float64)
-        with posting(CONTROL):
-            return PendingSum(total, None if self._group is None else self._reduce(total, self._group))
+        return PendingSum(numbers, self._group)
 
     def wait(self, pending: PendingSum) -> list[float]:
-        """Return the sums, the same on every rank."""
-        with lost_rank_at(CONTROL):
-            if pending.work is not None:
-                pending.work.wait()
-        sums: list[float] = pending.total.tolist()
-        return sums
+        """Return the sums, the same on every rank; those that were posted first are waited for first."""
+        return pending.finish()
 
     def sums(self, numbers: Sequence[float]) -> list[float]:
         """Return the sums over all ranks at once."""

@@ -4,6 +4,7 @@ torchrun restarts failed ranks with the same store, in which the keys of the pre
 addresses of dead ranks. Rank 0 of each attempt therefore opens a room under a random name. Every other rank leaves its
 record there with a random token, and is admitted by a verdict that repeats its token: a room of a dead attempt never
 repeats it. Rank 0 alone reads all records, so what crosses the store grows with the number of ranks, not its square.
+No rank polls: it waits for the key DECIDED of the room, and, if that room is of a dead attempt, for REPLACED.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from alexnet_dist.errors import RunError, UserError
 
 ROOM = "alexnet_dist/room"  # the key under which the name of the current room stands
-FIRST_POLL_S, LONGEST_POLL_S = 0.01, 0.2
+DECIDED, REPLACED = "decided", "replaced"  # keys of a room: its verdicts are written; another room has been opened
 VERDICT_WAIT_S = 5.0  # for which rank 0 keeps the store open after a rejection
 
 
@@ -54,7 +55,11 @@ def admit_ranks(store: Store, world_size: int, timeout_s: float, judge: Callable
     """
     name = uuid.uuid4().hex
     room = _room(name, store)
+    earlier = store.get(ROOM).decode() if store.check([ROOM]) else ""
     store.set(ROOM, name)
+    if earlier:
+        for key in (REPLACED, DECIDED):
+            _room(earlier, store).set(key, "")
     entries = _collect(room, world_size, timeout_s)
     missing = [rank for rank in range(1, world_size) if rank not in entries]
     if missing:
@@ -66,6 +71,7 @@ def admit_ranks(store: Store, world_size: int, timeout_s: float, judge: Callable
         verdict = Verdict(user_error=judge(room, [entries[rank]["record"] for rank in range(1, world_size)]))
     for rank, entry in entries.items():
         room.set(f"verdict/{rank}", json.dumps(asdict(verdict) | {"token": entry["token"]}))
+    room.set(DECIDED, "")
     if verdict.user_error or verdict.run_error:
         with suppress(dist.DistError):  # rank 0 may serve the store: it ends with rank 0
             room.wait([f"seen/{rank}" for rank in entries], timedelta(seconds=VERDICT_WAIT_S))
@@ -95,25 +101,26 @@ def enter_room(store: Store, rank: int, record: str, timeout_s: float, prepare: 
     RunError if rank 0 does not open a room in time, or is lost while it decides.
     """
     token = uuid.uuid4().hex
-    name, room, poll_s = "", None, FIRST_POLL_S
-    end_s = time.monotonic() + timeout_s
-    while time.monotonic() < end_s:
-        current = store.get(ROOM).decode() if store.check([ROOM]) else ""
-        if current != name:
-            name, room, poll_s = current, _room(current, store), FIRST_POLL_S
-            end_s = time.monotonic() + timeout_s + VERDICT_WAIT_S  # rank 0 itself waits for timeout_s from now on
+    wait_s = timeout_s
+    try:
+        while True:
+            store.wait([ROOM], timedelta(seconds=wait_s))
+            name = store.get(ROOM).decode()
+            room = _room(name, store)
             prepare(room)
             room.set(f"record/{rank}", json.dumps({"token": token, "record": record}))
-        if room is not None and room.check([f"verdict/{rank}"]):
-            verdict = Verdict(**json.loads(room.get(f"verdict/{rank}")))
-            if verdict.token == token:
-                if verdict.user_error or verdict.run_error:
-                    room.set(f"seen/{rank}", "")
-                verdict.enforce()
-                return room
-        time.sleep(poll_s)
-        poll_s = min(1.5 * poll_s, LONGEST_POLL_S)
-    raise RunError(
-        f"rank {rank}: rank 0 did not arrive within {timeout_s:g} s (topology.timeout_s); see its output, or its"
-        " node's, and start again"
-    )
+            wait_s = timeout_s + VERDICT_WAIT_S  # rank 0 itself waits for timeout_s from now on
+            room.wait([DECIDED], timedelta(seconds=wait_s))
+            if room.check([f"verdict/{rank}"]):
+                verdict = Verdict(**json.loads(room.get(f"verdict/{rank}")))
+                if verdict.token == token:
+                    if verdict.user_error or verdict.run_error:
+                        room.set(f"seen/{rank}", "")
+                    verdict.enforce()
+                    return room
+            room.wait([REPLACED], timedelta(seconds=wait_s))
+    except dist.DistStoreError:
+        raise RunError(
+            f"rank {rank}: rank 0 did not arrive within {timeout_s:g} s (topology.timeout_s); see its output, or its"
+            " node's, and start again"
+        ) from None

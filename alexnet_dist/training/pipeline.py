@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from alexnet_dist.distributed.control import PendingSum
+from alexnet_dist.distributed.status_sum import PendingSum
 from alexnet_dist.training.run_logger import StepRecord
 from alexnet_dist.training.step import PendingStep
 

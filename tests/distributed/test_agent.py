@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, rendezvous_handler_registry
+from torch.distributed.elastic.utils.store import barrier
 
 from alexnet_dist.distributed import address, agent, final_error
 from alexnet_dist.process import FINAL_ERROR, LaunchInfo
@@ -21,11 +22,12 @@ from alexnet_dist.process import FINAL_ERROR, LaunchInfo
 class OneRound(RendezvousHandler):
     """A rendezvous that counts how often it is joined."""
 
-    joined = 0
+    def __init__(self, store: Store | None = None, nodes: int = 1) -> None:
+        self.joined, self.store, self.nodes = 0, store, nodes
 
     def next_rendezvous(self) -> RendezvousInfo:
         self.joined += 1
-        return RendezvousInfo(None, 0, 1, None)  # type: ignore[arg-type]
+        return RendezvousInfo(self.store, 0, self.nodes, None)  # type: ignore[arg-type]
 
     def get_backend(self) -> str:
         return "one round"
@@ -88,6 +90,16 @@ def test_without_an_agent_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     final_error.report("an error", LaunchInfo(0, 1, 0, 1, under_torchrun=False), 2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_that_leaves_does_not_hold_the_others(tmp_path: Path) -> None:
+    store = HashStore()
+    leaving = agent.EndingHandler(OneRound(store, nodes=2), tmp_path / "error.json")
+    leaving.next_rendezvous()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(barrier, store, 2, agent.EXIT_BARRIER, 30)  # as torchrun's agent does
+        leaving._pass_exit_barrier()
+        waiting.result(timeout=10)
 
 
 @pytest.mark.parametrize(

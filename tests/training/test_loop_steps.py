@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.data.reader import BAD_KINDS
-from alexnet_dist.distributed.control import Control, PendingSum
+from alexnet_dist.distributed.control import Control
+from alexnet_dist.distributed.status_sum import PendingSum
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.monitoring.metrics import Metrics

@@ -1,0 +1,127 @@
+"""The status sum: about log2 N rounds of small messages, each number counted once, the same bits on every rank."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alexnet_dist.distributed.control import Control
+from alexnet_dist.distributed.groups import close_groups, open_groups
+from alexnet_dist.distributed.status_sum import rounds
+from alexnet_dist.distributed.topology import resolve_topology
+from alexnet_dist.process import launch_info
+from support.ranks import Ranks
+
+Number = int | float
+
+
+def most_rounds(world_size: int) -> int:
+    """Return log2 of a power of two, and 2 more than its floor of any other number."""
+    floor = world_size.bit_length() - 1
+    return floor if world_size == 1 << floor else floor + 2
+
+
+class Outcome(NamedTuple):
+    """A rank's total, how many messages it has sent, and how many messages one after the other its total took."""
+
+    total: Number
+    sent: int
+    hops: int
+
+
+def simulate(numbers: Sequence[Number], seed: int) -> list[Outcome]:
+    """Run the rounds of all ranks, which take turns in a random order; between two ranks messages keep their order."""
+    mail: dict[tuple[int, int], deque[tuple[Number, int]]] = defaultdict(deque)
+    outcomes: dict[int, Outcome] = {}
+
+    def run(rank: int) -> Iterator[None]:
+        total, sent, hops = numbers[rank], 0, 0
+        for each in rounds(rank, len(numbers)):
+            if each.sends:
+                mail[rank, each.peer].append((total, hops + 1))
+                sent += 1
+            if each.receives:
+                while not mail[each.peer, rank]:
+                    yield
+                received, arrived = mail[each.peer, rank].popleft()
+                total, hops = received if each.replaces else total + received, max(hops, arrived)
+        outcomes[rank] = Outcome(total, sent, hops)
+
+    ranks = [run(rank) for rank in range(len(numbers))]
+    random.Random(seed).shuffle(ranks)
+    for _ in range(most_rounds(len(numbers)) + 1):
+        for rank in ranks:
+            next(rank, None)
+    assert not any(mail.values())
+    return [outcomes[rank] for rank in range(len(numbers))]
+
+
+@given(st.integers(1, 1100), st.integers())
+def test_every_number_reaches_every_rank_once_in_log_n_hops(world_size: int, seed: int) -> None:
+    outcomes = simulate([1 << rank for rank in range(world_size)], seed)
+    assert {outcome.total for outcome in outcomes} == {(1 << world_size) - 1}
+    assert max(outcome.hops for outcome in outcomes) <= most_rounds(world_size)
+    assert max(outcome.sent for outcome in outcomes) <= most_rounds(world_size)
+
+
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=40), st.integers(), st.integers())
+def test_all_ranks_have_the_same_bits_in_any_order_of_arrival(losses: list[float], seed: int, other: int) -> None:
+    totals = {outcome.total.hex() for each in (seed, other) for outcome in simulate(losses, each)}  # type: ignore[union-attr]
+    assert len(totals) == 1
+
+
+def test_messages_at_scale() -> None:
+    assert [most_rounds(size) for size in (2, 3, 4, 6, 8, 64, 1000, 1024)] == [1, 3, 2, 4, 3, 6, 11, 10]
+    assert len(rounds(0, 1024)) == 10
+    assert rounds(0, 1) == []
+
+
+def summed(delays_s: list[float]) -> tuple[list[list[str]], list[int]]:
+    """Sum 5 times, each posted before the one before is waited for; return the bits, and the bytes of each message."""
+    rank, messages = launch_info().rank, []
+    isend = dist.isend
+
+    def counted(tensor: Tensor, **to: Any) -> dist.Work | None:
+        messages.append(tensor.nbytes)
+        return isend(tensor, **to)
+
+    dist.isend = counted  # type: ignore[assignment]
+    control = Control(open_groups(resolve_topology("fused", "cpu", launch_info()), 60).world)
+    pending, sums = [], []
+    for step in range(5):
+        time.sleep(delays_s[(rank + step) % len(delays_s)])
+        pending.append(control.post([0.1 * rank + step, 1 / (3 + rank), float(rank)]))
+        if step:
+            sums.append(control.wait(pending[step - 1]))
+    sums.append(control.wait(pending[-1]))
+    close_groups()
+    return [[number.hex() for number in numbers] for numbers in sums], messages
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 6])
+def test_real_ranks_have_the_same_bits_whatever_the_delays(world_size: int, run_ranks: Ranks) -> None:
+    expected = [
+        [outcome.total.hex() for outcome in (simulate(numbers, 0)[0] for numbers in columns)]  # type: ignore[union-attr]
+        for columns in (
+            (
+                [0.1 * rank + step for rank in range(world_size)],
+                [1 / (3 + rank) for rank in range(world_size)],
+                [float(rank) for rank in range(world_size)],
+            )
+            for step in range(5)
+        )
+    ]
+    for delays_s in ([0.0], [0.0, 0.02, 0.0, 0.05]):
+        for bits, messages in run_ranks(world_size, summed, delays_s):
+            assert bits == expected
+            assert set(messages) == {24}
+            assert len(messages) <= 5 * most_rounds(world_size)

@@ -1,0 +1,118 @@
+"""Two nodes under `--nnodes=1:2`: one is lost, the other goes on alone, and both go on when it comes back."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.namespaces import Node
+from support.training import TRAIN, evaluations, finished, losses, samples, settings, torchrun
+
+STEPS, ALONE_S = 240, 30.0
+PORT = 29500
+
+Nodes = tuple[Node, Node]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def words(shards: Path, directory: Path) -> list[str]:
+    return settings(
+        shards, directory, f"run.steps={STEPS}", "run.save_every=5", "train.dtype=float64", "topology.timeout_s=8",
+        "metrics.port=null",
+    )  # fmt: skip
+
+
+def start(node: Node, host: Node, arguments: list[str], *options: str) -> subprocess.Popen[str]:
+    """Start torchrun's agent of a node; host: the node that serves the rendezvous."""
+    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint={host.address}:{PORT}", "--rdzv-id=elastic", *options]
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node=2"]
+    return node.start([*command, "--monitor-interval=0.1", str(TRAIN), *arguments], {"OMP_NUM_THREADS": "1"})
+
+
+def last_step(directory: Path) -> int:
+    path = directory / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for_step(directory: Path, step: int, timeout_s: float = 120.0) -> float:
+    """Wait until a step is logged and return for how long."""
+    began_s = time.monotonic()
+    while last_step(directory) < step:
+        assert time.monotonic() - began_s < timeout_s, f"step {step} is not logged, only {last_step(directory)}"
+        time.sleep(0.05)
+    return time.monotonic() - began_s
+
+
+def ended(process: subprocess.Popen[str], timeout_s: float) -> str:
+    """Return the output of a process that ends by itself, with whatever code."""
+    return process.communicate(timeout=timeout_s)[0]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    finished(torchrun(4, words(shards, directory)))
+    return directory
+
+
+@pytest.mark.parametrize("fault", ["killed", "cut off"])
+@pytest.mark.parametrize("host_number", [0, 1], ids=["lower address serves", "higher address serves"])
+def test_a_lost_node_comes_back(
+    fault: str, host_number: int, nodes: Nodes, undisturbed: Path, shards: Path, tmp_path: Path
+) -> None:
+    """The run directory is on the node that serves the rendezvous only; the host names resolve to nothing."""
+    host, other = nodes[host_number], nodes[1 - host_number]
+    directory, nowhere = tmp_path / "run", Path("/proc/nowhere/run")
+    elastic = ["--nnodes=1:2", "--max-restarts=5"]
+    agent = start(host, host, words(shards, directory), *elastic)
+    other_agent = start(other, host, words(shards, nowhere), *elastic)
+    wait_for_step(directory, 12)
+    if fault == "killed":
+        other.kill()
+    else:
+        other.disconnect()
+    time.sleep(0.5)
+    alone_s = wait_for_step(directory, last_step(directory) + 5)
+    print(f"{fault}: the other node trains again after {alone_s + 0.5:.1f} s")
+    assert alone_s < ALONE_S
+    if fault == "killed":
+        other_agent.communicate()
+        other_agent = start(other, host, words(shards, nowhere), *elastic)
+    else:
+        other.connect()
+    outputs = [finished(process, timeout_s=300) for process in (agent, other_agent)]
+    layouts = [line for line in outputs[0].splitlines() if line.startswith("training ")]
+    assert ["2 replica(s)" in line for line in layouts] == [True, False, True], layouts
+    expected = losses(undisturbed)
+    assert losses(directory) == pytest.approx(expected, rel=1e-9)
+    assert [{**line, "loss": 0} for line in evaluations(directory)] == [
+        {**line, "loss": 0} for line in evaluations(undisturbed)
+    ]
+    assert samples(directory) == samples(undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize("host_stops", [True, False])
+def test_a_signal_to_one_agent_ends_both(
+    number: signal.Signals, host_stops: bool, nodes: Nodes, shards: Path, tmp_path: Path
+) -> None:
+    """The agent that was not signalled does not wait for the other at torchrun's exit barrier."""
+    host, other = nodes
+    directory = tmp_path / "run"
+    agents = [start(node, host, words(shards, directory), "--nnodes=2", "--max-restarts=3") for node in (host, other)]
+    wait_for_step(directory, 12)
+    began_s = time.monotonic()
+    agents[0 if host_stops else 1].send_signal(number)
+    outputs = [ended(agent, 20) for agent in agents]
+    took_s = time.monotonic() - began_s
+    print(f"{number.name}, the host's agent {host_stops}: both agents ended after {took_s:.1f} s")
+    assert took_s < 10
+    assert (directory / "PREEMPTED").exists(), outputs
+    step = int((directory / "PREEMPTED").read_text().split()[-1])
+    assert last_step(directory) == step
