@@ -1,4 +1,4 @@
-"""What a process needs of the operating system: its torchrun environment, memory settings, parent death, signals.
+"""What a process needs of the operating system: its torchrun environment, memory settings, other processes.
 
 This is the only module that reads environment variables.
 """
@@ -11,23 +11,15 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
-import threading
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from alexnet_dist.errors import PermanentError, UserError
+from alexnet_dist.signals import GROUP_SIGNALS, ignore_signals
 
 PR_SET_PDEATHSIG = 1
-# torchrun sends these to a rank's whole process group; the loaders must survive them until the rank has saved.
-GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-# Seconds that a rank has after a signal: until all ranks can agree to stop before the first step; until the run has
-# saved, less than the 30 s after which torchrun kills it; until everything is closed.
-START_GRACE_S, SAVE_GRACE_S, CLOSE_GRACE_S = 9.0, 25.0, 8.0
 FINAL_ERROR = "ALEXNET_DIST_FINAL_ERROR"  # the environment variable by which an agent passes a path to its ranks
 AGENT_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -219,12 +211,6 @@ def sibling_state(process: int) -> str:
     return "stopped" if state in "Tt" else "running"
 
 
-def ignore_signals(signals: Iterable[signal.Signals]) -> None:
-    """Ignore signals in this process: torchrun sends them to a rank's whole process group, including its loaders."""
-    for number in signals:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def init_worker(rank_pid: int) -> None:
     """Make a worker process forked by a rank ignore signals to the process group, and die with the rank.
 
@@ -233,65 +219,3 @@ def init_worker(rank_pid: int) -> None:
     die_with_parent(rank_pid)
     ignore_signals(GROUP_SIGNALS)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
-
-
-def _no_op_handler(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the C-level handler has already written the signal's number into the wakeup socket."""
-
-
-class StopRequest:
-    """A flag that a signal sets, read by a watcher thread instead of a Python signal handler.
-
-    Python runs its handlers between bytecodes of the main thread, so none would run while a collective blocks it. The
-    process is expected to read the flag and stop. If it still runs after its seconds of grace, the thread ends it with
-    `128 + signal`.
-    """
-
-    def __init__(self, signals: Iterable[signal.Signals], grace_s: float = 0.0) -> None:
-        """Install the handlers and start the thread; call once per process, from its main thread.
-
-        grace_s: as in `allow`. A SIGHUP that the process ignores already, as under nohup, stays ignored.
-        """
-        self._event = threading.Event()
-        self._allowed = (grace_s, time.monotonic())
-        self._read, self._write = socket.socketpair()
-        self._write.setblocking(False)
-        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        watched = [number for number in signals if not _is_hangup_under_nohup(number)]
-        for number in watched:
-            signal.signal(number, _no_op_handler)
-        self._watched = frozenset(int(number) for number in watched)
-        threading.Thread(target=self._watch, name="signals", daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            received = [number for number in self._read.recv(64) if number in self._watched]
-            if received:
-                break
-        received_s = time.monotonic()
-        self._event.set()
-        while True:
-            grace_s, since_s = self._allowed
-            remaining_s = max(received_s, since_s) + grace_s - time.monotonic()
-            if remaining_s <= 0:
-                break
-            time.sleep(min(remaining_s, 0.1))  # `allow` may change the end
-        if grace_s:
-            print(f"not stopped {grace_s:.0f} s after signal {received[0]}: exiting", file=sys.stderr)
-        os._exit(128 + received[0])
-
-    def allow(self, grace_s: float) -> None:
-        """Set the seconds within which the process stops by itself, from a signal or this call on; 0: none."""
-        self._allowed = (grace_s, time.monotonic())
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for a signal for at most `timeout_s` and return whether one has been received."""
-        return self._event.wait(timeout_s)
-
-    def __bool__(self) -> bool:
-        """Return whether a signal has been received."""
-        return self._event.is_set()
-
-
-def _is_hangup_under_nohup(number: signal.Signals) -> bool:
-    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

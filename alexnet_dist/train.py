@@ -20,14 +20,8 @@ from typing import NoReturn
 from alexnet_dist import config as configs
 from alexnet_dist.distributed import final_error
 from alexnet_dist.errors import LostRankRunError, PermanentError, RunError, UserError, exit_code_of, run_command
-from alexnet_dist.process import (
-    GROUP_SIGNALS,
-    START_GRACE_S,
-    StopRequest,
-    die_with_parent,
-    launch_info,
-    write_error_file,
-)
+from alexnet_dist.process import LaunchInfo, die_with_parent, launch_info, write_error_file
+from alexnet_dist.signals import GROUP_SIGNALS, START_GRACE_S, StopRequest, print_error
 
 RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
 # How much later than its own end a rank that lost another one dates it: torchrun takes the earliest end as the root
@@ -79,7 +73,9 @@ def main_once(arguments: list[str]) -> None:
     launched, stop = launch_info(), None
     try:
         if launched.under_torchrun:  # before torch is imported, which takes seconds
-            stop = StopRequest(GROUP_SIGNALS, START_GRACE_S)
+            stop = StopRequest(
+                GROUP_SIGNALS, START_GRACE_S, final_error.is_reported, lambda late: _end_job(late, launched)
+            )
             die_with_parent(os.getppid())
         main(arguments, stop)
     except UserError as error:
@@ -104,6 +100,12 @@ def main_once(arguments: list[str]) -> None:
         if isinstance(error, PermanentError):
             final_error.report(message, launched, exit_code_of(error))
         raise
+
+
+def _end_job(late: str, launched: LaunchInfo) -> None:
+    """Report that this rank was asked to stop and cannot wait for the others: a restart would train to the end."""
+    print_error(late)
+    final_error.report(f"asked to stop before the first step; {late}", launched, 128 + SIGTERM)
 
 
 def _let_rank_0_report(stop: StopRequest | None) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # Units are dotted names below alexnet_dist: a module, or a package with all that is in it. A module belongs to the
 # longest unit that its name begins with; units of one floor do not import each other.
 FLOORS = (
-    {"errors", "rng", "files"},
+    {"errors", "rng", "files", "signals"},
     {"process", "monitoring"},
     {"nn", "data"},
     {"config", "model"},

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.process import (
@@ -20,90 +18,16 @@ from alexnet_dist.process import (
     prepare_cuda,
     rendezvous_address,
     use_interface,
+    write_error_file,
 )
-
-# Blocks in C for ever, whatever signals arrive, as a collective does: the main thread never runs Python again.
-WAIT_IN_C = """
-import ctypes
-libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
-libc.pthread_mutex_lock(mutex)
-print("waiting", flush=True)
-libc.pthread_mutex_lock(mutex)
-"""
-WATCH = """
-import os, signal, sys, threading, time
-from alexnet_dist.process import StopRequest
-stop = StopRequest((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP), grace_s=float(sys.argv[1]))
-assert not stop
-"""
-REPORT_AND_EXIT = """
-def report():
-    while not stop:
-        time.sleep(0.01)
-    print("asked to stop", flush=True)
-    os._exit(7)
-threading.Thread(target=report, daemon=True).start()
-"""
-
-
-@contextmanager
-def running(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", program, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def test_a_signal_sets_the_flag_while_the_main_thread_waits_in_c() -> None:
-    with running(f"{WATCH}{REPORT_AND_EXIT}{WAIT_IN_C}", "60") as process:
-        assert read_line(process) == "waiting"
-        process.send_signal(signal.SIGTERM)
-        assert read_line(process) == "asked to stop"
-        assert process.wait(10) == 7
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
-def test_without_grace_a_signal_ends_the_process_at_once(number: signal.Signals) -> None:
-    with running(f"{WATCH}{WAIT_IN_C}", "0") as process:
-        assert read_line(process) == "waiting"
-        process.send_signal(number)
-        assert process.wait(10) == 128 + number
-
-
-def test_a_process_that_does_not_stop_in_its_grace_is_ended() -> None:
-    with running(f"{WATCH}{WAIT_IN_C}", "0.2") as process:
-        assert read_line(process) == "waiting"
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=10)
-        assert process.returncode == 143
-        assert errors == "not stopped 0 s after signal 15: exiting\n"
-
-
-def test_a_process_that_stops_in_its_grace_ends_as_it_likes() -> None:
-    with running(f"{WATCH}print('ready', flush=True)\nwhile not stop: time.sleep(0.01)", "60") as process:
-        assert read_line(process) == "ready"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-
-
-def test_other_signals_are_left_alone() -> None:
-    with running(f"{WATCH}{WAIT_IN_C}", "60") as process:
-        assert read_line(process) == "waiting"
-        process.send_signal(signal.SIGUSR2)
-        assert process.wait(10) == -signal.SIGUSR2
+from support.programs import WAIT_IN_C, read_line, running
 
 
 def test_a_child_dies_with_its_parent() -> None:
     child = f"""
 import os, signal
-from alexnet_dist.process import die_with_parent, ignore_signals
+from alexnet_dist.process import die_with_parent
+from alexnet_dist.signals import ignore_signals
 ignore_signals((signal.SIGTERM, signal.SIGINT))
 die_with_parent(os.getppid())
 {WAIT_IN_C}"""
@@ -131,17 +55,6 @@ def test_a_process_goes_on_while_its_parent_lives() -> None:
     with running(program) as process:
         assert process.communicate(timeout=10) == ("alive\n", "")
         assert process.returncode == 0
-
-
-def test_ignored_signals_do_nothing() -> None:
-    program = """
-import os, signal
-from alexnet_dist.process import ignore_signals
-ignore_signals((signal.SIGTERM, signal.SIGUSR1))
-os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGUSR1)
-print("alive")"""
-    with running(program) as process:
-        assert process.communicate(timeout=10) == ("alive\n", "")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
@@ -190,13 +103,6 @@ def test_an_environment_that_is_not_torchruns_is_refused(name: str, value: str) 
         launch_info({"RANK": "0", "WORLD_SIZE": "1", name: value})
 
 
-def test_a_process_may_be_given_less_grace() -> None:
-    with running(WATCH + "stop.allow(0)" + WAIT_IN_C, "60") as process:
-        assert read_line(process) == "waiting"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 128 + signal.SIGTERM
-
-
 def test_what_cuda_reads_is_set_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "0")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
@@ -234,3 +140,40 @@ def test_a_run_spans_nodes_when_this_one_has_a_part_of_its_ranks() -> None:
     assert launch_info({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}).spans_nodes
     assert not launch_info({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}).spans_nodes
     assert not launch_info({}).spans_nodes
+
+
+SIBLINGS = """
+import os, signal, subprocess, sys, time
+child = "import sys; from alexnet_dist.process import sibling_state; print(sibling_state(int(sys.argv[1])))"
+def state(process):
+    print(subprocess.run([sys.executable, "-c", child, str(process)], capture_output=True, text=True).stdout.strip())
+other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+state(other.pid)
+os.kill(other.pid, signal.SIGSTOP); time.sleep(0.2)
+state(other.pid)
+os.kill(other.pid, signal.SIGKILL); time.sleep(0.2)
+state(other.pid)
+other.wait()
+state(other.pid)
+failed = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]); time.sleep(1)
+state(failed.pid)
+state(1)
+"""
+
+
+def test_the_state_of_a_sibling_is_seen() -> None:
+    with running(SIBLINGS) as process:
+        said, _ = process.communicate(timeout=30)
+    # Process 1 has another parent.
+    assert said.split("\n")[:-1] == ["running", "stopped", "signal 9", "gone", "exit code 3", "gone"]
+
+
+def test_torchrun_reads_the_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "error.json"
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    write_error_file("nobody asks", 1.0)
+    for value in ("", str(path)):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", value)
+        write_error_file("rank 1 lost rank 2", 1234567.9)
+    failure = ProcessFailure(local_rank=1, pid=2, exitcode=1, error_file=str(path))
+    assert (failure.message, failure.timestamp) == ("rank 1 lost rank 2", 1234567)

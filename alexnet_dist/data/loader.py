@@ -31,6 +31,7 @@ from alexnet_dist.data.decoder import BatchRequest, Decoder, Message, SlotReques
 from alexnet_dist.data.prefetcher import Prefetcher
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.signals import GROUP_SIGNALS
 
 __all__ = ["BatchRequest", "LoadedBatch", "Loader", "labels", "pixels", "row_bytes", "worker_death_as_error"]
 
@@ -127,7 +128,7 @@ class Loader:
         if loader.num_workers:
             process.check_room_for_locks(FIXED_LOCKS + LOCKS_PER_WORKER * loader.num_workers)
         # Blocked until the processes ignore them, so that none of them is killed in between.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, process.GROUP_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
         try:
             self._prefetcher = Prefetcher(splits, ahead_bytes)
             self._messages = iter(loader)

@@ -19,6 +19,7 @@ from alexnet_dist.data.cache import Cache, RemoteFile
 from alexnet_dist.data.download import RetryPolicy, download, load_library
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar, parse
 from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.signals import ignore_signals
 
 SCHEMES = ("http", "https", "s3")
 # ImageNet's manifest has 0.4 MB, one of 15 million images 6 MB; a list of rejected images can make it larger.
@@ -270,7 +271,7 @@ def in_child(function: Callable[[], Result]) -> Result:
 
 def _call_and_send(parent_pid: int, function: Callable[[], Result], sender: Connection) -> None:
     process.die_with_parent(parent_pid)
-    process.ignore_signals([signal.SIGINT])  # the parent handles Ctrl-C, and this process ends with it
+    ignore_signals([signal.SIGINT])  # the parent handles Ctrl-C, and this process ends with it
     try:
         sender.send((True, function()))
     except Exception as error:

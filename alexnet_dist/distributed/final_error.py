@@ -55,6 +55,12 @@ def report(message: str, launched: LaunchInfo, exit_code: int) -> None:
         written.unlink(missing_ok=True)
 
 
+def is_reported() -> bool:
+    """Return whether a rank of this rank's agent has left such an error."""
+    path = process.final_error_file()
+    return path is not None and path.exists()
+
+
 def read(path: Path) -> FinalError | None:
     """Return the error that a rank of this agent has left, if one has."""
     try:

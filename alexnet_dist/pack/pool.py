@@ -11,7 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from alexnet_dist.errors import RunError
-from alexnet_dist.process import check_room_for_locks, die_with_parent, ignore_signals, keep_freed_memory
+from alexnet_dist.process import check_room_for_locks, die_with_parent, keep_freed_memory
+from alexnet_dist.signals import ignore_signals
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -25,6 +25,7 @@ from alexnet_dist.nn import geometry
 from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE_S, StopRequest
 from alexnet_dist.training.build import build_engine, slow_dtype_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.ending import explained
@@ -36,7 +37,7 @@ from alexnet_dist.training.run_logger import RunLogger
 from alexnet_dist.training.step import Engine
 
 
-def train(config: Config, profile_steps: int = 0, stop: process.StopRequest | None = None) -> None:
+def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = None) -> None:
     """Train or resume the run in `run.directory`; return when it is finished or was asked to stop.
 
     profile_steps: how many steps to profile, after the first three of this start. stop: what watches this process's
@@ -56,8 +57,8 @@ def train(config: Config, profile_steps: int = 0, stop: process.StopRequest | No
             stack.enter_context(run_directory.open_directory(run.directory))
         # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
         loader = stack.enter_context(open_loader(run))
-        stop = stop or process.StopRequest(process.GROUP_SIGNALS)
-        stack.callback(stop.allow, process.CLOSE_GRACE_S)
+        stop = stop or StopRequest(GROUP_SIGNALS)
+        stack.callback(stop.allow, CLOSE_GRACE_S)
         stack.callback(close_groups)
         groups = connect(run, reports)
         control = Control(groups.world)
@@ -81,13 +82,13 @@ def train(config: Config, profile_steps: int = 0, stop: process.StopRequest | No
         )
         if stopped_early(run, control, stop):
             return
-        stop.allow(process.SAVE_GRACE_S)
+        stop.allow(SAVE_GRACE_S)
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
             Loop(run, engine, feed, control, logger, lambda: bool(stop)).train(start, after_launch)
 
 
-def stopped_early(run: RunContext, control: Control, stop: process.StopRequest) -> bool:
+def stopped_early(run: RunContext, control: Control, stop: StopRequest) -> bool:
     """Return whether any rank was asked to stop before the first step, the same on every rank."""
     if not control.sums([float(bool(stop))])[0]:
         return False
