@@ -138,8 +138,11 @@ def test_an_empty_class_folder_is_refused(tmp_path: Path, capsys: pytest.Capture
 
 def test_under_torchrun_rank_0_reports_for_all(shards: Path, tmp_path: Path) -> None:
     said = finished(torchrun(3, settings(shards, tmp_path / "run")), 1)
-    assert said.count("world size 3 is odd") == 1
-    assert "exitcode  : 2" in said
+    assert said.count("error: world size 3 is odd") == 1
+    root_cause = said[said.index("Root Cause") :]
+    assert "rank      : 0 (local_rank: 0)" in root_cause
+    assert "traceback : world size 3 is odd" in root_cause
+    assert "exitcode  : 2" in root_cause
     ours = said.split("torch/distributed/elastic")[0]
     assert "Traceback" not in ours
 
@@ -147,9 +150,13 @@ def test_under_torchrun_rank_0_reports_for_all(shards: Path, tmp_path: Path) -> 
 def test_a_run_that_diverges_ends_on_all_ranks_and_is_reported_once(shards: Path, tmp_path: Path) -> None:
     words = settings(shards, tmp_path / "run", "optim.learning_rate=1e30", "run.steps=9")
     said = finished(torchrun(2, words), 1)
-    assert said.count("training has diverged; lower optim.learning_rate") == 1
-    assert "at a learning rate of 1e+30" in said
-    assert "exitcode  : 2" in said
+    ours, _, report = said.partition("Root Cause")
+    assert ours.count("training has diverged; lower optim.learning_rate") == 1
+    assert "at a learning rate of 1e+30: training has diverged" in report
+    assert "exitcode  : 2" in report
+    post_mortem = (tmp_path / "run" / "post-mortem.txt").read_text()
+    assert "failed first: step 2: the loss is nan" in post_mortem
+    assert "there is no checkpoint: it starts from step 0" in post_mortem
     assert "Traceback" not in said.split("torch/distributed/elastic")[0]
 
 

@@ -5,24 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.ranks import free_port
+from support.agents import backends, children, rank_process, wait_for_step
 from support.training import evaluations, finished, losses, settings, torchrun, weights
 
 STEPS, SAVE_EVERY = 60, 5
-
-
-def backends() -> dict[str, list[str]]:
-    """Return torchrun's options for each of its rendezvous backends, as its users type them."""
-    return {
-        "standalone": ["--standalone"],
-        "static": ["--rdzv-backend=static", f"--master-port={free_port()}"],
-        "c10d": ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"],
-    }
 
 
 def words(shards: Path, directory: Path) -> list[str]:
@@ -30,45 +20,6 @@ def words(shards: Path, directory: Path) -> list[str]:
         shards, directory, f"run.steps={STEPS}", f"run.save_every={SAVE_EVERY}", "train.deterministic=true",
         "topology.timeout_s=20", "metrics.port=null",
     )  # fmt: skip
-
-
-def children(parent: int) -> Iterator[int]:
-    """Yield the process ids of a process's children."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            yield int(status.parent.name)
-
-
-def rank_process(agent: int, rank: int) -> int:
-    """Return the process id of a rank, once the agent has started it."""
-    for _ in range(300):
-        for process in children(agent):
-            try:
-                environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if f"RANK={rank}".encode() in environment:
-                return process
-        time.sleep(0.1)
-    raise AssertionError(f"rank {rank} did not start")
-
-
-def last_step(directory: Path) -> int:
-    path = directory / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait_for_step(directory: Path, step: int, timeout_s: float = 90) -> float:
-    """Wait until a step is logged and return for how long."""
-    began_s = time.monotonic()
-    while last_step(directory) < step:
-        assert time.monotonic() - began_s < timeout_s, f"step {step} is not logged, only {last_step(directory)}"
-        time.sleep(0.05)
-    return time.monotonic() - began_s
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +54,45 @@ def test_killed_ranks_and_loaders_come_back(
     assert losses(directory) == losses(undisturbed)
     assert evaluations(directory) == evaluations(undisturbed)
     assert weights(directory, STEPS) == weights(undisturbed, STEPS)
+
+
+STOPPED = [("standalone", 2), *(pytest.param("c10d", rank, marks=pytest.mark.slow) for rank in range(4))]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("backend", "victim"), STOPPED)
+def test_a_stopped_rank_is_named_killed_and_comes_back(
+    backend: str, victim: int, undisturbed: Path, shards: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    arguments = [*words(shards, directory), "topology.timeout_s=4"]
+    agent = torchrun(4, arguments, *backends()[backend], "--max-restarts=1", "--monitor-interval=0.1")
+    wait_for_step(directory, 13)
+    os.kill(rank_process(agent.pid, victim), signal.SIGSTOP)
+    output = finished(agent, timeout_s=120)
+    survivors = [line for line in output.splitlines() if line.startswith("error: rank ")]
+    named = f"lost rank {victim} (replica {victim // 2}, tower {victim % 2}) at: "
+    assert len(survivors) == 3
+    assert all(named in line and f"rank {victim} is stopped" in line for line in survivors)
+    assert any(f" killed rank {victim}, " in line for line in survivors)
+    assert "Unable to shutdown process" not in output  # what torchrun reports after 30 s
+    post_mortem = (directory / "post-mortem.txt").read_text()
+    assert f"failed first         rank {victim} (" in post_mortem
+    assert output.count("resuming from step") == 1
+    assert losses(directory) == losses(undisturbed)
+    assert weights(directory, STEPS) == weights(undisturbed, STEPS)
+
+
+def test_the_rank_that_was_killed_is_the_root_cause(shards: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    agent = torchrun(4, words(shards, directory), "--standalone", "--monitor-interval=0.1")
+    wait_for_step(directory, 7)
+    os.kill(rank_process(agent.pid, 2), signal.SIGKILL)
+    output = finished(agent, code=1)
+    assert "rank      : 2 (local_rank: 2)" in output[output.index("Root Cause") :]
+    failures = output[output.index("Failures:") : output.index("Root Cause")]
+    assert "traceback : rank 3 (replica 1, tower 1) lost rank 2 (replica 1, tower 0) at: " in failures
+    assert "failed first         rank 2 (replica 1, tower 0) " in (directory / "post-mortem.txt").read_text()
 
 
 def test_an_error_that_would_recur_is_not_restarted(shards: Path, tmp_path: Path) -> None:
