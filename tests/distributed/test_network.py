@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_dist.distributed import network
 from alexnet_dist.distributed.groups import close_groups, open_groups
-from alexnet_dist.distributed.network import MOST_NAMED, Node, judge, probe, use_network
+from alexnet_dist.distributed.network import MOST_NAMED, Node, judge, leave_nodes, probe, use_network
 from alexnet_dist.distributed.preflight import check_ranks, rank_info
 from alexnet_dist.distributed.room import VERDICT_WAIT_S, Verdict
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.process import launch_info
+from support.counting_store import CountingStore
 from support.ranks import Ranks, free_port
 
 
@@ -60,6 +63,23 @@ def test_a_listener_is_reached_and_a_closed_port_is_not() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert probe("127.0.0.1", listener.getsockname()[1]) == ""
     assert probe("127.0.0.1", free_port()) == "Connection refused"
+
+
+def checked(number: int) -> float:
+    """Let threads check the network as the first ranks of nodes; return the bytes through the store a pair of nodes."""
+    store = CountingStore()
+    leave_nodes(store, nodes(number))
+
+    def check(node: Node) -> None:
+        network._check_node(store, node.first_rank, "127.0.0.1", "", 30)
+
+    with ThreadPoolExecutor(number) as threads:
+        list(threads.map(check, nodes(number)))
+    return store.bytes / number**2
+
+
+def test_the_store_carries_few_bytes_for_each_pair_of_nodes() -> None:
+    assert checked(24) < 50  # 44; 33 for 64 nodes
 
 
 def joined(interface: str) -> tuple[list[str], str, float]:
