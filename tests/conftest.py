@@ -16,14 +16,16 @@ import pytest
 from PIL import Image
 
 from support.data_shards import draw_jpegs_fixture, pack_tiny
+from support.namespaces import nodes_fixture
 from support.packed import reference_fixture, source_fixture
 from support.ranks import Ranks, rank_runner
 from support.remote_server import http_server, running_server
 
-# Fixtures of data_shards and remote_server, and those below.
+# Fixtures of data_shards, namespaces and remote_server, and those below.
 __all__ = [
     "draw_jpegs_fixture",
     "http_server",
+    "nodes_fixture",
     "pack_tiny",
     "reference_fixture",
     "run_ranks",

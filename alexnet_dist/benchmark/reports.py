@@ -89,6 +89,12 @@ def _scaling(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
     cluster = scaling.assumed_cluster(
         arguments.step_ms, arguments.pair_batch, arguments.network_gbit, arguments.link_gbytes
     )
-    extra = {"bounds_here": measured, "assumed": asdict(cluster), "bounds_of_nodes": scaling.node_bounds(cluster)}
-    notes = scaling.describe(measured, cluster)
+    sums = scaling.status_sums(results)
+    extra = {
+        "bounds_here": measured,
+        "status_sums": sums,
+        "assumed": asdict(cluster),
+        "bounds_of_nodes": scaling.node_bounds(cluster),
+    }
+    notes = scaling.describe(measured, sums, cluster)
     return SuiteReport(results, scaling.COLUMNS, scaling.ratios(results), extra, notes)

@@ -188,7 +188,7 @@ class RunConfig(Section):
     evaluate_every: int = Field(1, ge=0)
     """Epochs between evaluations on the validation set; 0: never, and the run needs no validation shards."""
     record_samples: bool = False
-    """Whether each rank writes the sample ids of every step to samples-rank-N.jsonl."""
+    """Whether the sample ids that each rank decodes for every step are written to samples-rank-N.jsonl."""
 
 
 class MetricsConfig(Section):

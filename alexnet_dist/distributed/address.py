@@ -63,17 +63,20 @@ def own_interface(spans_nodes: bool, chosen: str, host: str, port: int) -> Inter
 def reach_node(own: Interface, addresses: Iterable[str], host: str) -> Interface:
     """Return the interface by which this node reaches another one, for a node that reaches the rendezvous by loopback.
 
-    addresses: of the other nodes. host: of the rendezvous. Raises UserError if none of them can be reached.
+    addresses: of the other nodes; where all reach it by loopback, all are on one machine. host: of the rendezvous.
+    Raises UserError if none of them can be reached.
     """
     interfaces = local_interfaces()
-    for address in addresses:
-        if not is_loopback(address):
-            try:
-                interface = interface_of(address_towards(address, 9), interfaces)
-            except OSError:
-                continue
-            if interface is not None and not is_loopback(interface.address):
-                return interface
+    remote = [address for address in addresses if not is_loopback(address)]
+    if not remote:
+        return own
+    for address in remote:
+        try:
+            interface = interface_of(address_towards(address, 9), interfaces)
+        except OSError:
+            continue
+        if interface is not None and not is_loopback(interface.address):
+            return interface
     raise UserError(
         f"it reaches the rendezvous at {host} by {own.address}, which other nodes cannot reach; {FIX}, or give torchrun"
         " on all nodes an address of the rendezvous that they can reach: --master-addr, or --rdzv-endpoint"

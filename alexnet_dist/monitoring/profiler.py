@@ -5,6 +5,7 @@ The code that does the work names the regions: stages, posts and waits of each j
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,9 @@ def check_room(steps: int, remaining: int) -> None:
 def profiled(steps: int, directory: Path, rank: int, device: str) -> Iterator[Callable[[], None]]:
     """Profile `steps` steps after the first three; yield a function to call after each step.
 
-    Writes directory/rank-N.json, a trace for chrome://tracing or ui.perfetto.dev, and the summary rank-N.txt. With 0
-    steps nothing is profiled and the function does nothing. device: "cpu" or "cuda".
+    Writes directory/rank-N.json, a trace for chrome://tracing or ui.perfetto.dev, and the summary rank-N.txt, on this
+    rank's node; prints a warning if it cannot. With 0 steps nothing is profiled and the function does nothing. device:
+    "cpu" or "cuda".
     """
     if not steps:
         yield lambda: None
@@ -42,9 +44,13 @@ def profiled(steps: int, directory: Path, rank: int, device: str) -> Iterator[Ca
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
 
     def write(finished: profile) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        finished.export_chrome_trace(str(directory / f"rank-{rank}.json"))
-        (directory / f"rank-{rank}.txt").write_text(summary(finished, steps, device))
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            finished.export_chrome_trace(str(directory / f"rank-{rank}.json"))
+            (directory / f"rank-{rank}.txt").write_text(summary(finished, steps, device))
+        except OSError as error:
+            text = f"warning: rank {rank}: {directory} not written: {error.strerror}"
+            print(text, file=sys.stderr, flush=True)
 
     phases = schedule(wait=SKIPPED_STEPS, warmup=WARM_UP_STEPS, active=steps, repeat=1)
     with profile(activities=activities, schedule=phases, on_trace_ready=write, acc_events=True) as running:

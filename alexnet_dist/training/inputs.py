@@ -21,7 +21,7 @@ from alexnet_dist.training.run_plan import RunPlan
 # Keys in which ranks may differ: where things are on a node, and how it works there.
 NODE_KEYS = (
     "data.root", "data.cache", "data.cache_bytes", "data.workers", "metrics.address", "metrics.port", "topology.layout",
-    "train.device",
+    "train.device", "run.directory",
 )  # fmt: skip
 # Fractions of the packed side, of which the paper crops 7/8: below the first a run is refused, below the other warned.
 MIN_CROP, USUAL_CROP = 1 / 4, 3 / 4

@@ -23,7 +23,7 @@ from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.pipeline import FinishedStep, InFlightStep, StepPipeline
 from alexnet_dist.training.resume import Start
-from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord
+from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord, decoded_ids
 from alexnet_dist.training.step import Engine
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -84,6 +84,9 @@ class Loop:
             [float(self.stop_requested()), self.count_once(report.loss), self.count_once(report.wrong)]
         )
         self.logger.log_step(in_flight.step, report)
+        if self.run.config.run.record_samples:
+            ids = decoded_ids(report, self.run.topology.towers)
+            self.logger.log_samples(in_flight.step, self.control.gather(ids))
         self.logger.log_bad_samples(self.feed.take_bad())
         return FinishedStep(StepRecord(in_flight.step, in_flight.learning_rate, report, time_s), status)
 

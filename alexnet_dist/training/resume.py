@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -39,33 +39,72 @@ class Start:
 def resume(run: RunContext, engine: Engine, control: Control) -> Start:
     """Restore the newest checkpoint that verifies into the engine and return where it stands; else the beginning.
 
-    Rank 0 searches and shares the step, and every rank opens that checkpoint. Nothing in the directory is changed.
-    Raises UserError if the checkpoint does not belong to this run.
+    Rank 0 searches and checks, the ranks of replica 0 read, and the other replicas receive weights and velocities from
+    them: only rank 0's node needs the run directory. Nothing in it is changed. Raises UserError if the checkpoint does
+    not belong to this run or cannot be read.
     """
-    home = run.directory / CHECKPOINTS
-
-    def newest_step() -> int | None:
-        newest, complaints = checkpoint.find(home)
-        for complaint in complaints:
-            print(f"checkpoint skipped: {complaint}", file=sys.stderr, flush=True)
-        if newest is None and complaints:
-            raise UserError(
-                f"{home}: no checkpoint verifies; restore one, or remove the directory to start from step 0"
-            )
-        return None if newest is None else newest.step
-
-    step = control.run_on_rank0(newest_step)
-    if step is None:
+    by_node = control.gather(_newest_on_node(run)) if run.launched.spans_nodes else []
+    saved = control.run_on_rank0(lambda: find_checkpoint(run, by_node))
+    if saved is None:
         engine.broadcast_weights()
         return Start()
-    saved, _ = checkpoint.find(home, step)
-    assert saved is not None
-    check_resumable(saved, geometry_state(run.net), run.position(step))
+    failure = ""
+    if run.topology.replica == 0:
+        try:
+            _restore(saved, engine)
+        except UserError as error:
+            failure = str(error)
+    for text in control.gather(failure):  # else the others would wait for a rank that has left
+        if text:
+            raise UserError(text)
+    engine.broadcast_weights()
+    engine.broadcast_velocities()
+    state = saved.state
+    return Start(saved.step, int(state["evaluated_step"]), Progress(**state["progress"]), float(state["time_s"]))
+
+
+def find_checkpoint(run: RunContext, by_node: Sequence[str]) -> Checkpoint | None:
+    """Return the newest checkpoint that verifies, on rank 0; each of its files is read once. None at the beginning.
+
+    by_node: what `_newest_on_node` returned, by rank; empty on a single node. Raises UserError if no checkpoint
+    verifies, if there are some on another node only, or if the newest one does not belong to this run.
+    """
+    home = run.directory / CHECKPOINTS
+    newest, complaints = checkpoint.find(home)
+    for complaint in complaints:
+        print(f"checkpoint skipped: {complaint}", file=sys.stderr, flush=True)
+    if newest is None and complaints:
+        raise UserError(f"{home}: no checkpoint verifies; restore one, or remove the directory to start from step 0")
+    step, rank = max([(int(text), rank) for rank, text in enumerate(by_node) if text], default=(0, 0))
+    if newest is None:
+        if step:
+            raise UserError(
+                f"{home}: no checkpoint here, on rank 0's node, but one of step {step} on rank {rank}'s node: make that"
+                " node the first (torchrun --node-rank=0), or copy its run directory to this one; to start from step"
+                " 0, remove it there"
+            )
+        return None
+    if by_node and step > int(by_node[0] or 0):
+        print(
+            f"warning: rank {rank}'s node has a checkpoint of step {step}, which is not used: rank 0's node counts, and"
+            f" {home} has step {newest.step} there",
+            file=sys.stderr,
+            flush=True,
+        )
+    check_resumable(newest, geometry_state(run.net), run.position(newest.step))
+    return newest
+
+
+def _newest_on_node(run: RunContext) -> str:
+    """Return the step of the newest checkpoint on this node, on its first rank; empty without one and on others."""
+    steps = checkpoint.finished_steps(run.directory / CHECKPOINTS) if run.launched.local_rank == 0 else []
+    return str(max(steps)) if steps else ""
+
+
+def _restore(saved: Checkpoint, engine: Engine) -> None:
     for tower in engine.model.modules():
         if isinstance(tower, Tower):
             restore(tower, checkpoint.read_tower(saved, tower.index), engine.velocities[tower.index])
-    state = saved.state
-    return Start(step, int(state["evaluated_step"]), Progress(**state["progress"]), float(state["time_s"]))
 
 
 def check_resumable(saved: Checkpoint, net_state: Mapping[str, Any], position: Mapping[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -38,8 +40,17 @@ class StepRecord:
     time_s: float
 
 
+def decoded_ids(report: StepReport, towers: tuple[int, ...]) -> str:
+    """Return the ids of the samples that a rank with these towers decoded for a step, as JSON."""
+    ids: list[int] = []
+    for spec in report.batches:
+        first, end = rows_of_rank(spec, towers)
+        ids += spec.ids[first:end].tolist()
+    return json.dumps(ids)
+
+
 class RunLogger:
-    """What one rank logs: files and terminal on rank 0 only, Prometheus and samples on every rank."""
+    """What one rank logs: files and terminal on rank 0 only, Prometheus on every rank."""
 
     def __init__(self, run: RunContext, metrics: Metrics, start: Start) -> None:
         """Begin at a start; start.time_s: seconds of training in earlier starts of this run.
@@ -70,7 +81,7 @@ class RunLogger:
             self._run.log(text)
 
     def log_step(self, step: int, report: StepReport) -> None:
-        """Count a step that this rank has finished, its replica's images in equal shares, and record its samples."""
+        """Count a step that this rank has finished, its replica's images in equal shares."""
         self.finished_step = step
         images_share = sum(len(spec.ids) for spec in report.batches) * len(self._run.topology.towers) / 2
         self._metrics.observe_step(
@@ -82,12 +93,12 @@ class RunLogger:
             link_bytes_received=report.received_bytes,
             flops=images_share * self._flops_per_image,
         )
-        if self._run.config.run.record_samples:
-            ids: list[int] = []
-            for spec in report.batches:
-                first, end = rows_of_rank(spec, self._run.topology.towers)
-                ids += spec.ids[first:end].tolist()
-            append(self._run.directory / samples_file(self._run.topology.rank), {"step": step, "ids": ids})
+
+    def log_samples(self, step: int, ids_by_rank: Sequence[str]) -> None:
+        """Record which samples each rank decoded for a step; ids_by_rank: what `decoded_ids` returned on each."""
+        if self._run.topology.is_rank0:
+            for rank, ids in enumerate(ids_by_rank):
+                append(self._run.directory / samples_file(rank), {"step": step, "ids": json.loads(ids)})
 
     def log_bad_samples(self, bad: list[BadSample]) -> None:
         """Report samples for which others were substituted."""

@@ -62,12 +62,18 @@ class Engine:
         return logits.float() if logits.dtype == torch.bfloat16 else logits
 
     def broadcast_weights(self) -> None:
-        """Give every replica the weights of the first one, before the first step.
+        """Give every replica the weights of the first one, before the first step of a start.
 
-        All draw the same numbers, but torch's normal numbers differ in their last bits between kinds of CPU.
+        Also of a new run, in which all draw the same numbers: torch's normal numbers differ in their last bits between
+        kinds of CPU.
         """
         for weights in self.weights.values():
             self.reducer.broadcast(weights.values())
+
+    def broadcast_velocities(self) -> None:
+        """Give every replica the velocities of the first one, which alone has read the checkpoint."""
+        for velocities in self.velocities.values():
+            self.reducer.broadcast(velocities.values())
 
     def gradients(self, tower: int) -> dict[str, Tensor]:
         """Return a tower's gradients; after a step, those of the global batch."""

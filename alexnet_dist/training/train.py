@@ -75,7 +75,8 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         announce(run, start, accept(run, start, control), cache_note)
         feed = open_feed(run, start, loader, engine)
         metrics = stack.enter_context(closing(open_metrics(run, control)))
-        stack.callback(remove_targets, run.directory / run_directory.TARGETS)
+        if run.topology.is_rank0:
+            stack.callback(remove_targets, run.directory / run_directory.TARGETS)
         logger = stack.enter_context(RunLogger(run, metrics, start))
         after_launch = stack.enter_context(
             profiled(profile_steps, run.directory / run_directory.PROFILE, run.topology.rank, run.topology.device.type)
@@ -158,7 +159,7 @@ def open_metrics(run: RunContext, control: Control) -> Metrics:
     """Serve this rank's metrics and, on rank 0, write the addresses of all ranks' metrics."""
     topology, section = run.topology, run.config.metrics
     metrics = Metrics(
-        run=run.directory.name,
+        run=control.run_on_rank0(lambda: run.directory.name),  # other nodes may have another directory
         rank=topology.rank,
         replica=topology.replica,
         tower="+".join(map(str, topology.towers)),

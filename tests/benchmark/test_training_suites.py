@@ -26,6 +26,8 @@ def made_up(contender: Contender) -> Mapping[str, float]:
         return {**JOINS, OTHERS: 0.0}
     if contender.settings.get("task") == "rank_allreduce":
         return {"gigabytes_per_second": 1.0, "allreduce_ms": 122.0, OTHERS: 0.0}
+    if contender.settings.get("task") == "rank_status":
+        return {"status_us": 50.0, "status_ring_us": 80.0, OTHERS: 0.0}
     speed = SPEED.get(contender.name, 10.0)
     figures = {"images_per_second": speed, "step_ms": 32_000 / speed, OTHERS: 0.25}
     if contender.task == "ranks":
@@ -132,11 +134,17 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     assert pairs["measured_ms"] == 3200
     assert isinstance(printed["bounds_of_nodes"], list)
     assert [line["nodes"] for line in printed["bounds_of_nodes"]] == [1, 2, 4, 8, 16, 32, 64]
+    sums = printed["status_sums"]
+    assert isinstance(sums, list)
+    assert sums[0] == {"ranks": 2, "status_us": 50, "ring_us": 80}
+    assert sums[1] == {"ranks": 4, "status_us": 100, "ring_us": 240}
+    assert sums[-1] == {"ranks": 1024, "status_us": 500, "ring_us": 2 * 1023 * 40}
     main(["scaling", "--step-ms", "12.5", "--network-gbit", "400"])
     text = capsys.readouterr().out
     assert "NOT MEASURED" in text
     assert "12.5 ms" in text
     assert "400 Gbit/s" in text
+    assert "1,024 ranks:       500 by doubling,    81,840 in gloo's ring" in text
 
 
 def test_ranks_share_the_threads() -> None:
@@ -145,7 +153,7 @@ def test_ranks_share_the_threads() -> None:
         settings = contender.settings.get("settings", contender.settings)
         assert isinstance(settings, dict)
         threads.append(settings["threads"])
-    assert threads == [2, 1, 1, 1, 1]
+    assert threads == [2, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

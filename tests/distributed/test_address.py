@@ -91,5 +91,14 @@ def test_an_interface_that_the_user_chooses_must_be_there() -> None:
 
 
 def test_a_node_that_reaches_no_other_one_says_how_to_go_on() -> None:
+    lo, broadcast = Interface("lo", LOOPBACK), "255.255.255.255"  # no socket may connect to it
     with pytest.raises(UserError, match=r"rendezvous at node-a by 127\.0\.0\.1, which other .* --master-addr, or"):
-        reach_node(Interface("lo", LOOPBACK), [LOOPBACK, "127.0.1.1"], "node-a")
+        reach_node(lo, [LOOPBACK, broadcast], "node-a")
+    for interface in local_interfaces():
+        if not is_loopback(interface.address):
+            assert reach_node(lo, [broadcast, interface.address], "node-a").name == interface.name
+
+
+def test_several_agents_on_one_machine_use_loopback() -> None:
+    lo = Interface("lo", LOOPBACK)
+    assert reach_node(lo, [LOOPBACK, "127.0.1.1"], "localhost") == lo

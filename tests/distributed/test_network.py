@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_dist.distributed import network
+from alexnet_dist.distributed.address import Interface, reach_node
 from alexnet_dist.distributed.groups import close_groups, open_groups
-from alexnet_dist.distributed.network import MOST_NAMED, Node, judge, probe, use_network
+from alexnet_dist.distributed.network import MOST_NAMED, Node, judge, leave_nodes, probe, use_network
 from alexnet_dist.distributed.preflight import check_ranks, rank_info
 from alexnet_dist.distributed.room import VERDICT_WAIT_S, Verdict
 from alexnet_dist.distributed.topology import resolve_topology
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.process import launch_info
+from support.counting_store import CountingStore
 from support.ranks import Ranks, free_port
 
 
@@ -62,14 +67,32 @@ def test_a_listener_is_reached_and_a_closed_port_is_not() -> None:
     assert probe("127.0.0.1", free_port()) == "Connection refused"
 
 
-def joined(interface: str) -> tuple[list[str], str, float]:
-    """Join as one of two nodes with two ranks each; return the nodes, the error, and the seconds of the check."""
-    launched = launch_info()
-    os.environ.update(
-        LOCAL_RANK=str(launched.rank % 2), LOCAL_WORLD_SIZE="2", GROUP_RANK=str(launched.rank // 2)
-    )  # fmt: skip
-    if interface:
-        os.environ["GLOO_SOCKET_IFNAME"] = interface
+def checked(number: int) -> float:
+    """Let threads check the network as the first ranks of nodes; return the bytes through the store a pair of nodes."""
+    store = CountingStore()
+    leave_nodes(store, nodes(number))
+
+    def check(node: Node) -> None:
+        network._check_node(store, node.first_rank, "127.0.0.1", "", 30)
+
+    with ThreadPoolExecutor(number) as threads:
+        list(threads.map(check, nodes(number)))
+    return store.bytes / number**2
+
+
+def test_the_store_carries_few_bytes_for_each_pair_of_nodes() -> None:
+    assert checked(24) < 50  # 44; 33 for 64 nodes
+
+
+def joined(interfaces: list[str]) -> tuple[list[str], str, float]:
+    """Join as one of two nodes with two ranks each; return the nodes, the error, and the seconds of the check.
+
+    interfaces: the one that the user chooses on each node, or an empty string.
+    """
+    rank = launch_info().rank
+    os.environ.update(LOCAL_RANK=str(rank % 2), LOCAL_WORLD_SIZE="2", GROUP_RANK=str(rank // 2))
+    if interfaces[rank // 2]:
+        os.environ["GLOO_SOCKET_IFNAME"] = interfaces[rank // 2]
     launched = launch_info()
     topology = resolve_topology("paired", "cpu", launched)
     room = check_ranks(rank_info(launched, "paired", "cpu", "gloo", {}), 4, 20)
@@ -77,24 +100,38 @@ def joined(interface: str) -> tuple[list[str], str, float]:
     began_s = time.monotonic()
     try:
         lines = use_network(room, launched, 20)
-    except UserError as error:
+    except (UserError, RunError) as error:
         return [], str(error), time.monotonic() - began_s
     took_s = time.monotonic() - began_s
     open_groups(topology, 20, room)
     close_groups()
-    assert os.environ["NCCL_SOCKET_IFNAME"] == f"={interface}"
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "=lo"
     return lines, "", took_s
 
 
-def test_nodes_that_reach_each_other_go_on(run_ranks: Ranks) -> None:
-    answers = run_ranks(4, joined, "lo")
+@pytest.mark.parametrize("interfaces", [["lo", "lo"], ["", ""]])
+def test_two_agents_on_one_machine_connect(interfaces: list[str], run_ranks: Ranks) -> None:
+    answers = run_ranks(4, joined, interfaces)
     assert [len(lines) for lines, _, _ in answers] == [2, 0, 0, 0]
     assert [line.partition(" at ")[2] for line in answers[0][0]] == ["127.0.0.1 (ranks 0-1)", "127.0.0.1 (ranks 2-3)"]
     assert max(took_s for _, _, took_s in answers) < 2
 
 
-def test_nodes_with_nothing_but_loopback_are_refused_on_every_rank(run_ranks: Ranks) -> None:
-    answers = run_ranks(4, joined, "")
+def unreachable(interfaces: list[str]) -> tuple[list[str], str, float]:
+    """Join where a node that reaches the rendezvous by loopback finds no way to the other one, nor it a listener."""
+
+    def reach_nothing(own: Interface, _addresses: list[str], host: str) -> Interface:
+        assert launch_info().rank < 2
+        return reach_node(own, ["255.255.255.255"], host)  # no socket may connect to it
+
+    vars(network)["reach_node"] = reach_nothing
+    return joined(interfaces)
+
+
+def test_a_node_that_no_other_can_reach_is_refused_on_every_rank(run_ranks: Ranks) -> None:
+    answers = run_ranks(4, unreachable, ["", "lo"])
     (error,) = {error for _, error, _ in answers}
-    assert error.count("it reaches the rendezvous at 127.0.0.1 by 127.0.0.1, which other nodes cannot reach") == 2
+    assert (
+        error.count("(ranks 0-1): it reaches the rendezvous at 127.0.0.1 by 127.0.0.1, which other nodes cannot") == 1
+    )
     assert max(took_s for _, _, took_s in answers) < VERDICT_WAIT_S

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -11,7 +10,7 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from alexnet_dist.distributed import room
 from alexnet_dist.distributed.groups import close_groups, open_groups
@@ -20,6 +19,7 @@ from alexnet_dist.distributed.room import ROOM, admit_ranks, enter_room
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.process import launch_info
+from support.counting_store import CountingStore
 from support.ranks import Ranks, free_port
 
 
@@ -56,39 +56,6 @@ def test_every_attempt_meets_in_one_store(run_ranks: Ranks) -> None:
     assert sentence.startswith("the ranks differ in optim.momentum: 0.9 on ranks [0, 1, 2], 0.5 on ranks [3]")
     assert run_ranks(4, join_through_agent, port, 0.0, "0.9") == [4.0] * 4
     del agent
-
-
-class CountingStore(Store):
-    """A store in this process that counts the bytes that cross it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values: dict[str, bytes] = {}
-        self.bytes = 0
-        self._changed = threading.Condition()
-
-    def set(self, key: str, value: bytes | str) -> None:
-        data = value.encode() if isinstance(value, str) else bytes(value)
-        with self._changed:
-            self.values[key] = data
-            self.bytes += len(key) + len(data)
-            self._changed.notify_all()
-
-    def get(self, key: str) -> bytes:
-        with self._changed:
-            self.bytes += len(key) + len(self.values[key])
-            return self.values[key]
-
-    def check(self, keys: list[str]) -> bool:
-        with self._changed:
-            self.bytes += sum(map(len, keys))
-            return all(key in self.values for key in keys)
-
-    def wait(self, keys: list[str], timeout: timedelta = timedelta(seconds=30)) -> None:
-        with self._changed:
-            self.bytes += sum(map(len, keys))
-            if not self._changed.wait_for(lambda: all(key in self.values for key in keys), timeout.total_seconds()):
-                raise dist.DistStoreError("wait timeout")
 
 
 def meet(ranks: int, record: str = "x" * 300) -> CountingStore:

@@ -49,3 +49,10 @@ def test_a_wrong_number_is_refused(steps: str, shards: Path, tmp_path: Path) -> 
     output = finished(torchrun(2, settings(shards, tmp_path / "run", f"--profile={steps}")), 1)
     assert "--profile" in output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_profile_that_cannot_be_written_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    with profiled(1, Path("/proc/nowhere"), 3, "cpu") as after_step:
+        for _ in range(4):
+            after_step()
+    assert "warning: rank 3: /proc/nowhere not written: No such file or directory" in capsys.readouterr().err

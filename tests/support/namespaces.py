@@ -59,13 +59,25 @@ class Node:
         """Take this node's end of the cable down: both ends lose their route, and open connections wait."""
         _ip("-n", self.namespace, "link", "set", DEVICE, "down")
 
-    def ignore(self, address: str) -> None:
-        """Answer nothing that comes from an address, as behind a firewall: its connections time out."""
-        _ip("-n", self.namespace, "route", "add", "blackhole", f"{address}/32")
+    def ignore(self, address: str, except_port: int = 0) -> None:
+        """Answer nothing that comes from an address, as behind a firewall: its connections time out.
+
+        except_port: a port of this node that stays open.
+        """
+        if except_port:
+            self._rule(
+                "add", "pref", "10", "to", address, "ipproto", "tcp", "sport", str(except_port), "lookup", "main"
+            )
+        self._rule("add", "pref", "20", "to", address, "blackhole")
 
     def answer(self, address: str) -> None:
         """End `ignore`."""
-        _ip("-n", self.namespace, "route", "del", "blackhole", f"{address}/32")
+        for preference in ("10", "20"):
+            with suppress(subprocess.CalledProcessError):  # no port was excepted
+                self._rule("del", "pref", preference, "to", address)
+
+    def _rule(self, *words: str) -> None:
+        _ip("-n", self.namespace, "rule", *words)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training.resume import Start
-from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord
+from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord, decoded_ids
 from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import StepReport
 from support.nets import SMALL
@@ -89,6 +89,7 @@ def test_only_rank_0_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with open_logger(tmp_path, topology=replace(RANK_0, rank=1, local_rank=1)) as (logger, value):
         logger.log_loss(record(2), 1.0, 0.5)
         logger.log_evaluation(3, Evaluation(1.0, 0.5, None), 1.0)
+        logger.log_samples(2, ["[1]", "[2]"])
         logger.log("words")
         assert (value("loss"), value("evaluation_loss")) == (1.0, 1.0)
     assert list(tmp_path.iterdir()) == []
@@ -102,13 +103,15 @@ def test_a_rank_counts_its_half_of_the_images_and_its_bad_samples(
     bad = BadSample(9, "train-000001.tar", 512, "a damaged JPEG", "damaged")
     with open_logger(tmp_path) as (logger, value):
         logger.log_step(1, replace(REPORT, batches=specs))
+        logger.log_samples(1, [decoded_ids(replace(REPORT, batches=specs), (tower,)) for tower in (0, 1)])
         logger.log_bad_samples([bad])
         assert (value("images_total"), value("progress_images")) == (2.5, 2.5)
         assert value("model_flops_total") == 2.5 * training_flops(SMALL)
         assert (value("step"), value("epoch")) == (1, 1 / 3)
         assert [value("link_bytes_total", direction=way) for way in ("send", "recv")] == [10, 20]
         assert value("bad_samples_total", reason="damaged") == 1
-    assert run_directory.read_lines(tmp_path / run_directory.samples_file(0)) == [{"step": 1, "ids": [4, 7]}]
+    for rank, ids in enumerate(([4, 7], [9, 2, 1])):
+        assert run_directory.read_lines(tmp_path / run_directory.samples_file(rank)) == [{"step": 1, "ids": ids}]
     assert (
         "rank 0: another sample substituted for a bad one: sample 9 (train-000001.tar, byte 512)"
         in capsys.readouterr().err

@@ -7,18 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from alexnet_dist import config as configs
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.groups import close_groups, open_groups
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.geometry import Geometry
+from alexnet_dist.process import launch_info
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG
 from alexnet_dist.runs.load import geometry_state
 from alexnet_dist.training.build import build_engine
 from alexnet_dist.training.optim import Progress
-from alexnet_dist.training.resume import Start, check_resumable, config_changes, resume
+from alexnet_dist.training.resume import Start, check_resumable, config_changes, find_checkpoint, resume
+from support.ranks import Ranks
 from support.runs import context, settings, write_run
 
 POSITION = {
@@ -87,6 +90,15 @@ def pass_on(source: Path, target: Path, words: list[str]) -> Start:
     return start
 
 
+def write_state(source: Path) -> None:
+    """Write the manifest of a run's checkpoint of step 3 again, with START as its state."""
+    (source / CHECKPOINTS / "step-00000003" / "manifest.json").unlink()
+    state = {
+        **START.state(), "geometry": geometry_state(configs.geometry(settings())), "position": {},
+    }  # fmt: skip
+    checkpoint.commit(source / CHECKPOINTS, 3, state, 1)
+
+
 def written(directory: Path) -> list[bytes]:
     (home,) = (directory / CHECKPOINTS).iterdir()
     return [(home / f"tower-{tower}.safetensors").read_bytes() for tower in (0, 1)]
@@ -94,11 +106,7 @@ def written(directory: Path) -> list[bytes]:
 
 def test_a_checkpoint_goes_through_every_layout_bit_for_bit(tmp_path: Path, run_ranks: Any) -> None:
     source, _ = write_run(tmp_path / "first", (3,))
-    (source / CHECKPOINTS / "step-00000003" / "manifest.json").unlink()
-    state = {
-        **START.state(), "geometry": geometry_state(configs.geometry(settings())), "position": {},
-    }  # fmt: skip
-    checkpoint.commit(source / CHECKPOINTS, 3, state, 1)
+    write_state(source)
     first = written(source)
     assert first[0] != first[1]
     for number, (ranks, *words) in enumerate(HOPS):
@@ -129,6 +137,72 @@ def test_what_has_changed_since_the_last_start_is_named(tmp_path: Path) -> None:
     assert change.endswith(" before, 0.5 now")
     (directory / CONFIG).write_text("optim: {unheard_of: 1}\n")
     assert config_changes(context(settings(here))) == []
+
+
+def restored(source: Path, missing: Path) -> tuple[Start, dict[str, Tensor]]:
+    """Resume on this rank, which has the run directory only if its replica is the first; return what it restored."""
+    directory = source if launch_info().rank < 2 else missing
+    run = context(settings(f"run.directory={directory}", "topology.layout=paired", "train.channels_last=true"))
+    groups = open_groups(run.topology, 60)
+    engine = build_engine(run, groups)
+    start = resume(run, engine, Control(groups.world))
+    close_groups()
+    return start, {name: tensor.clone() for name, tensor in engine.state(run.topology.towers[0]).items()}
+
+
+def test_only_the_first_replica_reads_the_run_directory(tmp_path: Path, run_ranks: Ranks) -> None:
+    source, _ = write_run(tmp_path, (3,))
+    write_state(source)
+    answers = run_ranks(4, restored, source, tmp_path / "missing")
+    saved, _ = checkpoint.find(source / CHECKPOINTS)
+    assert saved is not None
+    for rank, (start, tensors) in enumerate(answers):
+        assert start == START
+        wanted = checkpoint.read_tower(saved, rank % 2)
+        assert tensors.keys() == wanted.keys()
+        assert all(tensors[name].equal(wanted[name]) for name in wanted), rank
+    assert not (tmp_path / "missing").exists()
+
+
+def restored_without_a_file(source: Path) -> str:
+    """Resume where the second tower's file is damaged after rank 0 has checked it; return the error."""
+    if launch_info().rank == 0:
+        find = checkpoint.find
+
+        def find_and_damage(home: Path) -> Any:
+            found = find(home)
+            (home / "step-00000003" / checkpoint.tower_file(1)).write_bytes(b"")
+            return found
+
+        vars(checkpoint)["find"] = find_and_damage
+    try:
+        restored(source, source)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_a_tower_that_cannot_be_read_ends_all_ranks(tmp_path: Path, run_ranks: Ranks) -> None:
+    source, _ = write_run(tmp_path, (3,))
+    write_state(source)
+    (error,) = set(run_ranks(4, restored_without_a_file, source))
+    assert "tower-1.safetensors: cannot be read" in error
+
+
+def test_a_checkpoint_on_another_node_only_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = context(settings(f"run.directory={tmp_path / 'empty'}"))
+    assert find_checkpoint(empty, []) is None
+    assert find_checkpoint(empty, ["", "", "", ""]) is None
+    with pytest.raises(UserError, match=r"empty/checkpoints: no checkpoint here, .* one of step 40 on rank 2's node"):
+        find_checkpoint(empty, ["", "", "40", ""])
+    source, _ = write_run(tmp_path, (3,))
+    run = context(settings(f"run.directory={source}"))
+    for by_node, warned in ((["3", "", "3", ""], False), ([], False), (["3", "", "40", ""], True)):
+        found = find_checkpoint(run, by_node)
+        assert found is not None
+        assert found.step == 3
+        expected = "rank 2's node has a checkpoint of step 40, which is not used: rank 0's node counts"
+        assert (expected in capsys.readouterr().err) == warned
 
 
 def weights_after_broadcast() -> float:

@@ -27,6 +27,7 @@ TASKS = {
     "rank_link": "link_joins:measure_link",
     "rank_wire": "link_joins:measure_wire",
     "rank_allreduce": "torch_wire:measure_allreduce",
+    "rank_status": "status_sums:measure",
 }
 
 

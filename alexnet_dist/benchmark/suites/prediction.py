@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from alexnet_dist.distributed.status_sum import rounds
 from alexnet_dist.nn.geometry import Geometry, multiply_adds, shapes, stages, training_flops
 
 
@@ -43,6 +44,16 @@ class Bounds:
 def ring_s(replicas: int, size_bytes: int, bytes_per_s: float) -> float:
     """Return the seconds of a ring all-reduce; bytes_per_s: in each direction, for each rank."""
     return 2 * (replicas - 1) / replicas * size_bytes / bytes_per_s
+
+
+def doubling_s(ranks: int, hop_s: float) -> float:
+    """Return the seconds of a status sum, whose rounds follow one another; hop_s: of one message between two ranks."""
+    return len(rounds(0, ranks)) * hop_s
+
+
+def small_ring_s(ranks: int, hop_s: float) -> float:
+    """Return the seconds of an all-reduce of a few numbers in a ring, whose messages follow one another."""
+    return 2 * (ranks - 1) * hop_s
 
 
 def bounds(parts: Parts) -> Bounds:

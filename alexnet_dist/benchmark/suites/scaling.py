@@ -14,28 +14,45 @@ from alexnet_dist.benchmark.contenders import plain_nets
 from alexnet_dist.benchmark.contenders.link_joins import NOT_IN_MEMORY_STEP, joins
 from alexnet_dist.benchmark.contenders.training_steps import StepSettings
 from alexnet_dist.benchmark.rounds import OTHERS, Contender, Result, ratio
-from alexnet_dist.benchmark.suites.prediction import Cluster, Parts, bounds, hiding_share_of_step
+from alexnet_dist.benchmark.suites.prediction import (
+    Cluster,
+    Parts,
+    bounds,
+    doubling_s,
+    hiding_share_of_step,
+    small_ring_s,
+)
 from alexnet_dist.benchmark.suites.step import pair_settings
 from alexnet_dist.nn.geometry import parameter_count
 
 ONE, TWO, FOUR = "1 rank, fused", "2 ranks, 1 pair", "4 ranks, 2 pairs"
 LINK, ALLREDUCE = "2 ranks, the joins alone", "4 ranks, all-reduce alone"
-REPEATS = 5
+STATUS, STATUS_FOUR = "2 ranks, the status sum alone", "4 ranks, the status sum alone"
+REPEATS, STATUS_REPEATS = 5, 500
 NODES = (1, 2, 4, 8, 16, 32, 64)
+STATUS_RANKS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 COLUMNS = {
     "images_per_second": "images/s",
     "step_ms": "step ms",
     "link_wait_ms": "link wait ms",
     "allreduce_ms": "all-reduce ms",
+    "status_us": "status sum us",
+    "status_ring_us": "gloo's ring us",
 }
 Fields = dict[str, str | float]  # a JSON object
 
 
 def contenders(settings: StepSettings) -> list[Contender]:
-    """Return 1, 2 and 4 ranks, and the link and the all-reduce alone; the ranks share the threads of `settings`."""
+    """Return 1, 2 and 4 ranks, then the link, the all-reduce and the status sum alone.
+
+    The ranks share the threads of `settings`.
+    """
 
     def threads(ranks: int) -> int:
         return max(1, settings.threads // ranks)
+
+    def status(ranks: int) -> dict[str, object]:
+        return {"repeats": STATUS_REPEATS, "threads": threads(ranks)}
 
     link = {
         "batch": settings.batch, "repeats": REPEATS, "threads": threads(2), "width_divisor": settings.width_divisor,
@@ -47,6 +64,10 @@ def contenders(settings: StepSettings) -> list[Contender]:
         Contender(FOUR, "ranks", pair_settings(replace(settings, threads=threads(4)), replicas=2)),
         Contender(LINK, "ranks", {"task": "rank_link", "ranks": 2, "settings": link}),
         Contender(ALLREDUCE, "ranks", {"task": "rank_allreduce", "ranks": 4, "settings": allreduce}),
+        *(
+            Contender(name, "ranks", {"task": "rank_status", "ranks": ranks, "settings": status(ranks)})
+            for name, ranks in ((STATUS, 2), (STATUS_FOUR, 4))
+        ),
     ]
 
 
@@ -67,7 +88,7 @@ def measured_bounds(results: Sequence[Result], settings: StepSettings) -> list[F
     The ranks share this machine's cores, and its memory as a link: a second pair doubles the time of computing and of
     the exchanges.
     """
-    fused, pair, pairs, link, allreduce = results
+    fused, pair, pairs, link, allreduce, *_ = results
     names = [name for name in link.rounds[0] if name not in (*NOT_IN_MEMORY_STEP, OTHERS)]
     link_s = sum(_median(link, name) for name in names) / 1e6
     compute_s = _median(fused, "step_ms") / 1000
@@ -88,6 +109,19 @@ def measured_bounds(results: Sequence[Result], settings: StepSettings) -> list[F
             }
         )
     return lines
+
+
+def status_sums(results: Sequence[Result]) -> list[Fields]:
+    """Return the computed microseconds of a status sum of 2 to 1,024 ranks, from those measured with 2.
+
+    With 2 ranks the status sum takes one message in each direction, gloo's ring two in sequence.
+    """
+    (measured,) = (result for result in results if result.name == STATUS)
+    hop_us, ring_hop_us = _median(measured, "status_us"), _median(measured, "status_ring_us") / 2
+    return [
+        {"ranks": ranks, "status_us": doubling_s(ranks, hop_us), "ring_us": small_ring_s(ranks, ring_hop_us)}
+        for ranks in STATUS_RANKS
+    ]
 
 
 def _median(result: Result, figure: str) -> float:
@@ -125,14 +159,22 @@ def node_bounds(cluster: Cluster) -> list[Fields]:
     return lines
 
 
-def describe(measured: Sequence[Fields], cluster: Cluster) -> str:
-    """Return both kinds of bounds as text, with their assumptions."""
+def describe(measured: Sequence[Fields], sums: Sequence[Fields], cluster: Cluster) -> str:
+    """Return both kinds of bounds and the status sums as text, with their assumptions."""
     lines = ["bounds from the results above, beside the measured time (ms a step):"]
     lines += [
         f"  {line['ranks']}: {line['best_ms']:.0f} to {line['worst_ms']:.0f}; measured {line['measured_ms']:.0f}"
         for line in measured
     ]
     lines += [
+        "",
+        "NOT MEASURED: the status sum of each step, computed from its time with 2 ranks (us); it travels while a step",
+        f"  of {1000 * cluster.step_s:g} ms (--step-ms) runs; this machine's processes stand in for nodes:",
+        *(
+            f"  {line['ranks']:>5,} ranks: {line['status_us']:>9,.0f} by doubling,"
+            f" {line['ring_us']:>9,.0f} in gloo's ring"
+            for line in sums
+        ),
         "",
         "NOT MEASURED: bounds for nodes of 8 devices, computed from assumptions:",
         f"  a pair's step computes for {1000 * cluster.step_s:g} ms on {cluster.pair_batch} images (--step-ms,"
