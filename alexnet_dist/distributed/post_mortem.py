@@ -1,4 +1,4 @@
-"""Which rank failed first, and why: decided from what the ranks reported at their ends, and told on one page."""
+"""Which rank failed first, and why: decided from what the ranks reported at their ends, and described on one page."""
 
 from __future__ import annotations
 

@@ -55,9 +55,10 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
     with explained(run, reports), worker_death_as_error(), ExitStack() as stack:
         if run.topology.is_rank0:
             stack.enter_context(run_directory.open_directory(run.directory))
-        # Forked before threads, sockets, process groups and CUDA exist, which a fork would copy.
+        # Forked before metrics, process groups and CUDA exist, which a fork would copy. Only the thread that watches
+        # signals may exist; while it waits it holds no lock.
         loader = stack.enter_context(open_loader(run))
-        stop = stop or StopRequest(GROUP_SIGNALS)
+        stop = StopRequest(GROUP_SIGNALS) if stop is None else stop
         stack.callback(stop.allow, CLOSE_GRACE_S)
         stack.callback(close_groups)
         groups = connect(run, reports)

@@ -115,11 +115,11 @@ def test_a_process_that_ended_without_the_store_may_have_reported(state: str) ->
         (RUNNING, "does not answer, although its process runs"),
     ],
 )
-def test_an_end_is_told_as_it_was_seen(state: str, phrase: str) -> None:
+def test_an_end_is_described_as_it_was_seen(state: str, phrase: str) -> None:
     assert why(Diagnosis({2: state}, certain=True), 2) == phrase
 
 
-def test_a_sentence_tells_who_waits_for_whom() -> None:
+def test_a_sentence_says_who_waits_for_whom() -> None:
     found = explanation(topology(), WAITS, Diagnosis({2: STOPPED}, certain=True))
     assert found == (
         "rank 2 is stopped (SIGSTOP, or a debugger); rank 0 waited for rank 2 at averaging;"
