@@ -58,12 +58,18 @@ def test_every_attempt_meets_in_one_store(run_ranks: Ranks) -> None:
     del agent
 
 
-def meet(ranks: int, record: str = "x" * 300) -> CountingStore:
-    """Let threads meet as ranks; return the store."""
+def meet(ranks: int, record: str = "x" * 300, dead: str = "", late_s: float = 0.0) -> CountingStore:
+    """Let threads meet as ranks; return the store.
+
+    dead: the name of a room of a dead attempt that the store holds. late_s: after which rank 0 comes.
+    """
     store = CountingStore()
+    if dead:
+        store.set(ROOM, dead)
 
     def rank(number: int) -> None:
         if number == 0:
+            time.sleep(late_s)
             admit_ranks(store, ranks, 30, lambda _, records: "" if len(records) == ranks - 1 else "too few")
         else:
             enter_room(store, number, record, 30, lambda own: own.set(f"settings/{number}", "y" * 4500))
@@ -76,6 +82,16 @@ def meet(ranks: int, record: str = "x" * 300) -> CountingStore:
 def test_traffic_grows_with_the_ranks_and_not_with_their_square() -> None:
     few, many = meet(8).bytes / 8, meet(64).bytes / 64
     assert many < 1.5 * few
+
+
+def test_a_wait_for_rank_0_moves_nothing() -> None:
+    assert meet(8, late_s=0.5).bytes == meet(8).bytes
+
+
+def test_a_rank_leaves_the_room_of_an_attempt_that_died_before_its_verdict() -> None:
+    names = {key.split("/")[1] for key in meet(3, dead="dead", late_s=0.3).values if key.endswith("record/2")}
+    assert "dead" in names  # the ranks did wait there
+    assert len(names) == 2
 
 
 def test_missing_ranks_are_named_to_all_that_came() -> None:
