@@ -48,7 +48,10 @@ def open_groups(topology: Topology, timeout_s: float, store: Store | None = None
         return Groups(
             pair=_new_group(topology.pair_ranks, timeout) if topology.layout == "paired" else None,
             dp=_new_group(topology.dp_ranks, timeout),
-            world=_new_group(list(range(topology.world_size)), timeout, "gloo"),
+            # Each group over gloo connects all of its ranks: a second one of all ranks would double their connections.
+            world=dist.group.WORLD
+            if topology.backend == "gloo"
+            else _new_group(list(range(topology.world_size)), timeout, "gloo"),
         )
 
 
