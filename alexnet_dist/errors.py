@@ -25,7 +25,12 @@ class RunError(Exception):
 
 
 class LostRankRunError(RunError):
-    """The end of a rank that could not go on without another one, which failed first."""
+    """The end of a rank that could not go on without another one, which failed first.
+
+    permanent: whether that one would fail again after a restart.
+    """
+
+    permanent = False
 
 
 class PermanentError(RunError):

@@ -94,10 +94,10 @@ def main_once(arguments: list[str]) -> None:
             final_error.report("the command line is not valid; see above", launched, 2)
         raise
     except Exception as error:
-        delay_s = LOST_RANK_DELAY_S if isinstance(error, LostRankRunError) else 0.0
+        lost = isinstance(error, LostRankRunError)
         message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-        write_error_file(message, time.time() + delay_s)
-        if isinstance(error, PermanentError):
+        write_error_file(message, time.time() + (LOST_RANK_DELAY_S if lost else 0.0))
+        if isinstance(error, PermanentError) or (isinstance(error, LostRankRunError) and error.permanent):
             final_error.report(message, launched, exit_code_of(error))
         raise
 

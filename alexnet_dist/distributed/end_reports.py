@@ -24,6 +24,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from alexnet_dist.distributed.lost_rank import LostRankError
 from alexnet_dist.distributed.post_mortem import RUNNING, SILENT, STOPPED, Diagnosis, EndReport, diagnose
 from alexnet_dist.distributed.topology import Topology
+from alexnet_dist.errors import PermanentError, UserError
 from alexnet_dist.process import sibling_state
 
 Answer = TypeVar("Answer")
@@ -124,6 +125,7 @@ class EndReports:
                 step=None if self._last_step is None else self._last_step(),
                 time_s=time.time(),
                 siblings={rank: sibling_state(process) for rank, process in self._siblings.items()},
+                permanent=isinstance(error, (UserError, PermanentError)),
             )
             line = json.dumps(asdict(self._own)) + "\n"
             self._call(lambda store: store.append(LOG, line))  # type: ignore[attr-defined]  # torch's stubs lack it

@@ -24,7 +24,7 @@ class EndReport:
     node: equal for the ranks of one torchrun. operation: what it was waiting for; empty if it failed by itself.
     reason: torch.distributed's message, or the rank's own error. step: the last completed one, None before the first.
     time_s: since the epoch. siblings: by rank, what the other processes of its node were doing, as
-    process.sibling_state returns it.
+    process.sibling_state returns it. permanent: whether a restart would end in the same error.
     """
 
     rank: int
@@ -34,6 +34,7 @@ class EndReport:
     step: int | None
     time_s: float
     siblings: Mapping[int, str] = field(default_factory=dict)
+    permanent: bool = False
 
 
 @dataclass(frozen=True)

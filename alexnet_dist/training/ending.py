@@ -40,13 +40,17 @@ def _explain(run: RunContext, reports: EndReports, error: LostRankError) -> Lost
     reports.report(error)
     diagnosis = reports.diagnose()
     killed = reports.kill(diagnosis)
-    known = explanation(run.topology, reports.reports(), diagnosis)
+    by_rank = reports.reports()
+    known = explanation(run.topology, by_rank, diagnosis)
     if killed:
         numbers = ", ".join(map(str, killed))
         known += f"; rank {run.topology.rank} killed rank {numbers}, for which torchrun would wait 30 s"
     _write_page(run, reports, diagnosis)
     reports.leave(diagnosis)
-    return LostRankRunError(lost_rank_sentence(run.topology, error.operation, error.reason, diagnosis.lost, known))
+    end = LostRankRunError(lost_rank_sentence(run.topology, error.operation, error.reason, diagnosis.lost, known))
+    # On another node than the failed rank's, torchrun's agent learns it from this rank only.
+    end.permanent = any(by_rank[rank].permanent for rank in diagnosis.lost if rank in by_rank)
+    return end
 
 
 def _write_page(run: RunContext, reports: EndReports, diagnosis: Diagnosis) -> None:

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.agents import last_step, wait_for_step
 from support.namespaces import Node
 from support.training import TRAIN, evaluations, finished, losses, samples, settings, torchrun
 
@@ -33,20 +35,6 @@ def start(node: Node, host: Node, arguments: list[str], *options: str) -> subpro
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint={host.address}:{PORT}", "--rdzv-id=elastic", *options]
     command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node=2"]
     return node.start([*command, "--monitor-interval=0.1", str(TRAIN), *arguments], {"OMP_NUM_THREADS": "1"})
-
-
-def last_step(directory: Path) -> int:
-    path = directory / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait_for_step(directory: Path, step: int, timeout_s: float = 120.0) -> float:
-    """Wait until a step is logged and return for how long."""
-    began_s = time.monotonic()
-    while last_step(directory) < step:
-        assert time.monotonic() - began_s < timeout_s, f"step {step} is not logged, only {last_step(directory)}"
-        time.sleep(0.05)
-    return time.monotonic() - began_s
 
 
 def ended(process: subprocess.Popen[str], timeout_s: float) -> str:
@@ -116,3 +104,28 @@ def test_a_signal_to_one_agent_ends_both(
     assert (directory / "PREEMPTED").exists(), outputs
     step = int((directory / "PREEMPTED").read_text().split()[-1])
     assert last_step(directory) == step
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk that is too small for a checkpoint."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_on_one_node_ends_the_job_on_both(nodes: Nodes, small_disk: Path, shards: Path) -> None:
+    """Only the ranks of one node see the error; the other node's agent does not restart either."""
+    host, other = nodes
+    directory = small_disk / "run"
+    agents = [start(node, host, words(shards, directory), "--nnodes=2", "--max-restarts=3") for node in (host, other)]
+    outputs = [finished(agent, code=1) for agent in agents]
+    assert "training " in outputs[0]
+    assert "resuming" not in outputs[0]
+    assert outputs[0].count("checkpoint of step 5 not written: ") >= 1
+    for output in outputs:
+        assert "not written: " in output[output.index("Root Cause") :], output
