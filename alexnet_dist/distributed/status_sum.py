@@ -1,9 +1,7 @@
-"""A few numbers summed over all ranks in about log2 N rounds, by recursive doubling.
+"""A few numbers summed over all ranks along a tree, up to rank 0 and the total back: 2 log2 N messages in sequence.
 
-gloo's all-reduce is a ring of 2 (N - 1) messages, one after the other: with hundreds of ranks it takes longer than a
-step of a GPU. Here the ranks are grouped by the bits of their numbers. In each round a rank exchanges its partial sum
-with the rank whose number differs in one bit, so each round doubles the number of ranks that a partial sum covers.
-Both add the same two numbers, so all ranks have the same bits, and these do not depend on when messages arrive.
+gloo's all-reduce is a ring of 2 (N - 1) messages in sequence: with hundreds of ranks it takes longer than a step of a
+GPU. The sum is made once, in a fixed order, so all ranks have the same bits, whenever the messages arrive.
 """
 
 from __future__ import annotations
@@ -20,71 +18,70 @@ from alexnet_dist.distributed.lost_rank import CONTROL, lost_rank_at, posting
 
 
 @dataclass(frozen=True)
-class Round:
-    """What a rank does in a round: send its partial sum to a peer, receive the peer's, or both.
+class Branch:
+    """The neighbours of a rank in the tree: rank 0 alone has no parent; children stand in the order of their sum."""
 
-    replaces: what is received is the total, and not to be added.
-    """
-
-    peer: int
-    sends: bool = True
-    receives: bool = True
-    replaces: bool = False
+    parent: int | None
+    children: tuple[int, ...]
 
 
-def rounds(rank: int, world_size: int) -> list[Round]:
-    """Return the rounds of a rank in their order: log2 N for a power of two, else at most 2 more than its floor.
+def branch(rank: int, world_size: int) -> Branch:
+    """Return a rank's neighbours in a binomial tree: its parent's number lacks the lowest set bit of its own."""
+    lowest = rank & -rank if rank else 1 << (world_size - 1).bit_length()
+    steps = [1 << bit for bit in range(lowest.bit_length() - 1)]
+    children = tuple(rank + step for step in steps if rank + step < world_size)
+    return Branch(rank & (rank - 1) if rank else None, children)
 
-    With another N, the ranks from the largest power of two on first give their numbers to one of the ranks below it,
-    which returns the total at the end.
-    """
-    core = 1 << (world_size.bit_length() - 1)  # the largest power of two that is not above world_size
-    if rank >= core:
-        return [Round(rank - core, receives=False), Round(rank - core, sends=False, replaces=True)]
-    doubling = [Round(rank ^ (1 << bit)) for bit in range(core.bit_length() - 1)]
-    if rank + core >= world_size:
-        return doubling
-    return [Round(rank + core, sends=False), *doubling, Round(rank + core, receives=False)]
+
+def most_hops(world_size: int) -> int:
+    """Return the length of the longest sequence of messages, each of which waits for the one before it."""
+    return 2 * (world_size - 1).bit_length()
 
 
 class PendingSum:
-    """Numbers that are being summed over all ranks: the first message is under way, the others follow in `finish`."""
+    """Numbers that are being summed over all ranks: receives are posted, and the ranks without children have sent."""
 
     def __init__(self, numbers: Sequence[float], group: dist.ProcessGroup | None) -> None:
-        """Post the messages that this rank receives, and send the first; None: a run of one process.
+        """Post the messages that need no other one first; group: of all ranks, or None for a run of one process.
 
         The sums of a group must be finished in the order in which they were begun. Raises LostRankError.
         """
-        self._total, self._group = torch.tensor(numbers, dtype=torch.float64), group
-        self._rounds: list[Round] = []
-        self._incoming: list[tuple[Tensor, dist.Work | None]] = []  # by round
-        self._outgoing: list[tuple[Tensor, dist.Work]] = []  # a message must not change before it is sent
-        if group is None:
-            return
-        self._rounds = rounds(group.rank(), group.size())
+        self._own, self._group = torch.tensor(numbers, dtype=torch.float64), group
+        self._branch = Branch(None, ()) if group is None else branch(group.rank(), group.size())
+        self._sent: list[tuple[Tensor, dist.Work]] = []  # a message must not change before it has left
         with posting(CONTROL):
-            for each in self._rounds:
-                received = torch.empty_like(self._total)
-                work = dist.irecv(received, group=group, group_src=each.peer) if each.receives else None
-                self._incoming.append((received, work))
-            self._send(self._rounds[0])
+            self._parts = [self._receive(child) for child in self._branch.children]
+            self._total = None if self._branch.parent is None else self._receive(self._branch.parent)
+            if self._branch.parent is not None and not self._branch.children:
+                self._send(self._own, self._branch.parent)
 
-    def _send(self, each: Round) -> None:
-        if each.sends:
-            work = cast("dist.Work", dist.isend(self._total, group=self._group, group_dst=each.peer))
-            self._outgoing.append((self._total, work))
+    def _receive(self, rank: int) -> tuple[Tensor, dist.Work]:
+        received = torch.empty_like(self._own)
+        return received, cast("dist.Work", dist.irecv(received, group=self._group, group_src=rank))
+
+    def _send(self, numbers: Tensor, rank: int) -> None:
+        self._sent.append((numbers, cast("dist.Work", dist.isend(numbers, group=self._group, group_dst=rank))))
 
     def finish(self) -> list[float]:
-        """Run the remaining rounds and return the sums, the same on every rank; raises LostRankError."""
+        """Wait for the other ranks' numbers and pass them on; return the sums, the same on every rank.
+
+        Raises LostRankError.
+        """
+        total = self._own
         with lost_rank_at(CONTROL):
-            for number, (each, (received, work)) in enumerate(zip(self._rounds, self._incoming, strict=True)):
-                if number:
-                    with posting(CONTROL):
-                        self._send(each)
-                if work is not None:
-                    work.wait()
-                    self._total = received if each.replaces else self._total + received
-            for _, work in self._outgoing:
+            for part, work in self._parts:
                 work.wait()
-        sums: list[float] = self._total.tolist()
+                total = total + part
+            if self._branch.parent is not None and self._total is not None:
+                if self._branch.children:
+                    with posting(CONTROL):
+                        self._send(total, self._branch.parent)
+                total, work = self._total
+                work.wait()
+            with posting(CONTROL):
+                for child in reversed(self._branch.children):  # the largest part of the tree first
+                    self._send(total, child)
+            for _, work in self._sent:
+                work.wait()
+        sums: list[float] = total.tolist()
         return sums

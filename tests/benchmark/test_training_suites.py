@@ -144,7 +144,7 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     assert "NOT MEASURED" in text
     assert "12.5 ms" in text
     assert "400 Gbit/s" in text
-    assert "1,024 ranks:       500 by doubling,    81,840 in gloo's ring" in text
+    assert "1,024 ranks:       500 along the tree,    81,840 in gloo's ring" in text
 
 
 def test_ranks_share_the_threads() -> None:

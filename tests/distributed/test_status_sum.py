@@ -1,4 +1,4 @@
-"""The status sum: about log2 N rounds of small messages, each number counted once, the same bits on every rank."""
+"""The status sum: about 2 log2 N messages deep, each number counted once, the same bits on every rank."""
 
 from __future__ import annotations
 
@@ -16,18 +16,12 @@ from torch import Tensor
 
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.groups import close_groups, open_groups
-from alexnet_dist.distributed.status_sum import rounds
+from alexnet_dist.distributed.status_sum import Branch, branch, most_hops
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.process import launch_info
 from support.ranks import Ranks
 
 Number = int | float
-
-
-def most_rounds(world_size: int) -> int:
-    """Return log2 of a power of two, and 2 more than its floor of any other number."""
-    floor = world_size.bit_length() - 1
-    return floor if world_size == 1 << floor else floor + 2
 
 
 class Outcome(NamedTuple):
@@ -39,26 +33,29 @@ class Outcome(NamedTuple):
 
 
 def simulate(numbers: Sequence[Number], seed: int) -> list[Outcome]:
-    """Run the rounds of all ranks, which take turns in a random order; between two ranks messages keep their order."""
+    """Sum along the tree, where ranks take turns in a random order; between two ranks messages keep their order."""
     mail: dict[tuple[int, int], deque[tuple[Number, int]]] = defaultdict(deque)
     outcomes: dict[int, Outcome] = {}
 
     def run(rank: int) -> Iterator[None]:
-        total, sent, hops = numbers[rank], 0, 0
-        for each in rounds(rank, len(numbers)):
-            if each.sends:
-                mail[rank, each.peer].append((total, hops + 1))
-                sent += 1
-            if each.receives:
-                while not mail[each.peer, rank]:
-                    yield
-                received, arrived = mail[each.peer, rank].popleft()
-                total, hops = received if each.replaces else total + received, max(hops, arrived)
-        outcomes[rank] = Outcome(total, sent, hops)
+        own, total, hops = branch(rank, len(numbers)), numbers[rank], 0
+        for child in own.children:
+            while not mail[child, rank]:
+                yield
+            part, arrived = mail[child, rank].popleft()
+            total, hops = total + part, max(hops, arrived)
+        if own.parent is not None:
+            mail[rank, own.parent].append((total, hops + 1))
+            while not mail[own.parent, rank]:
+                yield
+            total, hops = mail[own.parent, rank].popleft()
+        for child in own.children:
+            mail[rank, child].append((total, hops + 1))
+        outcomes[rank] = Outcome(total, len(own.children) + (own.parent is not None), hops)
 
     ranks = [run(rank) for rank in range(len(numbers))]
     random.Random(seed).shuffle(ranks)
-    for _ in range(most_rounds(len(numbers)) + 1):
+    for _ in range(most_hops(len(numbers)) + 1):  # in each turn of all ranks, a message of each sequence arrives
         for rank in ranks:
             next(rank, None)
     assert not any(mail.values())
@@ -69,20 +66,21 @@ def simulate(numbers: Sequence[Number], seed: int) -> list[Outcome]:
 def test_every_number_reaches_every_rank_once_in_log_n_hops(world_size: int, seed: int) -> None:
     outcomes = simulate([1 << rank for rank in range(world_size)], seed)
     assert {outcome.total for outcome in outcomes} == {(1 << world_size) - 1}
-    assert max(outcome.hops for outcome in outcomes) <= most_rounds(world_size)
-    assert max(outcome.sent for outcome in outcomes) <= most_rounds(world_size)
+    assert max(outcome.hops for outcome in outcomes) <= most_hops(world_size)
+    assert max(outcome.sent for outcome in outcomes) <= world_size.bit_length()
+    assert sum(outcome.sent for outcome in outcomes) == 2 * (world_size - 1)
 
 
 @given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=40), st.integers(), st.integers())
 def test_all_ranks_have_the_same_bits_in_any_order_of_arrival(losses: list[float], seed: int, other: int) -> None:
-    totals = {outcome.total.hex() for each in (seed, other) for outcome in simulate(losses, each)}  # type: ignore[union-attr]
+    totals = {float(outcome.total).hex() for each in (seed, other) for outcome in simulate(losses, each)}
     assert len(totals) == 1
 
 
-def test_messages_at_scale() -> None:
-    assert [most_rounds(size) for size in (2, 3, 4, 6, 8, 64, 1000, 1024)] == [1, 3, 2, 4, 3, 6, 11, 10]
-    assert len(rounds(0, 1024)) == 10
-    assert rounds(0, 1) == []
+def test_hops_at_scale() -> None:
+    assert [most_hops(size) for size in (1, 2, 3, 4, 6, 8, 64, 1000, 1024)] == [0, 2, 4, 4, 6, 6, 12, 20, 20]
+    assert max(outcome.hops for outcome in simulate([1] * 1024, 0)) == 20
+    assert branch(0, 1) == Branch(None, ())
 
 
 def summed(delays_s: list[float]) -> tuple[list[list[str]], list[int]]:
@@ -110,7 +108,7 @@ def summed(delays_s: list[float]) -> tuple[list[list[str]], list[int]]:
 @pytest.mark.parametrize("world_size", [2, 3, 4, 6])
 def test_real_ranks_have_the_same_bits_whatever_the_delays(world_size: int, run_ranks: Ranks) -> None:
     expected = [
-        [outcome.total.hex() for outcome in (simulate(numbers, 0)[0] for numbers in columns)]  # type: ignore[union-attr]
+        [float(simulate(numbers, 0)[0].total).hex() for numbers in columns]
         for columns in (
             (
                 [0.1 * rank + step for rank in range(world_size)],
@@ -123,4 +121,4 @@ def test_real_ranks_have_the_same_bits_whatever_the_delays(world_size: int, run_
     for bits, messages in run_ranks(world_size, summed, [0.0, 0.02, 0.0, 0.05]):
         assert bits == expected
         assert set(messages) == {24}
-        assert len(messages) <= 5 * most_rounds(world_size)
+        assert len(messages) <= 5 * world_size.bit_length()

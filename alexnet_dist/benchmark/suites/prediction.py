@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alexnet_dist.distributed.status_sum import rounds
+from alexnet_dist.distributed.status_sum import most_hops
 from alexnet_dist.nn.geometry import Geometry, multiply_adds, shapes, stages, training_flops
 
 
@@ -46,9 +46,9 @@ def ring_s(replicas: int, size_bytes: int, bytes_per_s: float) -> float:
     return 2 * (replicas - 1) / replicas * size_bytes / bytes_per_s
 
 
-def doubling_s(ranks: int, hop_s: float) -> float:
-    """Return the seconds of a status sum, whose rounds follow one another; hop_s: of one message between two ranks."""
-    return len(rounds(0, ranks)) * hop_s
+def tree_s(ranks: int, hop_s: float) -> float:
+    """Return the seconds of a status sum along the tree; hop_s: of one message between two ranks."""
+    return most_hops(ranks) * hop_s
 
 
 def small_ring_s(ranks: int, hop_s: float) -> float:

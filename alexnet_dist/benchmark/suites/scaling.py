@@ -18,9 +18,9 @@ from alexnet_dist.benchmark.suites.prediction import (
     Cluster,
     Parts,
     bounds,
-    doubling_s,
     hiding_share_of_step,
     small_ring_s,
+    tree_s,
 )
 from alexnet_dist.benchmark.suites.step import pair_settings
 from alexnet_dist.nn.geometry import parameter_count
@@ -114,12 +114,12 @@ def measured_bounds(results: Sequence[Result], settings: StepSettings) -> list[F
 def status_sums(results: Sequence[Result]) -> list[Fields]:
     """Return the computed microseconds of a status sum of 2 to 1,024 ranks, from those measured with 2.
 
-    With 2 ranks the status sum takes one message in each direction, gloo's ring two in sequence.
+    With 2 ranks the tree and gloo's ring both take two messages in sequence.
     """
     (measured,) = (result for result in results if result.name == STATUS)
-    hop_us, ring_hop_us = _median(measured, "status_us"), _median(measured, "status_ring_us") / 2
+    hop_us, ring_hop_us = _median(measured, "status_us") / 2, _median(measured, "status_ring_us") / 2
     return [
-        {"ranks": ranks, "status_us": doubling_s(ranks, hop_us), "ring_us": small_ring_s(ranks, ring_hop_us)}
+        {"ranks": ranks, "status_us": tree_s(ranks, hop_us), "ring_us": small_ring_s(ranks, ring_hop_us)}
         for ranks in STATUS_RANKS
     ]
 
@@ -171,7 +171,7 @@ def describe(measured: Sequence[Fields], sums: Sequence[Fields], cluster: Cluste
         "NOT MEASURED: the status sum of each step, computed from its time with 2 ranks (us); it travels while a step",
         f"  of {1000 * cluster.step_s:g} ms (--step-ms) runs; this machine's processes stand in for nodes:",
         *(
-            f"  {line['ranks']:>5,} ranks: {line['status_us']:>9,.0f} by doubling,"
+            f"  {line['ranks']:>5,} ranks: {line['status_us']:>9,.0f} along the tree,"
             f" {line['ring_us']:>9,.0f} in gloo's ring"
             for line in sums
         ),
