@@ -13,6 +13,7 @@ from support.agents import backends, children, rank_process, wait_for_step
 from support.training import evaluations, finished, losses, settings, torchrun, weights
 
 STEPS, SAVE_EVERY = 60, 5
+TIMEOUT_S = 8  # of a stopped rank; a busy machine needs seconds for the first steps
 
 
 def words(shards: Path, directory: Path) -> list[str]:
@@ -65,7 +66,7 @@ def test_a_stopped_rank_is_named_killed_and_comes_back(
     backend: str, victim: int, undisturbed: Path, shards: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "run"
-    arguments = [*words(shards, directory), "topology.timeout_s=4"]
+    arguments = [*words(shards, directory), f"topology.timeout_s={TIMEOUT_S}"]
     agent = torchrun(4, arguments, *backends()[backend], "--max-restarts=1", "--monitor-interval=0.1")
     wait_for_step(directory, 13)
     os.kill(rank_process(agent.pid, victim), signal.SIGSTOP)
