@@ -14,8 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -32,6 +31,7 @@ Answer = TypeVar("Answer")
 GATHER_S, PAGE_S, SHARED_S = 3.0, 0.5, 1.0
 # How long other processes' ids are waited for at the start, and the other ranks by the one that serves the store.
 OPEN_S, SERVE_S, POLL_S = 2.0, 1.0, 0.05
+DYING_S = (0.02, 0.05, 0.1)
 LOG, DECIDING, DIAGNOSIS, WRITING, DONE = "log", "deciding", "diagnosis", "writing", "done"
 
 
@@ -124,12 +124,24 @@ class EndReports:
                 reason=reason if lost else str(error) or type(error).__name__,
                 step=None if self._last_step is None else self._last_step(),
                 time_s=time.time(),
-                siblings={rank: sibling_state(process) for rank, process in self._siblings.items()},
+                siblings=self._states(),
                 permanent=isinstance(error, (UserError, PermanentError)),
             )
             line = json.dumps(asdict(self._own)) + "\n"
             self._call(lambda store: store.append(LOG, line))  # type: ignore[attr-defined]  # torch's stubs lack it
         return self._own
+
+    def _states(self) -> dict[int, str]:
+        """Return what the other processes of this node do, by rank.
+
+        A process that is being killed closes its connections a moment before its state shows it.
+        """
+        for delay_s in (*DYING_S, 0.0):
+            states = {rank: sibling_state(process) for rank, process in self._siblings.items()}
+            if set(states.values()) != {RUNNING}:
+                break
+            time.sleep(delay_s)
+        return states
 
     def reports(self) -> dict[int, EndReport]:
         """Return the reports so far, by rank; at least this rank's own."""
@@ -138,7 +150,7 @@ class EndReports:
 
     def diagnose(self) -> Diagnosis:
         """Return which ranks are missing, the same on every rank that can reach the store."""
-        diagnosis = self._call(partial(_agree, self._topology), GATHER_S + 1.0)
+        diagnosis = self._call(self._agree, GATHER_S + 1.0)
         if diagnosis is not None:
             return diagnosis
         return diagnose(self._topology, self.reports(), store_is_gone=True, rank_0_serves=not self._agent_store)
@@ -199,6 +211,35 @@ class EndReports:
             time.sleep(POLL_S)
             done = self._call(lambda store: store.add(DONE, 0))
 
+    def _agree(self, store: Store) -> Diagnosis:
+        """Decide which ranks are missing, or wait until the rank that came first has decided it."""
+        end_s = time.monotonic() + GATHER_S
+        if store.add(DECIDING, 1) == 1:
+            diagnosis = diagnose(self._topology, self._seen(store))
+            while not diagnosis.certain and time.monotonic() < end_s:
+                time.sleep(POLL_S)
+                diagnosis = diagnose(self._topology, self._seen(store))
+            store.set(DIAGNOSIS, json.dumps(asdict(diagnosis)))
+            return diagnosis
+        while not store.check([DIAGNOSIS]) and time.monotonic() < end_s + 0.5:
+            time.sleep(POLL_S)
+        if not store.check([DIAGNOSIS]):
+            return diagnose(self._topology, _read(store))
+        fields = json.loads(store.get(DIAGNOSIS))
+        lost, details = ({int(rank): text for rank, text in fields[name].items()} for name in ("lost", "details"))
+        return Diagnosis(lost, fields["certain"], details)
+
+    def _seen(self, store: Store) -> dict[int, EndReport]:
+        """Return the reports so far, with what the other processes of this node do by now."""
+        # Before the reports: a rank that has left by then has reported.
+        now = {rank: sibling_state(process) for rank, process in self._siblings.items()}
+        reports = _read(store)
+        own = reports.get(self._topology.rank)
+        if own is not None:
+            seen = {rank: now[rank] if state == RUNNING else state for rank, state in own.siblings.items()}
+            reports[own.rank] = replace(own, siblings=seen)
+        return reports
+
     def _call(self, work: Callable[[Store], Answer], limit_s: float = 1.0) -> Answer | None:
         """Return what `work` returns of the store; after a failure the store is not asked again."""
         if not self._agent_store and 0 in self._siblings and sibling_state(self._siblings[0]) != RUNNING:
@@ -222,22 +263,3 @@ def _read(store: Store) -> dict[int, EndReport]:
         fields["siblings"] = {int(rank): state for rank, state in fields["siblings"].items()}
         reports[fields["rank"]] = EndReport(**fields)
     return reports
-
-
-def _agree(topology: Topology, store: Store) -> Diagnosis:
-    """Decide which ranks are missing, or wait until the rank that came first has decided it."""
-    end_s = time.monotonic() + GATHER_S
-    if store.add(DECIDING, 1) == 1:
-        diagnosis = diagnose(topology, _read(store))
-        while not diagnosis.certain and time.monotonic() < end_s:
-            time.sleep(POLL_S)
-            diagnosis = diagnose(topology, _read(store))
-        store.set(DIAGNOSIS, json.dumps(asdict(diagnosis)))
-        return diagnosis
-    while not store.check([DIAGNOSIS]) and time.monotonic() < end_s + 0.5:
-        time.sleep(POLL_S)
-    if not store.check([DIAGNOSIS]):
-        return diagnose(topology, _read(store))
-    fields = json.loads(store.get(DIAGNOSIS))
-    lost, details = ({int(rank): text for rank, text in fields[name].items()} for name in ("lost", "details"))
-    return Diagnosis(lost, fields["certain"], details)
