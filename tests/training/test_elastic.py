@@ -49,6 +49,15 @@ def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(autouse=True)
+def no_process_is_left(nodes: Nodes) -> Iterator[None]:
+    """Kill what a failed test has left on the nodes."""
+    yield
+    for node in nodes:
+        node.kill()
+        node.connect()
+
+
 @pytest.mark.parametrize("fault", ["killed", "cut off"])
 @pytest.mark.parametrize("host_number", [0, 1], ids=["lower address serves", "higher address serves"])
 def test_a_lost_node_comes_back(
