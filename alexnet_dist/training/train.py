@@ -60,7 +60,7 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         loader = stack.enter_context(open_loader(run))
         stop = StopRequest(GROUP_SIGNALS) if stop is None else stop
         stack.callback(stop.allow, CLOSE_GRACE_S)
-        stack.callback(close_groups)
+        stack.push(close_groups_unless_failed)
         groups = connect(run, reports)
         control = Control(groups.world)
         if stopped_early(run, control, stop):
@@ -88,6 +88,12 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
             Loop(run, engine, feed, control, logger, lambda: bool(stop)).train(start, after_launch)
+
+
+def close_groups_unless_failed(error: type[BaseException] | None, *_: object) -> None:
+    """Leave the process groups, except after an error: that would wait for messages of ranks that are gone."""
+    if error is None:
+        close_groups()
 
 
 def stopped_early(run: RunContext, control: Control, stop: StopRequest) -> bool:

@@ -68,6 +68,28 @@ def test_a_run_that_is_asked_in_training_saves_its_last_step(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("phase", ["saving", "evaluating"])
+@pytest.mark.parametrize("victims", ["agent", "rank 1", "agent and all ranks"])
+def test_a_run_that_is_asked_in_any_phase_is_out_soon(victims: str, phase: str, shards: Path, tmp_path: Path) -> None:
+    """A run that saves, or evaluates the images one by one, after each step, does little else."""
+    directory = tmp_path / "run"
+    busy = "run.save_every=1" if phase == "saving" else "data.global_batch=84"
+    arguments = settings(shards, directory, "run.steps=100000", "metrics.port=null", "data.eval_rows=1", busy)
+    agent = torchrun(4, arguments, "--standalone", "--max-restarts=3")
+    wait_for_step(directory, 9)
+    ranks = [rank_process(agent.pid, rank) for rank in range(4)]
+    for process in {"agent": [agent.pid], "rank 1": ranks[1:2]}.get(victims, [agent.pid, *ranks]):
+        os.kill(process, signal.SIGTERM)
+    began_s = time.monotonic()
+    output, _ = agent.communicate(timeout=90)
+    assert time.monotonic() - began_s < 10
+    step = len(losses(directory))
+    assert (directory / "PREEMPTED").read_text() == f"stopped and saved at step {step}\n", output
+    assert (directory / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_start_from_a_checkpoint_that_is_asked_to_stop_can_be_requeued(shards: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     finished(torchrun(2, words(shards, directory, "run.steps=5"), "--standalone"))

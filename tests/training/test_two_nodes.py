@@ -41,6 +41,7 @@ def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_nodes_train_and_resume_as_one_node_does(
     nodes: Nodes, undisturbed: Path, shards: Path, tmp_path: Path
