@@ -142,13 +142,13 @@ def test_kill_9_of_all_ranks_and_the_same_command_goes_on_bit_equal(
     assert_same_run(directory, undisturbed)
 
 
-def test_three_replicas_too(shards: Path, tmp_path: Path) -> None:
+def test_three_replicas_too(shards: Path, tmp_path: Path, run_ranks: Any) -> None:
     """With three, a sum depends on its order: other buckets after a resume would show, with two not."""
-    words = settings(shards, tmp_path / "undisturbed", "train.deterministic=true", "run.steps=30")
-    finished(torchrun(6, words))
-    directory = tmp_path / "killed"
-    killed(6, settings(shards, directory, "train.deterministic=true", "run.steps=30"), directory, 12)
-    assert_same_run(directory, tmp_path / "undisturbed", 30)
+    for name, starts in (("undisturbed", (30,)), ("resumed", (10, 30))):
+        for steps in starts:
+            words = settings(shards, tmp_path / name, "train.deterministic=true", f"run.steps={steps}")
+            run_ranks(6, train_here, [Path(words[1])], words[2:])
+    assert_same_run(tmp_path / "resumed", tmp_path / "undisturbed", 30)
 
 
 def test_two_agents_train_save_and_resume_like_one(two_replicas: Path, shards: Path, tmp_path: Path) -> None:
