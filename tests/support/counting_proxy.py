@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -23,14 +23,10 @@ def counting_proxy(port: int) -> Iterator[Traffic]:
     traffic, started, stop = Traffic(), threading.Event(), asyncio.Event()
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with closing(writer), suppress(ConnectionError):  # the other end may leave while data is on its way
             while chunk := await reader.read(1 << 16):
                 traffic.size_bytes += len(chunk)
                 writer.write(chunk)
-        except ConnectionError:
-            pass  # the other end left while data was on its way
-        finally:
-            writer.close()
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
