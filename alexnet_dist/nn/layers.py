@@ -13,6 +13,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from alexnet_dist import rng
+from alexnet_dist.nn import precision
 from alexnet_dist.nn.geometry import Norm
 
 # Bytes of maps that a CPU normalises at a time: they stay in its cache together with their intermediate results, which
@@ -74,6 +75,7 @@ def _gradient(maps: Tensor, denominator: Tensor, gradient: Tensor, norm: Norm, w
 @cache
 def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return both functions; each is compiled at its first call with a shape."""
+    precision.pass_to_compiler()
     return torch.compile(_values, dynamic=False), torch.compile(_gradient, dynamic=False)
 
 

@@ -10,6 +10,12 @@ def set_precision(deterministic: bool, tf32: bool) -> None:
 
     deterministic: torch raises RuntimeError on an operation that is not reproducible.
     """
-    torch.use_deterministic_algorithms(deterministic)
+    # Not use_deterministic_algorithms: it imports torch's compiler, which takes each process about 2 s.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+
+
+def pass_to_compiler() -> None:
+    """Make torch.compile, which has a switch of its own, follow the choice of reproducible operations."""
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
