@@ -49,17 +49,19 @@ TRAIN_FIRST, VAL_FIRST = ORDERS
 
 
 @pytest.mark.parametrize(
-    ("order", "processes"),
+    ("layout", "order", "processes"),
     [
-        (TRAIN_FIRST, 1),
-        (VAL_FIRST, 1),
-        (TRAIN_FIRST, 2),
-        (VAL_FIRST, 5),
-        pytest.param(VAL_FIRST, 2, marks=pytest.mark.slow),
-        pytest.param(TRAIN_FIRST, 5, marks=pytest.mark.slow),
+        *((layout, order, 1) for layout in ("list", "webdataset") for order in ORDERS),
+        ("list", TRAIN_FIRST, 2),
+        ("webdataset", VAL_FIRST, 5),
+        *(
+            pytest.param(layout, order, processes, marks=pytest.mark.slow)  # each process takes a second to start
+            for layout in ("list", "webdataset")
+            for order in ORDERS
+            for processes in (2, 5)
+        ),
     ],
 )
-@pytest.mark.parametrize("layout", ["list", "webdataset"])
 def test_labels_are_those_of_the_source(
     tmp_path: Path, layout: str, processes: int, order: tuple[SplitName, ...]
 ) -> None:

@@ -62,7 +62,7 @@ def test_labels_are_those_of_the_source_in_both_orders_of_splits(
     ("layout", "order", "processes"),
     [
         # test_layouts packs parquet files with two.
-        ("kaggle", VAL_FIRST, 5),
+        ("kaggle", VAL_FIRST, 2),
         *(
             pytest.param(layout, order, processes, marks=pytest.mark.slow)
             for layout in LAYOUTS

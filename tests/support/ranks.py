@@ -50,7 +50,7 @@ def rank_runner() -> Ranks:
     process groups itself.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "alexnet_dist.training.step"])
+    context.set_forkserver_preload(["alexnet_dist.train", "alexnet_dist.training.train"])
 
     def run(world_size: int, function: Callable[..., Any], *arguments: Any, lost: Collection[int] = ()) -> list[Any]:
         port = free_port()

@@ -17,6 +17,8 @@ from alexnet_dist.train import main_once
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = REPOSITORY / "launch" / "train.py"
+STEPS = 60
+DETERMINISTIC = (f"run.steps={STEPS}", "run.save_every=5", "train.deterministic=true")
 
 
 def settings(shards: Path, directory: Path, *words: str) -> list[str]:
@@ -79,6 +81,14 @@ def weights(directory: Path, step: int) -> list[bytes]:
 def evaluations(directory: Path) -> list[dict[str, Any]]:
     lines = (directory / "evaluations.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key != "time_s"} for line in lines]
+
+
+def assert_same_run(directory: Path, expected: Path, steps: int = STEPS) -> None:
+    """Assert that two runs have used the same samples, and have the same losses and weights, bit for bit."""
+    assert losses(directory) == losses(expected)
+    assert samples(directory) == samples(expected)
+    assert evaluations(directory) == evaluations(expected)
+    assert weights(directory, steps) == weights(expected, steps)
 
 
 def train_refused(words: list[str], environment: dict[str, str]) -> tuple[int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 from pathlib import Path
@@ -30,6 +32,13 @@ def train_and_signal(files: list[Path], words: list[str], batch: int) -> None:
     train_here(files, words)
 
 
+def train_and_print(files: list[Path], words: list[str]) -> str:
+    """Train in this rank; return what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        train_here(files, words)
+    return output.getvalue()
+
+
 def state(directory: Path) -> Any:
     saved, _ = checkpoint.find(directory / run_directory.CHECKPOINTS)
     assert saved is not None
@@ -48,7 +57,8 @@ def test_a_signal_ends_an_evaluation_which_is_then_owed(shards: Path, tmp_path: 
     assert not (directory / run_directory.PREEMPTED).exists()
     assert [one["step"] for one in evaluations(directory)] == [12]
     assert state(directory)["evaluated_step"] == 12
-    run_ranks(2, train_here, [Path(words[1])], words[2:])  # it is finished
+    output, _ = run_ranks(2, train_and_print, [Path(words[1])], words[2:])
+    assert output == f"{directory} is finished: 12 steps; raise run.steps or run.epochs to continue\n"
     assert [one["step"] for one in evaluations(directory)] == [12]
 
 

@@ -10,24 +10,13 @@ from pathlib import Path
 import pytest
 
 from support.agents import backends, children, rank_process, wait_for_step
-from support.training import evaluations, finished, losses, settings, torchrun, weights
+from support.training import DETERMINISTIC, assert_same_run, finished, settings, torchrun
 
-STEPS, SAVE_EVERY = 60, 5
 TIMEOUT_S = 8  # of a stopped rank; a busy machine needs seconds for the first steps
 
 
 def words(shards: Path, directory: Path) -> list[str]:
-    return settings(
-        shards, directory, f"run.steps={STEPS}", f"run.save_every={SAVE_EVERY}", "train.deterministic=true",
-        "topology.timeout_s=20", "metrics.port=null",
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("undisturbed") / "run"
-    finished(torchrun(4, words(shards, directory)))
-    return directory
+    return settings(shards, directory, *DETERMINISTIC, "topology.timeout_s=20", "metrics.port=null")
 
 
 CASES = [
@@ -52,9 +41,7 @@ def test_killed_ranks_and_loaders_come_back(
         time.sleep(0.5)  # until the agent has ended the others; the records then grow again from a checkpoint on
     output = finished(agent, timeout_s=300)
     assert output.count("resuming from step") == len(victims)
-    assert losses(directory) == losses(undisturbed)
-    assert evaluations(directory) == evaluations(undisturbed)
-    assert weights(directory, STEPS) == weights(undisturbed, STEPS)
+    assert_same_run(directory, undisturbed)
 
 
 STOPPED = [("standalone", 2), *(pytest.param("c10d", rank, marks=pytest.mark.slow) for rank in range(4))]
@@ -80,8 +67,7 @@ def test_a_stopped_rank_is_named_killed_and_comes_back(
     post_mortem = (directory / "post-mortem.txt").read_text()
     assert f"failed first         rank {victim} (" in post_mortem
     assert output.count("resuming from step") == 1
-    assert losses(directory) == losses(undisturbed)
-    assert weights(directory, STEPS) == weights(undisturbed, STEPS)
+    assert_same_run(directory, undisturbed)
 
 
 def test_the_rank_that_was_killed_is_the_root_cause(shards: Path, tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.agents import rank_process, wait_for_step
+from support.ranks import free_port
 from support.training import (
+    DETERMINISTIC,
+    STEPS,
+    assert_same_run,
     evaluations,
     finished,
     losses,
@@ -19,7 +22,6 @@ from support.training import (
     settings,
     torchrun,
     train_here,
-    weights,
 )
 
 VARIANTS = {
@@ -73,72 +75,29 @@ def test_a_run_goes_on_with_another_number_of_replicas(
     assert [one["step"] for one in evaluations(directory)] == [12, 24, 36, 48]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("runs") / "undisturbed"
-    finished(torchrun(4, settings(shards, directory, "run.steps=120", "train.deterministic=true")))
-    return directory
-
-
-def wait_for_step(directory: Path, process: subprocess.Popen[str], step: int) -> None:
-    """Wait until a run's log has reached a step."""
-    deadline = time.monotonic() + 60
-    log = directory / "metrics.jsonl"
-    while not log.exists() or log.read_text().count("\n") < step:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def ranks_of(agent: subprocess.Popen[str]) -> list[int]:
-    """Return the process ids of the ranks that torchrun has started."""
-    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    return [int(child) for child in children]
-
-
-def assert_same_run(found: Path, wanted: Path, steps: int = 120) -> None:
-    assert losses(found) == losses(wanted)
-    assert samples(found) == samples(wanted)
-    assert evaluations(found) == evaluations(wanted)
-    assert weights(found, steps) == weights(wanted, steps)
-
-
-def test_sigterm_saves_and_the_same_command_goes_on_bit_equal(undisturbed: Path, shards: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    words = settings(shards, directory, "run.steps=120", "train.deterministic=true")
-    process = torchrun(4, words)
-    wait_for_step(directory, process, 17)
-    process.terminate()
-    said = finished(process, 1)  # torchrun's own exit code after a signal
-    assert "asked to stop: saved at step" in said
-    assert "Traceback" not in said.split("torch/distributed/elastic")[0]
-    assert (directory / "PREEMPTED").exists()
-    stopped_at = len(losses(directory))
-    assert stopped_at < 120
-    assert (directory / "checkpoints" / f"step-{stopped_at:08d}").exists()
-    said = finished(torchrun(4, words))
-    assert f"resuming from step {stopped_at}" in said
-    assert not (directory / "PREEMPTED").exists()
-    assert_same_run(directory, undisturbed)
-    assert "is finished" in finished(torchrun(4, words))
-
-
-def killed(ranks: int, words: list[str], directory: Path, step: int) -> None:
-    """Run, kill -9 all ranks once the log has reached a step, and run again by the same command."""
-    process = torchrun(ranks, words)
-    wait_for_step(directory, process, step)
-    for rank in ranks_of(process):
-        os.kill(rank, signal.SIGKILL)
-    finished(process, 1)
-    assert not (directory / "checkpoints" / f"step-{int(words[-1].split('=')[1]):08d}").exists()
-    finished(torchrun(ranks, words))
-
-
-def test_kill_9_of_all_ranks_and_the_same_command_goes_on_bit_equal(
+def test_stopped_or_killed_it_goes_on_bit_equal_by_the_same_command(
     undisturbed: Path, shards: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "run"
-    killed(4, settings(shards, directory, "train.deterministic=true", "run.steps=120"), directory, 25)
+    words = settings(shards, directory, *DETERMINISTIC)
+    process = torchrun(4, words)
+    wait_for_step(directory, 17)
+    process.terminate()
+    output = finished(process, 1)  # torchrun's own exit code after a signal
+    assert "asked to stop: saved at step" in output
+    assert "Traceback" not in output.split("torch/distributed/elastic")[0]
+    assert (directory / "PREEMPTED").exists()
+    stopped_at = len(losses(directory))
+    assert 17 <= stopped_at < 35
+    assert (directory / "checkpoints" / f"step-{stopped_at:08d}").exists()
+    process = torchrun(4, words)
+    wait_for_step(directory, 35)
+    for rank in range(4):
+        os.kill(rank_process(process.pid, rank), signal.SIGKILL)
+    assert f"resuming from step {stopped_at}" in finished(process, 1)
+    assert not (directory / "PREEMPTED").exists()
+    assert not (directory / "checkpoints" / f"step-{STEPS:08d}").exists()
+    finished(torchrun(4, words))
     assert_same_run(directory, undisturbed)
 
 
@@ -153,8 +112,6 @@ def test_three_replicas_too(shards: Path, tmp_path: Path, run_ranks: Any) -> Non
 
 def test_two_agents_train_save_and_resume_like_one(two_replicas: Path, shards: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    from support.ranks import free_port
-
     for steps in (30, 50):
         words = settings(shards, directory, "train.dtype=float64", f"run.steps={steps}")
         port = free_port()
