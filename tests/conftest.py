@@ -21,6 +21,7 @@ from support.namespaces import nodes_fixture
 from support.packed import reference_fixture, source_fixture
 from support.ranks import Ranks, rank_runner
 from support.remote_server import http_server, running_server
+from support.training import undisturbed_fixture
 
 # Fixtures of data_shards, namespaces and remote_server, and those below.
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "running_server",
     "shards",
     "source_fixture",
+    "undisturbed_fixture",
 ]
 
 

@@ -53,9 +53,9 @@ TRAIN_FIRST, VAL_FIRST = ORDERS
     [
         *((layout, order, 1) for layout in ("list", "webdataset") for order in ORDERS),
         ("list", TRAIN_FIRST, 2),
-        ("webdataset", VAL_FIRST, 5),
+        ("webdataset", VAL_FIRST, 2),
         *(
-            pytest.param(layout, order, processes, marks=pytest.mark.slow)  # each process takes a second to start
+            pytest.param(layout, order, processes, marks=pytest.mark.slow)  # each process takes 2 s to start
             for layout in ("list", "webdataset")
             for order in ORDERS
             for processes in (2, 5)

@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from alexnet_dist import config
 from alexnet_dist.errors import run_command
 from alexnet_dist.train import main_once
+from support.ranks import Ranks
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = REPOSITORY / "launch" / "train.py"
@@ -54,6 +57,15 @@ def finished(process: subprocess.Popen[str], code: int = 0, timeout_s: float = 1
     said, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == code, said
     return said
+
+
+@pytest.fixture(scope="session", name="undisturbed")
+def undisturbed_fixture(shards: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Ranks) -> Path:
+    """Make a deterministic run of 2 x 2 ranks to its end."""
+    directory = tmp_path_factory.mktemp("runs") / "undisturbed"
+    words = settings(shards, directory, *DETERMINISTIC)
+    run_ranks(4, train_here, [Path(words[1])], words[2:])
+    return directory
 
 
 def losses(directory: Path) -> list[float]:

@@ -147,19 +147,6 @@ def test_under_torchrun_rank_0_reports_for_all(shards: Path, tmp_path: Path) -> 
     assert "Traceback" not in ours
 
 
-def test_a_run_that_diverges_ends_on_all_ranks_and_is_reported_once(shards: Path, tmp_path: Path) -> None:
-    words = settings(shards, tmp_path / "run", "optim.learning_rate=1e30", "run.steps=9")
-    said = finished(torchrun(2, words), 1)
-    ours, _, report = said.partition("Root Cause")
-    assert ours.count("training has diverged; lower optim.learning_rate") == 1
-    assert "at a learning rate of 1e+30: training has diverged" in report
-    assert "exitcode  : 2" in report
-    post_mortem = (tmp_path / "run" / "post-mortem.txt").read_text()
-    assert "failed first: step 2: the loss is nan" in post_mortem
-    assert "there is no checkpoint: it starts from step 0" in post_mortem
-    assert "Traceback" not in said.split("torch/distributed/elastic")[0]
-
-
 @pytest.mark.parametrize(
     ("word", "code", "found"),
     [

@@ -19,55 +19,49 @@ def words(shards: Path, directory: Path) -> list[str]:
     return settings(shards, directory, *DETERMINISTIC, "topology.timeout_s=20", "metrics.port=null")
 
 
+Victim = int | str
+KILLED: list[Victim] = [0, 1, 2, 3, "loader"]
 CASES = [
-    ("standalone", [0, "loader"]),
-    pytest.param("standalone", [0, 1, 2, 3, "loader"], marks=pytest.mark.slow),
-    pytest.param("static", [0, 1, 2, 3, "loader"], marks=pytest.mark.slow),
-    pytest.param("c10d", [0, 1, 2, 3, "loader"], marks=pytest.mark.slow),
+    ("standalone", [0, "loader"], 2),
+    *(pytest.param(backend, KILLED, None, marks=pytest.mark.slow) for backend in backends()),
+    *(pytest.param("c10d", [], stopped, marks=pytest.mark.slow) for stopped in range(4)),
 ]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("backend", "victims"), CASES)
-def test_killed_ranks_and_loaders_come_back(
-    backend: str, victims: list[int | str], undisturbed: Path, shards: Path, tmp_path: Path
+@pytest.mark.parametrize(("backend", "killed", "stopped"), CASES)
+def test_killed_and_stopped_processes_come_back(
+    backend: str, killed: list[Victim], stopped: int | None, undisturbed: Path, shards: Path, tmp_path: Path
 ) -> None:
+    """Ranks and a loader are killed, one after the other, then a rank is stopped."""
     directory = tmp_path / "run"
-    agent = torchrun(4, words(shards, directory), *backends()[backend], "--max-restarts=5", "--monitor-interval=0.1")
-    for number, victim in enumerate(victims, start=1):
+    faults = [*((victim, signal.SIGKILL) for victim in killed)]
+    arguments = words(shards, directory)
+    if stopped is not None:
+        faults.append((stopped, signal.SIGSTOP))
+        arguments.append(f"topology.timeout_s={TIMEOUT_S}")
+    agent = torchrun(4, arguments, *backends()[backend], f"--max-restarts={len(faults)}", "--monitor-interval=0.1")
+    for number, (victim, fault) in enumerate(faults, start=1):
         wait_for_step(directory, 11 * number)
         rank = rank_process(agent.pid, 1 if victim == "loader" else int(victim))
-        os.kill(next(children(rank)) if victim == "loader" else rank, signal.SIGKILL)
+        os.kill(next(children(rank)) if victim == "loader" else rank, fault)
         time.sleep(0.5)  # until the agent has ended the others; the records then grow again from a checkpoint on
     output = finished(agent, timeout_s=300)
-    assert output.count("resuming from step") == len(victims)
+    assert output.count("resuming from step") == len(faults)
     assert_same_run(directory, undisturbed)
+    if stopped is not None:
+        assert_named(stopped, output)
+        assert f"failed first         rank {stopped} (" in (directory / "post-mortem.txt").read_text()
 
 
-STOPPED = [("standalone", 2), *(pytest.param("c10d", rank, marks=pytest.mark.slow) for rank in range(4))]
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("backend", "victim"), STOPPED)
-def test_a_stopped_rank_is_named_killed_and_comes_back(
-    backend: str, victim: int, undisturbed: Path, shards: Path, tmp_path: Path
-) -> None:
-    directory = tmp_path / "run"
-    arguments = [*words(shards, directory), f"topology.timeout_s={TIMEOUT_S}"]
-    agent = torchrun(4, arguments, *backends()[backend], "--max-restarts=1", "--monitor-interval=0.1")
-    wait_for_step(directory, 13)
-    os.kill(rank_process(agent.pid, victim), signal.SIGSTOP)
-    output = finished(agent, timeout_s=120)
-    survivors = [line for line in output.splitlines() if line.startswith("error: rank ")]
-    named = f"lost rank {victim} (replica {victim // 2}, tower {victim % 2}) at: "
+def assert_named(stopped: int, output: str) -> None:
+    """Assert that the three other ranks have named the stopped one, and that one of them has killed it."""
+    survivors = [line for line in output.splitlines() if f"rank {stopped} is stopped" in line and "error: rank" in line]
+    named = f"lost rank {stopped} (replica {stopped // 2}, tower {stopped % 2}) at: "
     assert len(survivors) == 3
-    assert all(named in line and f"rank {victim} is stopped" in line for line in survivors)
-    assert any(f" killed rank {victim}, " in line for line in survivors)
+    assert all(line.startswith("error: rank ") and named in line for line in survivors)
+    assert any(f" killed rank {stopped}, " in line for line in survivors)
     assert "Unable to shutdown process" not in output  # what torchrun reports after 30 s
-    post_mortem = (directory / "post-mortem.txt").read_text()
-    assert f"failed first         rank {victim} (" in post_mortem
-    assert output.count("resuming from step") == 1
-    assert_same_run(directory, undisturbed)
 
 
 def test_the_rank_that_was_killed_is_the_root_cause(shards: Path, tmp_path: Path) -> None:
@@ -82,10 +76,17 @@ def test_the_rank_that_was_killed_is_the_root_cause(shards: Path, tmp_path: Path
     assert "failed first         rank 2 (replica 1, tower 0) " in (directory / "post-mortem.txt").read_text()
 
 
-def test_an_error_that_would_recur_is_not_restarted(shards: Path, tmp_path: Path) -> None:
-    words = settings(shards, tmp_path / "run", "optim.learning_rate=1e9", "metrics.port=null")
+def test_an_error_that_would_recur_is_reported_once_and_not_restarted(shards: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    words = settings(shards, directory, "optim.learning_rate=1e30", "metrics.port=null")
     output = finished(torchrun(2, words, "--standalone", "--max-restarts=3"), code=1)
-    assert output.count("error: step") == 1
-    root_cause = output[output.index("Root Cause") :]
-    assert "rank      : 0 (local_rank: 0)" in root_cause
-    assert "training has diverged; lower optim.learning_rate" in root_cause
+    ours, _, report = output.partition("Root Cause")
+    assert ours.count("error: step") == 1
+    assert ours.count("training has diverged; lower optim.learning_rate") == 1
+    assert "Traceback" not in output.split("torch/distributed/elastic")[0]
+    assert "rank      : 0 (local_rank: 0)" in report
+    assert "at a learning rate of 1e+30: training has diverged; lower optim.learning_rate" in report
+    assert "exitcode  : 2" in report
+    post_mortem = (directory / "post-mortem.txt").read_text()
+    assert "failed first: step 2: the loss is nan" in post_mortem
+    assert "there is no checkpoint: it starts from step 0" in post_mortem
