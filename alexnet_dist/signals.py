@@ -16,6 +16,7 @@ GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Seconds that a rank has after a signal: until all ranks can agree to stop before the first step; until the run has
 # saved, less than the 30 s after which torchrun kills it; until everything is closed.
 START_GRACE_S, SAVE_GRACE_S, CLOSE_GRACE_S = 9.0, 25.0, 8.0
+USELESS_S = 4.0  # for which a rank that was asked to stop may wait for ranks that have ended
 
 
 def ignore_signals(signals: Iterable[signal.Signals]) -> None:
@@ -56,7 +57,7 @@ class StopRequest:
         """
         self._event = threading.Event()
         self._allowed = (grace_s, time.monotonic())
-        self._is_useless, self._on_late = is_useless, on_late
+        self._is_useless, self._useless_s, self._on_late = is_useless, 0.0, on_late
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
@@ -71,22 +72,32 @@ class StopRequest:
             received = [number for number in self._read.recv(64) if number in self._watched]
             if received:
                 break
-        received_s = time.monotonic()
+        received_s = useful_s = time.monotonic()
         self._event.set()
         while True:
+            now_s = time.monotonic()
             grace_s, since_s = self._allowed
-            remaining_s = max(received_s, since_s) + grace_s - time.monotonic()
-            if remaining_s <= 0 or self._is_useless():
+            remaining_s = max(received_s, since_s) + grace_s - now_s
+            if not self._is_useless():
+                useful_s = now_s
+            elif now_s - useful_s >= self._useless_s:
+                if self._useless_s:
+                    self._on_late(f"waited {self._useless_s:g} s after signal {received[0]} in vain: exiting")
+                break
+            if remaining_s <= 0:
+                if grace_s:
+                    self._on_late(f"not stopped {grace_s:.0f} s after signal {received[0]}: exiting")
                 break
             time.sleep(min(remaining_s, 0.1))  # `allow` may change the end
-        if grace_s and remaining_s <= 0:
-            self._on_late(f"not stopped {grace_s:.0f} s after signal {received[0]}: exiting")
         os._exit(128 + received[0])
 
-    def allow(self, grace_s: float) -> None:
-        """Set the seconds within which the process stops by itself, from a signal or this call on; 0: none."""
+    def allow(self, grace_s: float, is_useless: Callable[[], bool] = bool) -> None:
+        """Set the seconds within which the process stops by itself, from a signal or this call on; 0: none.
+
+        is_useless: whether it waits in vain; after USELESS_S of that, a process that was asked to stop is ended.
+        """
         self._allowed = (grace_s, time.monotonic())
-        self._is_useless, self._on_late = bool, print_error
+        self._is_useless, self._useless_s, self._on_late = is_useless, USELESS_S, print_error
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a signal for at most `timeout_s` and return whether one has been received."""

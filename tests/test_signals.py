@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
+from alexnet_dist.signals import USELESS_S
 from support.programs import WAIT_IN_C, read_line, running
 
 WATCH = """
@@ -79,6 +81,17 @@ def test_a_process_may_be_given_less_grace() -> None:
         assert read_line(process) == "waiting"
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 128 + signal.SIGTERM
+
+
+def test_a_process_that_waits_in_vain_is_ended_before_its_grace_is_over() -> None:
+    program = WATCH + "began_s = time.monotonic()\nstop.allow(60, lambda: time.monotonic() - began_s > 0.5)" + WAIT_IN_C
+    with running(program, "60") as process:
+        assert read_line(process) == "waiting"
+        began_s = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=15)[1] == f"waited {USELESS_S:g} s after signal 15 in vain: exiting\n"
+        assert process.returncode == 128 + signal.SIGTERM
+        assert time.monotonic() - began_s + 0.1 > USELESS_S
 
 
 def test_nohup_is_respected() -> None:

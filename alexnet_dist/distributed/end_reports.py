@@ -143,6 +143,14 @@ class EndReports:
             time.sleep(delay_s)
         return states
 
+    def waits_in_vain(self) -> bool:
+        """Return whether another rank of this node has ended, and this one has not noticed it.
+
+        gloo has not reported a closed connection in about one of thirty losses, and would wait for its timeout.
+        """
+        states = {sibling_state(process) for process in self._siblings.values()}
+        return self._own is None and not states <= {RUNNING, STOPPED}
+
     def reports(self) -> dict[int, EndReport]:
         """Return the reports so far, by rank; at least this rank's own."""
         reports = self._call(_read) or {}

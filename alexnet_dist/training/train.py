@@ -84,10 +84,11 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         )
         if stopped_early(run, control, stop):
             return
-        stop.allow(SAVE_GRACE_S)
+        stop.allow(SAVE_GRACE_S, reports.waits_in_vain)
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
             Loop(run, engine, feed, control, logger, lambda: bool(stop)).train(start, after_launch)
+        stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank
 
 
 def close_groups_unless_failed(error: type[BaseException] | None, *_: object) -> None:

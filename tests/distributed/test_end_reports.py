@@ -82,6 +82,25 @@ def test_the_rank_that_serves_the_store_is_named_too(number: signal.Signals, run
     assert max(seconds for *_, seconds in answers) < GATHER_S + 2
 
 
+def waits(loser: int) -> list[bool]:
+    """Return whether this rank waits in vain: at first, when one is lost, and when it has noticed that."""
+    reports = open_reports()
+    time.sleep(0.5)  # by now all know each other
+    answers = [reports.waits_in_vain()]
+    time.sleep(0.5)
+    if launch_info().rank == loser:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.5)  # by now it is lost
+    answers.append(reports.waits_in_vain())
+    reports.report(LostRankError(AVERAGING, "Connection closed by peer"))
+    return [*answers, reports.waits_in_vain()]
+
+
+def test_a_rank_knows_whether_it_waits_in_vain(run_ranks: Ranks) -> None:
+    answers = run_ranks(4, waits, 2, lost={2})
+    assert [answer for answer in answers if answer is not None] == [[False, True, False]] * 3
+
+
 def fail(loser: int) -> Answer | None:
     reports = open_reports()
     if launch_info().rank == loser:
