@@ -128,7 +128,7 @@ def prepare_cuda() -> None:
 
 
 def unshare_agent_store() -> None:
-    """Have torchrun's agent give the ranks of each round a store of their own; to be called in the agent."""
+    """Have torchrun's agent not keep one store of its ranks for all rounds; to be called in the agent."""
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import atexit
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch.distributed import DistError
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import (
@@ -38,12 +39,14 @@ from alexnet_dist.distributed.address import address_towards, is_loopback, is_ow
 # without a sign of it, and a round with its fewest nodes waits 5 s for more. A later node joins the next round.
 ELASTIC_DEFAULTS = {"keep_alive_interval": 2, "keep_alive_max_attempt": 4, "last_call_timeout": 5}
 EXIT_BARRIER, EXIT_BARRIER_S = "torchelastic/agent/terminal_state", 5  # the key is torch.distributed.elastic's
+# After an error that ends the job, for how long the ranks of other nodes can still read what led to it.
+LAST_READ_S = 3.0
 Creator = Callable[[RendezvousParameters], RendezvousHandler]
 
 
 @dataclass(frozen=True)
 class Host:
-    """Whether this node serves the rendezvous' store, and the address under which other nodes reach it, if known."""
+    """Whether this node serves the rendezvous, and the address under which other nodes reach it, if known."""
 
     serves: bool
     address: str | None
@@ -55,20 +58,25 @@ class EndingHandler(RendezvousHandler):
     def __init__(self, inner: RendezvousHandler, error_file: Path, host: Host | None = None) -> None:
         """Take torch's handler and the file in which a rank of this agent reports such an error.
 
-        host: of a rendezvous that numbers nodes anew in each round; None: the inner handler's numbers are kept.
+        host: of a rendezvous that numbers nodes anew in each round, and whose first node then serves the ranks' store;
+        None: the inner handler's numbers and its store are kept.
         """
         self._inner, self._error_file, self._host = inner, error_file, host
         self._joined: RendezvousInfo | None = None
+        self._served: TCPStore | None = None  # only kept: the store ends with the object
         atexit.register(self._pass_exit_barrier)
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Join the next round; raises ChildFailedError, which torchrun prints and ends with, for a reported error."""
         error = final_error.read(self._error_file)
         if error is not None:
+            if self._joined is not None and self._joined.world_size > 1 and self._joined.rank == 0:
+                time.sleep(LAST_READ_S)  # this agent serves the store
             failure = ProcessFailure(error.local_rank, error.pid, error.exit_code, str(self._error_file))
             raise ChildFailedError("training", {error.rank: failure})
-        joined = self._inner.next_rendezvous()
-        self._joined = joined if self._host is None else host_first(joined, self._host)
+        self._joined = self._inner.next_rendezvous()
+        if self._host is not None:
+            self._joined, self._served = host_first(self._joined, self._host)
         return self._joined
 
     def _pass_exit_barrier(self) -> None:
@@ -84,8 +92,8 @@ class EndingHandler(RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """Return whether ranks use the agent's store."""
-        return self._inner.use_agent_store
+        """Return whether an agent serves the ranks' store, so that it outlives every rank."""
+        return self._host is not None or self._inner.use_agent_store
 
     def get_backend(self) -> str:
         """Return the name of the rendezvous backend."""
@@ -165,21 +173,24 @@ def local_address(host: str, port: int, max_nodes: int) -> str | None:
     return None if max_nodes > 1 and is_loopback(address) else address
 
 
-def host_first(joined: RendezvousInfo, host: Host) -> RendezvousInfo:
-    """Return what a node has joined, with its rank after those of a host are moved to the front.
+def host_first(joined: RendezvousInfo, host: Host) -> tuple[RendezvousInfo, TCPStore | None]:
+    """Return what a node has joined, with the host moved to the front, and the ranks' store that the first node serves.
 
     torch orders nodes by address, so rank 0 would move to another node when one is added. The node that serves the
-    store is the one that no round can lose, so the run directory is best there, and rank 0 with it.
+    rendezvous is the one that no round can lose, so the run directory is best there, and rank 0 with it.
     """
     store = PrefixStore("alexnet_dist", joined.store)
     store.set(f"serves/{joined.rank}", str(host.serves))
     if joined.rank == 0:
         serve = [store.get(f"serves/{rank}") == b"True" for rank in range(joined.world_size)]
         store.set("first", str(serve.index(True) if True in serve else 0))
-    rank = moved_to_front(joined.rank, int(store.get("first")))
-    return RendezvousInfo(
-        joined.store, rank, joined.world_size, RendezvousStoreInfo.build(rank, store, local_addr=host.address)
-    )
+    rank, served = moved_to_front(joined.rank, int(store.get("first"))), None
+    if rank == 0:
+        served = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        store.set("address", host.address or process.host_name())
+        store.set("port", str(served.port))
+    where = RendezvousStoreInfo(store.get("address").decode(), int(store.get("port")))
+    return RendezvousInfo(joined.store, rank, joined.world_size, where), served
 
 
 def moved_to_front(rank: int, first: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
+from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, rendezvous_handler_registry
 from torch.distributed.elastic.utils.store import barrier
@@ -69,6 +69,21 @@ def test_a_job_ends_at_the_next_round_after_a_final_error(tmp_path: Path, monkey
     assert caught.value.failures[5].message == "run.steps: too many"
     assert (caught.value.failures[5].exitcode, caught.value.failures[5].local_rank) == (2, 1)
     assert handler.num_nodes_waiting() == 3
+    assert not handler.use_agent_store
+
+
+def test_of_several_nodes_an_agent_serves_the_ranks_store_in_every_round(tmp_path: Path) -> None:
+    inner = OneRound(HashStore())
+    handler = agent.EndingHandler(inner, tmp_path / "error.json", agent.Host(True, "127.0.0.1"))
+    assert handler.use_agent_store
+    ports = []
+    for number in (1, 2):
+        inner.store = HashStore()
+        info = handler.next_rendezvous().bootstrap_store_info
+        assert info is not None
+        TCPStore(info.master_addr, info.master_port, is_master=False).set("round", str(number))
+        ports.append(info.master_port)
+    assert len(set(ports)) == 2
 
 
 def test_the_first_error_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,12 +145,16 @@ def test_rank_0_is_on_the_node_that_serves_the_store(host_rank: int | None, rank
     store = HashStore()
     addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
-    def node(rank: int) -> RendezvousInfo:
+    def node(rank: int) -> tuple[RendezvousInfo, TCPStore | None]:
         joined = RendezvousInfo(store, rank, 3, None)  # type: ignore[arg-type]
         return agent.host_first(joined, agent.Host(rank == host_rank, addresses[rank]))
 
     with ThreadPoolExecutor(3) as pool:
-        infos = list(pool.map(node, range(3)))
+        infos, served = zip(*pool.map(node, range(3)), strict=True)
     assert [info.rank for info in infos] == ranks
-    masters = {info.bootstrap_store_info.master_addr for info in infos if info.bootstrap_store_info}
-    assert masters == {addresses[ranks.index(0)]}
+    first = ranks.index(0)
+    assert [number for number, server in enumerate(served) if server is not None] == [first]
+    places = {(info.bootstrap_store_info.master_addr, info.bootstrap_store_info.master_port) for info in infos}
+    assert places == {(addresses[first], served[first].port)}
+    TCPStore("localhost", served[first].port, is_master=False).set("a rank", "is here")
+    assert served[first].get("a rank") == b"is here"
