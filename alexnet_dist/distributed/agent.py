@@ -62,7 +62,7 @@ class EndingHandler(RendezvousHandler):
         None: the inner handler's numbers and its store are kept.
         """
         self._inner, self._error_file, self._host = inner, error_file, host
-        self._joined: RendezvousInfo | None = None
+        self._round: RendezvousInfo | None = None
         self._served: TCPStore | None = None  # only kept: the store ends with the object
         atexit.register(self._pass_exit_barrier)
 
@@ -70,24 +70,24 @@ class EndingHandler(RendezvousHandler):
         """Join the next round; raises ChildFailedError, which torchrun prints and ends with, for a reported error."""
         error = final_error.read(self._error_file)
         if error is not None:
-            if self._joined is not None and self._joined.world_size > 1 and self._joined.rank == 0:
+            if self._round is not None and self._round.world_size > 1 and self._round.rank == 0:
                 time.sleep(LAST_READ_S)  # this agent serves the store
             failure = ProcessFailure(error.local_rank, error.pid, error.exit_code, str(self._error_file))
             raise ChildFailedError("training", {error.rank: failure})
-        self._joined = self._inner.next_rendezvous()
+        self._round = self._inner.next_rendezvous()
         if self._host is not None:
-            self._joined, self._served = host_first(self._joined, self._host)
-        return self._joined
+            self._round, self._served = host_first(self._round, self._host)
+        return self._round
 
     def _pass_exit_barrier(self) -> None:
         """Count this agent at torchrun's exit barrier: an agent that leaves without it holds the others for 300 s."""
-        if self._joined is None or self._joined.world_size == 1:
+        if self._round is None or self._round.world_size == 1:
             return
         # A store behind a broken network may never answer; by default this signal ends the process.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(EXIT_BARRIER_S)
         with suppress(DistError):
-            barrier(self._joined.store, self._joined.world_size, EXIT_BARRIER, barrier_timeout=0.1)
+            barrier(self._round.store, self._round.world_size, EXIT_BARRIER, barrier_timeout=0.1)
         signal.alarm(0)
 
     @property
@@ -173,24 +173,24 @@ def local_address(host: str, port: int, max_nodes: int) -> str | None:
     return None if max_nodes > 1 and is_loopback(address) else address
 
 
-def host_first(joined: RendezvousInfo, host: Host) -> tuple[RendezvousInfo, TCPStore | None]:
-    """Return what a node has joined, with the host moved to the front, and the ranks' store that the first node serves.
+def host_first(info: RendezvousInfo, host: Host) -> tuple[RendezvousInfo, TCPStore | None]:
+    """Return a round as a node sees it, with the host moved to the front, and the ranks' store if this node serves it.
 
     torch orders nodes by address, so rank 0 would move to another node when one is added. The node that serves the
     rendezvous is the one that no round can lose, so the run directory is best there, and rank 0 with it.
     """
-    store = PrefixStore("alexnet_dist", joined.store)
-    store.set(f"serves/{joined.rank}", str(host.serves))
-    if joined.rank == 0:
-        serve = [store.get(f"serves/{rank}") == b"True" for rank in range(joined.world_size)]
+    store = PrefixStore("alexnet_dist", info.store)
+    store.set(f"serves/{info.rank}", str(host.serves))
+    if info.rank == 0:
+        serve = [store.get(f"serves/{rank}") == b"True" for rank in range(info.world_size)]
         store.set("first", str(serve.index(True) if True in serve else 0))
-    rank, served = moved_to_front(joined.rank, int(store.get("first"))), None
+    rank, served = moved_to_front(info.rank, int(store.get("first"))), None
     if rank == 0:
         served = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
         store.set("address", host.address or process.host_name())
         store.set("port", str(served.port))
     where = RendezvousStoreInfo(store.get("address").decode(), int(store.get("port")))
-    return RendezvousInfo(joined.store, rank, joined.world_size, where), served
+    return RendezvousInfo(info.store, rank, info.world_size, where), served
 
 
 def moved_to_front(rank: int, first: int) -> int:

@@ -85,9 +85,9 @@ def test_rows_are_joins_and_ratios_are_of_the_same_round() -> None:
 def test_our_figures_stand_without_torchs() -> None:
     missing = Result(link.TORCH, (), "fails here: no route")
     results = [result(link.LINK, 100, 200, 100), missing]
-    *joined, last = link.by_join(results, 32)
+    *by_name, last = link.by_join(results, 32)
     assert last == missing
-    assert {join.median("link_us") for join in joined} == {100}
-    assert {join.median("wire_us") for join in joined} == {None}
+    assert {join.median("link_us") for join in by_name} == {100}
+    assert {join.median("wire_us") for join in by_name} == {None}
     assert link.ratios(results) == {}
-    assert "fails here: no route" in table([*joined, last], link.COLUMNS)
+    assert "fails here: no route" in table([*by_name, last], link.COLUMNS)

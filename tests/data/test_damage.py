@@ -166,10 +166,10 @@ def test_the_loss_of_every_scan_but_the_first_is_damage(kind: str) -> None:
     for number, start in enumerate(scans[1:], 1):
         tables = good.rfind(DHT, 0, start)
         end = tables if tables > scans[number - 1] else start
-        for cut in (good[:end], good[:end] + END):
-            assert is_rejected(cut)
+        for shortened in (good[:end], good[:end] + END):
+            assert is_rejected(shortened)
             # The finest bits of the colours alone are not visible.
-            assert looks_damaged(cut, good) or number > 6
+            assert looks_damaged(shortened, good) or number > 6
 
 
 def sequential_scans() -> bytes:

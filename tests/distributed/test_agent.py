@@ -23,10 +23,10 @@ class OneRound(RendezvousHandler):
     """A rendezvous that counts how often it is joined."""
 
     def __init__(self, store: Store | None = None, nodes: int = 1) -> None:
-        self.joined, self.store, self.nodes = 0, store, nodes
+        self.rounds, self.store, self.nodes = 0, store, nodes
 
     def next_rendezvous(self) -> RendezvousInfo:
-        self.joined += 1
+        self.rounds += 1
         return RendezvousInfo(self.store, 0, self.nodes, None)  # type: ignore[arg-type]
 
     def get_backend(self) -> str:
@@ -64,7 +64,7 @@ def test_a_job_ends_at_the_next_round_after_a_final_error(tmp_path: Path, monkey
     final_error.report("run.steps: too many", LaunchInfo(5, 8, 1, 4, under_torchrun=True), 2)
     with pytest.raises(ChildFailedError) as caught:
         handler.next_rendezvous()
-    assert inner.joined == 1
+    assert inner.rounds == 1
     assert list(caught.value.failures) == [5]
     assert caught.value.failures[5].message == "run.steps: too many"
     assert (caught.value.failures[5].exitcode, caught.value.failures[5].local_rank) == (2, 1)
@@ -146,8 +146,8 @@ def test_rank_0_is_on_the_node_that_serves_the_store(host_rank: int | None, rank
     addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
     def node(rank: int) -> tuple[RendezvousInfo, TCPStore | None]:
-        joined = RendezvousInfo(store, rank, 3, None)  # type: ignore[arg-type]
-        return agent.host_first(joined, agent.Host(rank == host_rank, addresses[rank]))
+        info = RendezvousInfo(store, rank, 3, None)  # type: ignore[arg-type]
+        return agent.host_first(info, agent.Host(rank == host_rank, addresses[rank]))
 
     with ThreadPoolExecutor(3) as pool:
         infos, served = zip(*pool.map(node, range(3)), strict=True)

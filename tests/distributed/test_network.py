@@ -84,7 +84,7 @@ def test_the_store_carries_few_bytes_for_each_pair_of_nodes() -> None:
     assert checked(24) < 50  # 44; 33 for 64 nodes
 
 
-def joined(interfaces: list[str]) -> tuple[list[str], str, float]:
+def network_of(interfaces: list[str]) -> tuple[list[str], str, float]:
     """Join as one of two nodes with two ranks each; return the nodes, the error, and the seconds of the check.
 
     interfaces: the one that the user chooses on each node, or an empty string.
@@ -111,7 +111,7 @@ def joined(interfaces: list[str]) -> tuple[list[str], str, float]:
 
 @pytest.mark.parametrize("interfaces", [["lo", "lo"], ["", ""]])
 def test_two_agents_on_one_machine_connect(interfaces: list[str], run_ranks: Ranks) -> None:
-    answers = run_ranks(4, joined, interfaces)
+    answers = run_ranks(4, network_of, interfaces)
     assert [len(lines) for lines, _, _ in answers] == [2, 0, 0, 0]
     assert [line.partition(" at ")[2] for line in answers[0][0]] == ["127.0.0.1 (ranks 0-1)", "127.0.0.1 (ranks 2-3)"]
     assert max(took_s for _, _, took_s in answers) < 2
@@ -125,7 +125,7 @@ def unreachable(interfaces: list[str]) -> tuple[list[str], str, float]:
         return reach_node(own, ["255.255.255.255"], host)  # no socket may connect to it
 
     vars(network)["reach_node"] = reach_nothing
-    return joined(interfaces)
+    return network_of(interfaces)
 
 
 def test_a_node_that_no_other_can_reach_is_refused_on_every_rank(run_ranks: Ranks) -> None:

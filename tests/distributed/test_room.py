@@ -58,8 +58,8 @@ def test_every_attempt_meets_in_one_store(run_ranks: Ranks) -> None:
     del agent
 
 
-def meet(ranks: int, record: str = "x" * 300, dead: str = "", late_s: float = 0.0) -> CountingStore:
-    """Let threads meet as ranks; return the store.
+def admit_all(ranks: int, record: str = "x" * 300, dead: str = "", late_s: float = 0.0) -> CountingStore:
+    """Let threads enter a room as ranks; return the store.
 
     dead: the name of a room of a dead attempt that the store holds. late_s: after which rank 0 comes.
     """
@@ -80,16 +80,16 @@ def meet(ranks: int, record: str = "x" * 300, dead: str = "", late_s: float = 0.
 
 
 def test_traffic_grows_with_the_ranks_and_not_with_their_square() -> None:
-    few, many = meet(8).bytes / 8, meet(64).bytes / 64
+    few, many = admit_all(8).bytes / 8, admit_all(64).bytes / 64
     assert many < 1.5 * few
 
 
 def test_a_wait_for_rank_0_moves_nothing() -> None:
-    assert meet(8, late_s=0.5).bytes == meet(8).bytes
+    assert admit_all(8, late_s=0.5).bytes == admit_all(8).bytes
 
 
 def test_a_rank_leaves_the_room_of_an_attempt_that_died_before_its_verdict() -> None:
-    names = {key.split("/")[1] for key in meet(3, dead="dead", late_s=0.3).values if key.endswith("record/2")}
+    names = {key.split("/")[1] for key in admit_all(3, dead="dead", late_s=0.3).values if key.endswith("record/2")}
     assert "dead" in names  # the ranks did wait there
     assert len(names) == 2
 
