@@ -146,7 +146,7 @@ class EndReports:
     def waits_in_vain(self) -> bool:
         """Return whether another rank of this node has ended, and this one has not noticed it.
 
-        gloo has not reported a closed connection in about one of thirty losses, and would wait for its timeout.
+        Rarely, gloo does not report a closed connection, and a rank would wait for its timeout.
         """
         states = {sibling_state(process) for process in self._siblings.values()}
         return self._own is None and not states <= {RUNNING, STOPPED}

@@ -35,7 +35,7 @@ def test_killed_and_stopped_processes_come_back(
 ) -> None:
     """Ranks and a loader are killed, one after the other, then a rank is stopped."""
     directory = tmp_path / "run"
-    faults = [*((victim, signal.SIGKILL) for victim in killed)]
+    faults = [(victim, signal.SIGKILL) for victim in killed]
     arguments = words(shards, directory)
     if stopped is not None:
         faults.append((stopped, signal.SIGSTOP))
