@@ -1,4 +1,7 @@
-"""A stopped rank is noticed within timeout + 1 s, a dead one within 1 s, by every group; the message names both."""
+"""A stopped rank is noticed within timeout + 1 s, a dead one within 1 s, by every group; the message names both.
+
+In training every rank reports it within 2 s more: before that the survivors exchange what they know.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ from support.training import settings
 
 TIMEOUT_S = 3.0
 BOUND_S = {signal.SIGSTOP: TIMEOUT_S + 1, signal.SIGKILL: 1.0}
+EXCHANGE_S = 2.0  # so that a dead rank is reported sooner than a wait for it times out
 ENDLESS = ("run.steps=1000000", "run.save_every=1000000", "run.evaluate_every=0", "run.record_samples=false")
 
 
@@ -149,8 +153,6 @@ def test_every_rank_of_a_run_reports_in_time(
     for rank, report in enumerate(reports):
         if rank == loser:
             continue
-        # The rank that shares neither a pair nor a data-parallel group with the lost one notices when those leave.
-        bounds = 2 if rank == loser ^ 3 else 1
-        assert report.at_s - lost_at_s(tmp_path) < bounds * BOUND_S[number], report.message
+        assert report.at_s - lost_at_s(tmp_path) < BOUND_S[number] + EXCHANGE_S, report.message
         assert report.message.startswith(f"rank {rank} (replica {rank // 2}, tower {rank % 2}) lost "), report.message
         assert JOIN.search(report.message), report.message
