@@ -20,6 +20,7 @@ FLOORS = (
     {"distributed"},
     {"runs"},
     {"training.optim", "training.run_plan"},
+    {"training.schedule"},
     {"training.context"},
     {"training.feed", "training.inputs"},
     {"training.step"},

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from alexnet_dist.config.printing import to_yaml as to_yaml
     from alexnet_dist.config.schema import Config as Config
     from alexnet_dist.config.schema import geometry as geometry
+    from alexnet_dist.config.sections import Event as Event
 
 _MODULE_OF = {
     "Config": "schema",
+    "Event": "sections",
     "LoadedConfig": "loading",
     "add_config_arguments": "arguments",
     "flat": "keys",

@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from alexnet_dist.config.schema import CONFLICT, RANGES, Config
-from alexnet_dist.nn.geometry import NAME, PAPER_LAYERS, Layer, Norm
+from alexnet_dist.config.schema import CONFLICT, Config
+from alexnet_dist.config.sections import RANGES, Event
+from alexnet_dist.nn.geometry import NAME, PAPER_LAYERS, SPATIAL_NORM, Layer, Norm
 
 LAYERS = "model.layers"
+NORMS: Mapping[str, Norm] = types.MappingProxyType({"model.norm": Norm(), "model.spatial_norm": SPATIAL_NORM})
 # Names that other trainers use for a key, if they are spelt too differently for a close match.
 ALIASES = {
     "lr": "optim.learning_rate", "wd": "optim.weight_decay", "batch": "data.global_batch",
@@ -39,7 +41,7 @@ def _key_specs() -> Iterator[tuple[str, KeySpec]]:
         assert issubclass(info.annotation, BaseModel)
         for name, field in info.annotation.model_fields.items():
             key = f"{section}.{name}"
-            if key == "model.norm":
+            if key in NORMS:
                 yield from _block_specs(key, Norm)
             elif key == LAYERS:
                 for layer in PAPER_LAYERS:
@@ -115,7 +117,7 @@ def tree(values: Mapping[str, object]) -> dict[str, Any]:
     are the paper's, or for a new layer the defaults of `Layer`.
     """
     layers: dict[str, dict[str, Any]] = {f"{LAYERS}.{name}": _fields(layer) for name, layer in PAPER_LAYERS.items()}
-    nested: dict[str, Any] = {"model": {"norm": {}}}
+    nested: dict[str, Any] = {"model": {}}
     for key, value in values.items():
         layer = layer_key(key)
         if layer is None:
@@ -128,7 +130,9 @@ def tree(values: Mapping[str, object]) -> dict[str, Any]:
             layers.pop(layer, None)
         else:
             layers.setdefault(layer, {}).update({} if key == layer else {key[len(layer) + 1 :]: value})
-    nested["model"]["norm"] = Norm(**nested["model"]["norm"])
+    model = nested["model"]
+    for name, default in ((key.rpartition(".")[2], norm) for key, norm in NORMS.items()):
+        model[name] = Norm(**_fields(default) | model.get(name, {}))
     nested["model"]["layers"] = {layer[len(LAYERS) + 1 :]: Layer(**fields) for layer, fields in layers.items()}
     return nested
 
@@ -150,12 +154,16 @@ def flat(config: Config) -> dict[str, object]:
             key = f"{section}.{name}"
             if isinstance(value, Norm):
                 values |= {f"{key}.{field}": item for field, item in _fields(value).items()}
-            elif isinstance(value, Mapping):
+            elif key == LAYERS:
                 for layer in sorted({*PAPER_LAYERS, *value}, key=_net_order):
                     fields = _fields(value[layer]) if layer in value else {}
                     values |= {f"{key}.{layer}.{field}": item for field, item in fields.items()} or {
                         f"{key}.{layer}": None
                     }
+            elif isinstance(value, Mapping):
+                values[key] = dict(value)
+            elif value and isinstance(value, tuple) and isinstance(value[0], Event):
+                values[key] = tuple(event.changes() for event in value)
             else:
                 values[key] = value
     return values
@@ -187,10 +195,17 @@ def _phrase(annotation: Any, limits: tuple[Any, ...], plural: bool = False) -> s
     if kind in (Union, types.UnionType):
         return ", or ".join(_phrase(argument, limits) for argument in arguments)
     if kind is Literal:
-        return " or ".join(arguments)
+        return " or ".join(map(str, arguments))
     if kind is tuple:
         count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
         return f"a list of {count}{_phrase(arguments[0], limits, plural=True)}"
+    if kind is Mapping:
+        return f"a mapping of names to {_phrase(arguments[1], limits, plural=True)}"
+    if annotation is Event:
+        fields = [
+            f"{name} ({_phrase(info.annotation, (*info.metadata,))})" for name, info in Event.model_fields.items()
+        ]
+        return f"mappings with {', '.join(fields)}"
     if annotation in NOUNS:
         bounds = (
             f"{text} {getattr(limit, op)}" for limit in limits for op, text in COMPARISONS.items() if hasattr(limit, op)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import yaml
 
@@ -52,7 +53,10 @@ def _lines(config: Config) -> Iterator[_Line]:
         yield _Line(f"{section}:")
         for name in keys.children(section):
             key = f"{section}.{name}"
-            if key in values:
+            if key == "run.events" and values[key]:
+                yield _Line(f"  {name}:", (key,))
+                yield from (_Line(f"    - {_yaml(event)}") for event in cast("tuple[object, ...]", values[key]))
+            elif key in values:
                 yield _Line(f"  {name}: {_yaml(values[key])}", (key,))
             elif key == keys.LAYERS:
                 yield _Line(f"  {name}:")
@@ -87,7 +91,15 @@ def _cells(key: str, values: Mapping[str, object]) -> list[str]:
 def _yaml(value: object) -> str:
     value = list(value) if isinstance(value, tuple) else value
     style = '"' if isinstance(value, str) and not value.isprintable() else None
-    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, default_style=style, width=1e9, allow_unicode=True)
+    text = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        default_flow_style=True,
+        default_style=style,
+        width=1e9,
+        allow_unicode=True,
+        sort_keys=False,
+    )
     return text.removesuffix("...\n").rstrip("\n")
 
 

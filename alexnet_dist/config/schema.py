@@ -1,203 +1,31 @@
-"""The schema of the configuration: every key of a run with its type, range, unit and source in the paper.
+"""The schema of the configuration: its sections together, and the conflicts between keys.
 
-The defaults are the paper's run: `Config()` equals configs/paper.yaml, and other files contain only differences. If
-the paper gives no number (the plateau schedule's patience, the checkpoint interval), the key's docstring says so.
+The defaults are the paper's run: `Config()` equals configs/paper.yaml, and other files contain only differences.
 """
 
 from __future__ import annotations
 
 import itertools
-import operator
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from alexnet_dist.nn.geometry import PAPER_LAYERS, Geometry, Layer, Norm
+from alexnet_dist.config.sections import (
+    DataConfig,
+    Event,
+    MetricsConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    Section,
+    TopologyConfig,
+    TrainConfig,
+)
+from alexnet_dist.nn.geometry import Geometry
 
-LARGEST_SIDE = 4096  # pixels; far above any use, and small enough that no size computed from it overflows
-# The ranges of the fields of geometry.py's dataclasses, which define their types and meanings. The range of a list
-# applies to each of its numbers.
-RANGES: Mapping[type, Mapping[str, Any]] = {
-    Layer: {
-        "channels": Field(ge=2),
-        "kernel": Field(ge=0, le=LARGEST_SIDE),
-        "stride": Field(ge=1, le=LARGEST_SIDE),
-        "padding": Field(ge=0, le=LARGEST_SIDE),
-        "pool": Field(ge=1, le=LARGEST_SIDE),
-        "dropout": Field(ge=0, lt=1),
-        "init_std": Field(ge=0),
-    },
-    Norm: {"size": Field(ge=1), "alpha": Field(ge=0), "beta": Field(ge=0), "k": Field(gt=0)},
-}
-OUTSIDE = {"ge": operator.lt, "gt": operator.le, "le": operator.gt, "lt": operator.ge}
 CONFLICT: Literal["conflict"] = "conflict"  # pydantic's error type for keys that disagree
-
-Block = TypeVar("Block", Layer, Norm)
-
-
-def _in_range(block: Block) -> Block:
-    for name, allowed in RANGES[type(block)].items():
-        value = getattr(block, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            for limit in allowed.metadata if isinstance(number, int | float) else ():
-                if any(outside(number, getattr(limit, op)) for op, outside in OUTSIDE.items() if hasattr(limit, op)):
-                    raise ValueError(f"{name}: {value} is out of range ({limit})")
-    return block
-
-
-class Section(BaseModel):
-    """A group of keys: frozen and strict; rejects unknown keys, "1" or true for 1, infinities and NaN."""
-
-    # Layers are passed as dataclass instances; revalidating them checks the types of their fields too.
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        revalidate_instances="always",
-        use_attribute_docstrings=True,
-    )
-
-
-class DataConfig(Section):
-    """The data set and how batches are made from it."""
-
-    root: str = Field("shards", min_length=1)
-    """Directory that alexnet_dist.pack wrote, with the shards and their manifests; or its http, https or s3 URL."""
-    cache: str = Field("~/.cache/alexnet_dist", min_length=1)
-    """Directory that caches remote shards on a node; all processes and runs on the node share it."""
-    cache_bytes: int = Field(20_000_000_000, ge=1)
-    """Largest size of the cache in bytes."""
-    global_batch: int = Field(128, ge=1)
-    """Images in one optimizer step over all replicas (§5)."""
-    workers: int = Field(2, ge=0)
-    """Decoding processes per rank; 0: decode in the rank's own process."""
-    lanes: int = Field(32, ge=1)
-    """Sequences that an epoch is split into, each read by one loader at a time; determines the order of the samples."""
-    window: int = Field(2048, ge=1)
-    """Samples of a lane that are shuffled together; determines the order of the samples."""
-    crop: int = Field(224, ge=1, le=LARGEST_SIDE)
-    """Side in pixels of the square crop that the net reads; in the paper 7/8 of the packed size (§4.1)."""
-    flip: bool = True
-    """Whether training images are mirrored left to right with probability 1/2 (§4.1)."""
-    colour_noise: float = Field(0.1, ge=0)
-    """Standard deviation of the three random factors of the principal components of RGB (§4.1); 0: no colour noise."""
-    eval_rows: int = Field(128, ge=1, le=65_536)
-    """Images in one evaluation batch of a replica."""
-    max_bad_fraction: float = Field(0.001, ge=0, le=1)
-    """Largest fraction of damaged samples, which are substituted; above it the run stops."""
-
-
-class ModelConfig(Section):
-    """The architecture of the net."""
-
-    classes: int = Field(1000, ge=2)
-    """Number of classes, equal to the outputs of the last layer (§3.5)."""
-    activation: Literal["relu", "tanh"] = "relu"
-    """Non-linearity after every layer but the last (§3.1)."""
-    input_scale: float = Field(1.0, gt=0)
-    """Factor applied to the mean-subtracted pixels, on the 0-255 scale, before the first layer (the paper: 1)."""
-    norm: Annotated[Norm, AfterValidator(_in_range)] = Norm()
-    """Constants of local response normalisation (§3.3)."""
-    layers: Mapping[str, Annotated[Layer, AfterValidator(_in_range)]] = Field(default_factory=lambda: {**PAPER_LAYERS})
-    """The layers by name (§3.5, figure 2); in files an entry changes fields of the paper's layer; null removes it."""
-
-
-class OptimConfig(Section):
-    """The update rule and the schedule of its learning rate (§5)."""
-
-    rule: Literal["sgd", "lars"] = "sgd"
-    """sgd: one learning rate for all layers (§5); lars: one per layer and tower, for the weights (arXiv 1708.03888)."""
-    trust_coefficient: float = Field(0.001, gt=0)
-    """For rule lars: the learning rate is multiplied by this times ||w|| / (||gradient|| + weight_decay * ||w||)."""
-    learning_rate: float = Field(0.01, gt=0)
-    """Initial learning rate, for the mean gradient of a global batch (§5)."""
-    reference_batch: int | None = Field(None, ge=1)
-    """If set, learning_rate is multiplied by data.global_batch / reference_batch, linear scaling (arXiv 1706.02677)."""
-    warmup_epochs: float = Field(0.0, ge=0)
-    """Warm-up in epochs, fractions allowed: step i of its n, from 1, uses i / n of learning_rate (arXiv 1706.02677)."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """Fraction of the velocity that each step keeps (§5)."""
-    weight_decay: float = Field(0.0005, ge=0)
-    """Fraction of a weight, times the learning rate, that each step subtracts; biases do not decay (§5)."""
-    bias_learning_rate_factor: float = Field(1.0, ge=0)
-    """Ratio of the biases' learning rate to that of the weights (§5: equal; the 2012 source: 2)."""
-    schedule: Literal["plateau", "epochs"] = "plateau"
-    """When the learning rate drops. plateau: the validation error stops improving (§5); epochs: at drop_epochs."""
-    drop_factor: float = Field(10.0, gt=1)
-    """Divisor of the learning rate at a drop (§5)."""
-    patience: int = Field(5, ge=1)
-    """For plateau: evaluations in a row without improvement before a drop. Our choice (§5: judged by the authors)."""
-    least_improvement: float = Field(0.0005, ge=0, lt=1)
-    """For plateau: decrease of the top-1 error, a fraction, that counts as improvement. Our choice (§5: no number)."""
-    max_drops: int = Field(3, ge=0)
-    """For plateau: largest number of drops in a run (§5: three)."""
-    drop_epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """For epochs: epochs after which the learning rate drops, increasing, fractions allowed; []: it never drops."""
-
-
-class TopologyConfig(Section):
-    """The mapping of towers to ranks and devices."""
-
-    layout: Literal["auto", "paired", "fused"] = "auto"
-    """paired: one rank per tower (§3.5); fused: one rank per replica; auto: paired under torchrun, else fused."""
-    timeout_s: float = Field(600.0, ge=1, le=86_400)
-    """Seconds that a rank waits for the others before the run fails."""
-    share_device: bool = False
-    """Whether ranks of a node may share a GPU; for tests, not for speed."""
-
-
-class TrainConfig(Section):
-    """How a step is computed: precision, memory and device."""
-
-    accumulate: int = Field(1, ge=1)
-    """Micro-batches per step and replica; more of them need less memory, and the gradient is the same."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Type of the activations; the weights are float64 if it is float64, else float32."""
-    deterministic: bool = False
-    """Whether torch raises an error on operations that are not reproducible."""
-    channels_last: bool = False
-    """Whether feature maps use the channels-last memory format: faster on GPUs in bfloat16, not on CPUs."""
-    compile_norm: bool = False
-    """Whether torch.compile compiles local response normalisation at start; on a CPU this needs a C++ compiler."""
-    tf32: bool = False
-    """Whether GPUs multiply float32 in TF32: faster, with a mantissa of 10 bits."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the net; auto: cuda if a GPU is available, else cpu."""
-
-
-class RunConfig(Section):
-    """Length, seed, checkpoints and logs of a run."""
-
-    directory: str = Field("runs/paper", min_length=1)
-    """Directory of the run; if it already contains one, that run is resumed."""
-    epochs: int = Field(90, ge=1)
-    """Passes through the training set (§5: roughly 90)."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps after which the run stops; null: it stops after run.epochs."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of the initial weights, the order of the samples, augmentation and dropout."""
-    save_every: int = Field(1000, ge=1)
-    """Steps between checkpoints; the end of the run is always saved."""
-    keep: int = Field(3, ge=1)
-    """Number of checkpoints kept; older ones are deleted."""
-    log_every: int = Field(20, ge=1)
-    """Steps between lines of metrics.jsonl."""
-    evaluate_every: int = Field(1, ge=0)
-    """Epochs between evaluations on the validation set; 0: never, and the run needs no validation shards."""
-    record_samples: bool = False
-    """Whether the sample ids that each rank decodes for every step are written to samples-rank-N.jsonl."""
-
-
-class MetricsConfig(Section):
-    """The HTTP endpoint of the Prometheus metrics."""
-
-    port: int | None = Field(9410, ge=0, le=65535)
-    """Port of local rank 0; local rank n uses port + n. 0: any free port; null: no endpoint."""
-    address: str = Field("127.0.0.1", min_length=1)
-    """Address to listen on; with 127.0.0.1 only this machine can read the metrics."""
 
 
 class Config(Section):
@@ -232,12 +60,21 @@ def geometry(config: Config) -> Geometry:
     Raises ValueError naming the key below model, the value and what was expected.
     """
     model = config.model
-    return Geometry(model.layers, model.classes, config.data.crop, model.activation, model.norm, model.input_scale)
+    return Geometry(
+        layers=model.layers,
+        classes=model.classes,
+        side=config.data.crop,
+        activation=model.activation,
+        norm=model.norm,
+        spatial_norm=model.spatial_norm,
+        input_scale=model.input_scale,
+        towers=model.towers,
+    )
 
 
 def find_conflicts(config: Config) -> Iterator[Conflict]:
     """Yield the conflicts between keys whose values are each in range."""
-    data, optim, train = config.data, config.optim, config.train
+    data, model, optim, train = config.data, config.model, config.optim, config.train
     if data.global_batch < train.accumulate:
         yield Conflict(
             ("train.accumulate", "data.global_batch"),
@@ -258,12 +95,66 @@ def find_conflicts(config: Config) -> Iterator[Conflict]:
             f"optim.warmup_epochs = {optim.warmup_epochs:g}: expected at most {min(drops):g}, the first of"
             " optim.drop_epochs: the learning rate drops after the warm-up",
         )
-    if config.model.norm.size % 2 == 0:
-        text = f"model.norm.size = {config.model.norm.size}: expected an odd number: the window is centred on a channel"
-        yield Conflict(("model.norm.size",), text)
+    yield from _rate_conflicts(config)
+    for key, norm, centre in (("norm", model.norm, "channel"), ("spatial_norm", model.spatial_norm, "pixel")):
+        if norm.size % 2 == 0:
+            key = f"model.{key}.size"
+            yield Conflict((key,), f"{key} = {norm.size}: expected an odd number: the window is centred on a {centre}")
     try:
         geometry(config)
     except ValueError as error:
         where = f"model.{error}".partition(": ")[0]  # a layer, or a field of it
         layer = ".".join(where.split(".")[:3])
         yield Conflict((where, layer, "data.crop", "model.classes", "model.layers"), f"model.{error}")
+
+
+def _rate_conflicts(config: Config) -> Iterator[Conflict]:
+    """Yield the conflicts between learning rates and the events that set them."""
+    optim, events = config.optim, config.run.events
+    if optim.bias_learning_rate is not None and optim.bias_learning_rate_factor != 1:
+        yield Conflict(
+            ("optim.bias_learning_rate", "optim.bias_learning_rate_factor"),
+            f"optim.bias_learning_rate = {optim.bias_learning_rate:g}: expected null with"
+            f" optim.bias_learning_rate_factor = {optim.bias_learning_rate_factor:g}: both set the biases' learning"
+            " rate; keep one of them",
+        )
+    for name in optim.layer_learning_rates:
+        if name not in config.model.layers:
+            yield Conflict(
+                ("optim.layer_learning_rates", "model.layers"), f"optim.layer_learning_rates: {_no_layer(name, config)}"
+            )
+    for earlier, later in itertools.pairwise(event.epoch for event in events):
+        if later <= earlier:
+            yield Conflict(
+                ("run.events",), f"run.events: epoch {later:g} after epoch {earlier:g}; expected increasing numbers"
+            )
+    for event in events:
+        yield from _event_conflicts(event, config)
+
+
+def _event_conflicts(event: Event, config: Config) -> Iterator[Conflict]:
+    """Yield what is wrong with one event."""
+    where, optim = f"run.events: epoch {event.epoch:g}", config.optim
+    if event == Event(epoch=event.epoch):
+        yield Conflict(
+            ("run.events",), f"{where}: changes nothing; expected one of {', '.join(list(Event.model_fields)[1:])}"
+        )
+    for name in event.layer_learning_rates:
+        if name not in config.model.layers:
+            yield Conflict(("run.events", "model.layers"), f"{where}: layer_learning_rates: {_no_layer(name, config)}")
+    if event.learning_rate is not None and (optim.schedule == "plateau" or optim.drop_epochs):
+        other = "optim.drop_epochs" if optim.drop_epochs else "optim.schedule = plateau"
+        yield Conflict(
+            ("run.events", "optim.schedule", "optim.drop_epochs"),
+            f"{where}: sets the learning rate, and so does {other}; expected optim.schedule = epochs and"
+            " optim.drop_epochs = [] with such an event",
+        )
+    if event.epoch < optim.warmup_epochs:
+        yield Conflict(
+            ("run.events", "optim.warmup_epochs"),
+            f"{where}: expected at least optim.warmup_epochs = {optim.warmup_epochs:g}: changes follow the warm-up",
+        )
+
+
+def _no_layer(name: str, config: Config) -> str:
+    return f"there is no layer {name}; expected one of {', '.join(config.model.layers)}"

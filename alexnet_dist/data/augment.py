@@ -108,11 +108,13 @@ def network_input(
     flip: torch.Tensor | None = None,
     shift: torch.Tensor | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
+    divisor: float = 1.0,
 ) -> torch.Tensor:
-    """Return the net's input, (n, 3, S, S) of dtype: flipped pixels, minus the mean, plus the colour shift.
+    """Return the net's input, (n, 3, S, S) of dtype: flipped pixels, minus the mean, plus the colour shift, divided.
 
     pixels: uint8 (n, S, S, 3). mean: float32 (3, S, S), the centre crop of the mean image: the 2012 source subtracts
     it unflipped, whatever the crop. flip: bool (n,). shift: float32 (n, 3). All on one device.
+    divisor: 1.1 for the training images of the 2012 source (convdata_jpeg.py), which divides no others; the paper: 1.
     memory_format: of the result. Computed in float64 if dtype is float64, otherwise in float32.
     """
     planes = pixels.permute(0, 3, 1, 2)
@@ -123,6 +125,8 @@ def network_input(
     inputs.sub_(mean)
     if shift is not None:
         inputs.add_(shift[:, :, None, None])
+    if divisor != 1:
+        inputs.div_(divisor)
     return inputs.to(dtype)
 
 

@@ -66,16 +66,23 @@ class Topology:
         return self.device.type == "cuda" and self.backend == "gloo"
 
 
-def resolve_topology(layout: Layout, device: str, launched: LaunchInfo, share_device: bool = False) -> Topology:
+def resolve_topology(
+    layout: Layout, device: str, launched: LaunchInfo, share_device: bool = False, towers: int = 2
+) -> Topology:
     """Return the topology of a rank, from the environment that torchrun has set.
 
-    layout: "auto" is paired under torchrun and fused without. device: "auto", "cpu" or "cuda".
+    layout: "auto" is paired under torchrun for a net of two towers, else fused. device: "auto", "cpu" or "cuda".
     share_device: whether ranks of a node may share devices. Raises UserError for a layout that is impossible here.
     """
     rank, world_size = launched.rank, launched.world_size
     local_rank, local_world_size = launched.local_rank, launched.local_world_size
     if layout == "auto":
-        layout = "paired" if launched.under_torchrun else "fused"
+        layout = "paired" if launched.under_torchrun and towers == 2 else "fused"
+    if layout == "paired" and towers == 1:
+        raise UserError(
+            "topology.layout: paired, but model.towers = 1: there is no second tower for the other rank of a pair;"
+            " use topology.layout=fused"
+        )
     if layout == "paired" and world_size % 2:
         raise UserError(
             f"world size {world_size} is odd: a replica is a pair of ranks (two towers); start an even number with"

@@ -41,6 +41,11 @@ def _fusible_window_sum(maps: Tensor, size: int) -> Tensor:
     return total
 
 
+def _spatial_sum(maps: Tensor, size: int) -> Tensor:
+    """Return, for each pixel, the sum over the size x size pixels of its map centred on it, clipped at the edges."""
+    return F.avg_pool2d(maps, size, 1, size // 2, divisor_override=1)
+
+
 def _wide(maps: Tensor) -> Tensor:
     return maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
 
@@ -88,35 +93,36 @@ def _chunks(maps: Tensor) -> list[slice]:
 
 
 class _Normalise(torch.autograd.Function):
-    """Local response normalisation with saved denominators, computed in at least float32."""
+    """A normalisation with saved denominators, computed in at least float32; window: how the squares are summed."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, maps: Tensor, norm: Norm, compiled: bool) -> Tensor:
+    def forward(ctx: FunctionCtx, maps: Tensor, norm: Norm, window: Window, compiled: bool) -> Tensor:
         chunks = _chunks(maps)
         if compiled:
             result, denominator = _compiled()[0](maps, norm, _fusible_window_sum)
         elif len(chunks) == 1:
-            result, denominator = _values(maps, norm, window_sum)
+            result, denominator = _values(maps, norm, window)
         else:
             result, denominator = torch.empty_like(maps), torch.empty_like(maps, dtype=_wide(maps[:0]).dtype)
             for chunk in chunks:
-                result[chunk], denominator[chunk] = _values(maps[chunk], norm, window_sum)
+                result[chunk], denominator[chunk] = _values(maps[chunk], norm, window)
         ctx.save_for_backward(maps, denominator)
-        ctx.norm, ctx.compiled = norm, compiled  # type: ignore[attr-defined]  # autograd's context accepts any attribute
+        # autograd's context accepts any attribute
+        ctx.norm, ctx.window, ctx.compiled = norm, window, compiled  # type: ignore[attr-defined]
         return cast("Tensor", result)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         maps, denominator = ctx.saved_tensors
         if ctx.compiled:
-            return _compiled()[1](maps, denominator, gradient, ctx.norm, _fusible_window_sum), None, None
+            return _compiled()[1](maps, denominator, gradient, ctx.norm, _fusible_window_sum), None, None, None
         chunks = _chunks(maps)
         if len(chunks) == 1:
-            return _gradient(maps, denominator, gradient, ctx.norm, window_sum), None, None
+            return _gradient(maps, denominator, gradient, ctx.norm, ctx.window), None, None, None
         result = torch.empty_like(maps)
         for chunk in chunks:
-            result[chunk] = _gradient(maps[chunk], denominator[chunk], gradient[chunk], ctx.norm, window_sum)
-        return result, None, None
+            result[chunk] = _gradient(maps[chunk], denominator[chunk], gradient[chunk], ctx.norm, ctx.window)
+        return result, None, None, None
 
 
 def local_response_norm(maps: Tensor, norm: Norm, compiled: bool = False) -> Tensor:
@@ -126,7 +132,15 @@ def local_response_norm(maps: Tensor, norm: Norm, compiled: bool = False) -> Ten
     torch.nn.LocalResponseNorm and the 2012 source use (there alpha is divided by the window size).
     compiled: use torch.compile, once for each shape; raises RuntimeError if that fails (no C++ compiler).
     """
-    return cast("Tensor", _Normalise.apply(maps, norm, compiled))  # type: ignore[no-untyped-call]
+    return cast("Tensor", _Normalise.apply(maps, norm, window_sum, compiled))  # type: ignore[no-untyped-call]
+
+
+def spatial_norm(maps: Tensor, norm: Norm) -> Tensor:
+    """Normalise each pixel by the activity of its neighbours in the same map, (B, C, H, W) (cnorm2, layers-145.cfg).
+
+    As local_response_norm, with the sum over the norm.size x norm.size pixels around each one, clipped at the edges.
+    """
+    return cast("Tensor", _Normalise.apply(maps, norm, _spatial_sum, False))  # type: ignore[no-untyped-call]
 
 
 def compile_problem(norm: Norm, device: torch.device) -> str | None:
@@ -168,6 +182,11 @@ def max_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
     if maps.device.type == "cpu" and maps.is_contiguous():
         return cast("Tensor", _Pool.apply(maps, kernel, stride))  # type: ignore[no-untyped-call]
     return F.max_pool2d(maps, kernel, stride, ceil_mode=True)
+
+
+def average_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
+    """Return the mean of each window, (B, C, H, W), over those of its pixels that are inside the map."""
+    return F.avg_pool2d(maps, kernel, stride, ceil_mode=True)
 
 
 @dataclass(frozen=True)

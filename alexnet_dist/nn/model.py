@@ -1,4 +1,4 @@
-"""The only definition of AlexNet: `Tower`, one of the two; `AlexNet`, both in one process.
+"""The only definition of AlexNet: `Tower`, one of the two; `AlexNet`, all of them in one process.
 
 The other wiring, one process a tower, is `distributed.tower_parallel.LinkedTower`. They differ only in how stages are
 connected. This module does not depend on processes.
@@ -17,9 +17,20 @@ from alexnet_dist import rng
 from alexnet_dist.monitoring.timeline import region
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Layer, Shape, channel_span
-from alexnet_dist.nn.layers import Convolution, Cross, Dense, DropoutKey, dropout, local_response_norm, max_pool
+from alexnet_dist.nn.layers import (
+    Convolution,
+    Cross,
+    Dense,
+    DropoutKey,
+    average_pool,
+    dropout,
+    local_response_norm,
+    max_pool,
+    spatial_norm,
+)
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
+POOLINGS: Mapping[str, Callable[[Tensor, int, int], Tensor]] = {"max": max_pool, "average": average_pool}
 
 
 class Tower(nn.Module):
@@ -42,7 +53,7 @@ class Tower(nn.Module):
         self.net = net
         self.stage_names = geometry.stages(net)
         for shape in geometry.shapes(net):
-            self.add_module(shape.name, _module(index, net.layers[shape.name], shape))
+            self.add_module(shape.name, _module(index, net, shape))
         with torch.no_grad():
             for shape in geometry.shapes(net):
                 _draw(self.get_submodule(shape.name), f"tower{index}.{shape.name}", net.layers[shape.name], shape, seed)
@@ -67,24 +78,31 @@ class Tower(nn.Module):
         return maps
 
     def _after(self, name: str, layer: Layer, maps: Tensor, dropout_key: DropoutKey | None) -> Tensor:
-        """Apply activation, norm and pool in the order of §3.5, then dropout, to the output of a layer."""
-        maps = ACTIVATIONS[self.net.activation](maps)
+        """Apply activation, norms and pool in the layer's order, then dropout, to the output of a layer."""
+        activate = ACTIVATIONS[self.net.activation]
+        if layer.activate == "first":
+            maps = activate(maps)
         if layer.norm:
             maps = local_response_norm(maps, self.net.norm, self.compile_norm)
+        if layer.spatial_norm:
+            maps = spatial_norm(maps, self.net.spatial_norm)
         if layer.pool:
-            maps = max_pool(maps, *layer.pool)
+            maps = POOLINGS[layer.pooling](maps, *layer.pool)
+        if layer.activate == "last":
+            maps = activate(maps)
         if layer.dropout and not self.training:
             return maps * (1 - layer.dropout)
         if layer.dropout:
             if dropout_key is None:
                 raise ValueError(f"{name} has dropout: pass a dropout key (seed, step, slots) to train")
             assert layer.channels is not None
-            return dropout(maps, layer.dropout, name, channel_span(layer.channels, self.index)[0], dropout_key)
+            first_unit, _ = channel_span(layer.channels, self.index, self.net.towers)
+            return dropout(maps, layer.dropout, name, first_unit, dropout_key)
         return maps
 
 
 class AlexNet(nn.Module):
-    """Both towers in one process: for one device, and as the oracle of linked towers. Default: the paper's net."""
+    """All towers in one process: for one device, and as the oracle of linked towers. Default: the paper's net."""
 
     def __init__(
         self,
@@ -93,10 +111,11 @@ class AlexNet(nn.Module):
         dtype: torch.dtype = torch.float32,
         compile_norm: bool = False,
     ) -> None:
-        """Build both towers, with the same initial weights as linked towers of this seed."""
+        """Build the towers, with the same initial weights as linked towers of this seed."""
         super().__init__()
         self.net = net or Geometry()
-        self.towers = nn.ModuleList([Tower(index, self.net, seed, dtype, compile_norm) for index in (0, 1)])
+        indices = range(self.net.towers)
+        self.towers = nn.ModuleList([Tower(index, self.net, seed, dtype, compile_norm) for index in indices])
         # Called with the gradient of each tower's stage-0 output once it is complete; set by data_parallel.Reducer.
         self.on_boundary: Callable[[Tensor], None] | None = None
 
@@ -109,7 +128,7 @@ class AlexNet(nn.Module):
         return torch.cat(self._run(images, None, len(geometry.stages(self.net)) - 1), 1).flatten(1)
 
     def _run(self, images: Tensor, dropout_key: DropoutKey | None, stages: int) -> list[Tensor]:
-        maps = [images, images]
+        maps = [images] * self.net.towers
         for stage in range(stages):
             before = maps
             maps = [
@@ -128,8 +147,8 @@ def hook_gradient(maps: Tensor, on_gradient: Callable[[Tensor], None]) -> None:
         maps.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
-def _module(index: int, layer: Layer, shape: Shape) -> nn.Module:
-    first, end = channel_span(shape.channels, index)
+def _module(index: int, net: Geometry, shape: Shape) -> nn.Module:
+    layer, (first, end) = net.layers[shape.name], channel_span(shape.channels, index, net.towers)
     parts: list[nn.Module] = []
     for bias in (True, False) if layer.reads == "both" else (True,):
         fan_in = shape.fan_in // 2 if layer.reads == "both" else shape.fan_in

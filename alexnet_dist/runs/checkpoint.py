@@ -72,15 +72,17 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     replace_durably(temporary, target)
 
 
-def commit(directory: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
-    """Write the manifest of both towers' files, then delete all but the newest `keep` checkpoints (rank 0 only).
+def commit(directory: Path, step: int, state: Mapping[str, Any], keep: int, towers: int = 2) -> None:
+    """Write the manifest of the towers' files, then delete all but the newest `keep` checkpoints (rank 0 only).
 
     A checkpoint of a later step can only be one that did not verify when the run was resumed: it is deleted too, and
     does not count.
     """
     home = step_directory(directory, step)
-    files = {tower_file(tower): _record(home / tower_file(tower)) for tower in (0, 1)}
-    replace_file(home / MANIFEST, _text({"format": FORMAT, "step": step, "files": files, **state}).encode())
+    files = {tower_file(tower): _record(home / tower_file(tower)) for tower in range(towers)}
+    replace_file(
+        home / MANIFEST, _text({"format": FORMAT, "step": step, "towers": towers, "files": files, **state}).encode()
+    )
     finished = finished_steps(directory)
     kept = sorted(number for number in finished if number <= step)[-keep:]
     for number in set(finished).difference(kept):
@@ -107,7 +109,7 @@ def find(directory: Path, step: int | None = None) -> tuple[Checkpoint | None, l
             manifest = json.loads((home / MANIFEST).read_text())
             if manifest["format"] != FORMAT or manifest["step"] != number:
                 raise ValueError(f"format {manifest['format']}, step {manifest['step']}; expected {FORMAT}, {number}")
-            for name in map(tower_file, (0, 1)):
+            for name in map(tower_file, range(manifest.get("towers", 2))):
                 if _record(home / name) != manifest["files"][name]:
                     raise ValueError(f"{name} does not have the size and sha256 of its manifest")
         except (OSError, ValueError, KeyError, TypeError) as error:

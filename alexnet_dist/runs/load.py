@@ -18,7 +18,7 @@ from alexnet_dist.config import Config
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.errors import UserError
-from alexnet_dist.nn.geometry import Geometry
+from alexnet_dist.nn.geometry import Geometry, Layer
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.checkpoint import Checkpoint
@@ -34,9 +34,18 @@ def geometry_state(net: Geometry) -> dict[str, Any]:
         **vars(net),
         "layers": {name: asdict(layer) for name, layer in net.layers.items()},
         "norm": asdict(net.norm),
+        "spatial_norm": asdict(net.spatial_norm),
     }
     values: dict[str, Any] = json.loads(json.dumps(plain))
     return values
+
+
+def saved_geometry(saved: Checkpoint) -> dict[str, Any]:
+    """Return the geometry of a checkpoint; what an earlier version did not store has the value that it always had."""
+    state: dict[str, Any] = saved.state["geometry"]
+    default: dict[str, Any] = json.loads(json.dumps(asdict(Layer())))
+    layers = {name: default | layer for name, layer in state["layers"].items()}
+    return geometry_state(Geometry()) | state | {"layers": layers}
 
 
 def differences(saved: Any, current: Any, prefix: str = "") -> list[str]:
@@ -108,7 +117,7 @@ def _deleted(before: Sequence[int], home: Path) -> bool:
 
 def _read_model(saved: Checkpoint, net: Geometry, config_file: Path) -> AlexNet:
     """Return the net of a checkpoint; UserError if it is another net's, or cannot be read."""
-    check = differences(saved.state["geometry"], geometry_state(net), "model")
+    check = differences(saved_geometry(saved), geometry_state(net), "model")
     if check:
         raise UserError(f"{saved.directory}: does not belong to {config_file}: {'; '.join(check[:4])}")
     model = AlexNet(net)

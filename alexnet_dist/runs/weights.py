@@ -23,7 +23,7 @@ def restore(tower: Tower, tensors: Mapping[str, Tensor], velocities: Mapping[str
 
 
 def named_weights(model: AlexNet) -> dict[str, Tensor]:
-    """Return the weights of a plain conv-ReLU-LRN-pool net that gives this model's logits.
+    """Return the weights of a plain net, conv-ReLU-LRN-pool for the paper's, that gives this model's logits.
 
     conv1.weight (96, 3, 11, 11), conv2.weight (256, 48, 5, 5) with two groups, conv3 (384, 256, 3, 3), ..., fc6
     (4096, 9216) with columns in (channel, y, x) order, fc8.weight (1000, 4096), and .bias; tower 0 first. Where a
@@ -36,7 +36,7 @@ def named_weights(model: AlexNet) -> dict[str, Tensor]:
         halves.append(
             merge_cross_weights(tower.index, {name: weight.detach() for name, weight in tower.named_parameters()})
         )
-    weights = {name: torch.cat([halves[0][name], halves[1][name]]) for name in halves[0]}
+    weights = {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
     factor = model.net.input_scale
     for name, layer in model.net.layers.items():
         weights[f"{name}.weight"] = weights[f"{name}.weight"] * factor

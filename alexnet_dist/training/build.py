@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from alexnet_dist.config import Config
@@ -14,7 +16,8 @@ from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.layers import compile_problem
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.training.context import COMPUTE_DTYPES, WEIGHT_DTYPES, RunContext, memory_format_of
-from alexnet_dist.training.optim import Rule, Schedule
+from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.schedule import Schedule
 from alexnet_dist.training.step import Engine, new_engine
 
 
@@ -70,23 +73,44 @@ def rule_of(config: Config) -> Rule:
     """Return the update rule."""
     optim = config.optim
     trust_coefficient = optim.trust_coefficient if optim.rule == "lars" else None
-    return Rule(optim.momentum, optim.weight_decay, optim.bias_learning_rate_factor, trust_coefficient)
+    return Rule(optim.momentum, optim.weight_decay, trust_coefficient)
 
 
 def schedule_of(config: Config) -> Schedule:
-    """Return the learning-rate schedule, scaled with the global batch if a reference batch is set.
+    """Return the schedule of the learning rates, scaled with the global batch if a reference batch is set.
 
     Linear scaling: Goyal et al., arXiv 1706.02677, §2.1.
     """
     optim = config.optim
     scale = 1.0 if optim.reference_batch is None else config.data.global_batch / optim.reference_batch
+
+    def scaled(rate: float | None) -> float | None:
+        return None if rate is None else scale * rate
+
+    def scaled_layers(rates: Mapping[str, float]) -> dict[str, float]:
+        return {name: scale * rate for name, rate in rates.items()}
+
+    events = [
+        event.model_copy(
+            update={
+                "learning_rate": scaled(event.learning_rate),
+                "bias_learning_rate": scaled(event.bias_learning_rate),
+                "layer_learning_rates": scaled_layers(event.layer_learning_rates),
+            }
+        )
+        for event in config.run.events
+    ]
     return Schedule(
-        scale * optim.learning_rate,
-        optim.schedule,
-        optim.drop_factor,
-        optim.patience,
-        optim.least_improvement,
-        optim.max_drops,
-        tuple(optim.drop_epochs),
-        optim.warmup_epochs,
+        initial_learning_rate=scale * optim.learning_rate,
+        kind=optim.schedule,
+        factor=optim.drop_factor,
+        patience=optim.patience,
+        least_improvement=optim.least_improvement,
+        max_drops=optim.max_drops,
+        drop_epochs=tuple(optim.drop_epochs),
+        warmup_epochs=optim.warmup_epochs,
+        bias_factor=optim.bias_learning_rate_factor,
+        bias_learning_rate=scaled(optim.bias_learning_rate),
+        layer_learning_rates=scaled_layers(optim.layer_learning_rates),
+        events=tuple(events),
     )

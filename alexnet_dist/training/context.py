@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.process import LaunchInfo
 from alexnet_dist.training.run_plan import RunPlan
+from alexnet_dist.training.schedule import reached
 
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -40,9 +42,13 @@ class RunContext:
         """The run directory, with ~ expanded as in data.root; UserError if there is no such user."""
         return folder("run.directory", self.config.run.directory)
 
-    def position(self, step: int) -> dict[str, int | str]:
-        """Return what a checkpoint of `step` completed steps stores of the order of samples."""
-        return self.plan.position(step, self.splits["train"].manifest.sha256)
+    def position(self, step: int) -> dict[str, Any]:
+        """Return what a checkpoint of `step` completed steps stores: the order of samples, and the events so far."""
+        past = reached(self.config.run.events, step, self.plan.steps_per_epoch)
+        return {
+            **self.plan.position(step, self.splits["train"].manifest.sha256),
+            "events": [event.changes() for event in past],
+        }
 
     def log(self, text: str) -> None:
         """Print a line, on rank 0 only."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from alexnet_dist.distributed.tower_parallel import PIXELS
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.training.context import WEIGHT_DTYPES, RunContext, memory_format_of
 from alexnet_dist.training.run_plan import BatchSpec
+from alexnet_dist.training.schedule import colour_noise_at
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What turns decoded pixels into the network's input: sizes, draws and the mean image, (3, S, S) float32."""
+    """What turns decoded pixels into the network's input: sizes, draws and the mean image, (3, S, S) float32.
+
+    noise_at: the standard deviation of the colour noise by completed steps. train_divisor: of training images.
+    """
 
     seed: int
     size: int
     crop: int
     flip: bool
-    colour_noise: float
+    noise_at: Callable[[int], float]
+    train_divisor: float
     components: augment.Floats
     mean: Tensor
     dtype: torch.dtype
@@ -59,7 +64,10 @@ def preparation(run: RunContext) -> Preparation:
         size=train.manifest.size,
         crop=config.data.crop,
         flip=config.data.flip,
-        colour_noise=config.data.colour_noise,
+        noise_at=lambda step: colour_noise_at(
+            config.data.colour_noise, config.run.events, step, run.plan.steps_per_epoch
+        ),
+        train_divisor=config.data.train_divisor,
         components=train.components,
         mean=mean.to(run.topology.device),
         dtype=WEIGHT_DTYPES[config.train.dtype],
@@ -71,16 +79,19 @@ def prepare(spec: BatchSpec, rows: Tensor, preparation: Preparation) -> Batch:
     """Return the batch of ring rows (n, row_bytes) uint8 that are on the device; the rows are not changed."""
     n = len(spec.ids)
     flip = shift = None
+    divisor = 1.0
     if spec.train:
+        noise, divisor = preparation.noise_at(spec.step), preparation.train_divisor
         draws = augment.train_draws(
             preparation.seed, spec.epoch, spec.ids, preparation.size, preparation.crop, preparation.components,
-            preparation.colour_noise,
+            noise,
         )  # fmt: skip
         flip = _to_device(draws.flip, rows.device) if preparation.flip else None
-        shift = _to_device(draws.shift, rows.device) if preparation.colour_noise else None
+        shift = _to_device(draws.shift, rows.device) if noise else None
     images = augment.network_input(
-        pixels(rows, preparation.crop), preparation.mean, preparation.dtype, flip, shift, preparation.memory_format
-    )
+        pixels(rows, preparation.crop), preparation.mean, preparation.dtype, flip, shift, preparation.memory_format,
+        divisor,
+    )  # fmt: skip
     slots = torch.arange(spec.first_slot, spec.first_slot + n, device=rows.device)
     return Batch(spec, images, labels(rows), slots)
 

@@ -33,7 +33,8 @@ def open_run(config: Config, launched: LaunchInfo) -> RunContext:
     Raises UserError for a layout, shards or a global batch that do not fit.
     """
     section = config.topology
-    topology = resolve_topology(section.layout, config.train.device, launched, section.share_device)
+    towers = config.model.towers
+    topology = resolve_topology(section.layout, config.train.device, launched, section.share_device, towers)
     splits = open_splits(config)
     return RunContext(config, launched, topology, splits, run_plan(config, splits, topology), configs.geometry(config))
 

@@ -17,13 +17,14 @@ from alexnet_dist.errors import PermanentError, RunError, UserError
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, mark_preempted
 from alexnet_dist.runs.load import geometry_state
-from alexnet_dist.training import optim, step
+from alexnet_dist.training import step
 from alexnet_dist.training.build import schedule_of
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.pipeline import FinishedStep, InFlightStep, StepPipeline
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord, decoded_ids
+from alexnet_dist.training.schedule import after_evaluation, rates_at
 from alexnet_dist.training.step import Engine
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,9 +51,9 @@ class Loop:
         if plan.evaluation_missing(at.step, at.evaluated_step):
             at, stopping = self.evaluate(at)
         while at.step < plan.steps and not stopping:
-            learning_rate = optim.learning_rate_at(schedule, at.progress, at.step, plan.steps_per_epoch)
-            pending = step.train_step(self.engine, self.feed, at.step, learning_rate)
-            in_flight = InFlightStep(at.step + 1, learning_rate, pending, self.logger.time_s)
+            rates = rates_at(schedule, at.progress, at.step, plan.steps_per_epoch)
+            pending = step.train_step(self.engine, self.feed, at.step, rates)
+            in_flight = InFlightStep(at.step + 1, rates.weights, pending, self.logger.time_s)
             after_launch()
             at = replace(at, step=at.step + 1)
             stopping = pipeline.launch(in_flight)
@@ -132,7 +133,7 @@ class Loop:
         top5_error = top5 / images if self.run.config.model.classes > 5 else None
         evaluation = Evaluation(loss / images, top1 / images, top5_error)
         self.logger.log_evaluation(at.step, evaluation, time.monotonic() - began_s)
-        progress = optim.after_evaluation(
+        progress = after_evaluation(
             schedule_of(self.run.config), at.progress, evaluation.top1_error, at.step, plan.steps_per_epoch
         )
         at = replace(at, evaluated_step=at.step, progress=progress)
@@ -144,7 +145,7 @@ class Loop:
         began_s = time.monotonic()
         not_finite = 0
         if self.run.topology.replica == 0:
-            for tower in self.run.topology.towers:
+            for tower in self.engine.weights:
                 tensors = self.engine.state(tower)
                 not_finite += sum(not bool(tensor.isfinite().all()) for tensor in tensors.values())
                 with self.write_error_as_run_error(at.step):
@@ -163,7 +164,9 @@ class Loop:
                 "position": self.run.position(at.step),
             }
             with self.write_error_as_run_error(at.step):
-                checkpoint.commit(self.run.directory / CHECKPOINTS, at.step, state, self.run.config.run.keep)
+                checkpoint.commit(
+                    self.run.directory / CHECKPOINTS, at.step, state, self.run.config.run.keep, self.run.net.towers
+                )
 
     @contextmanager
     def write_error_as_run_error(self, number: int) -> Iterator[None]:

@@ -1,10 +1,10 @@
-"""The paper's update rule and learning-rate schedules (§5); for larger batches, LARS and a warm-up."""
+"""The paper's update rule (§5); for larger batches, LARS."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,15 +15,25 @@ from torch.optim.sgd import sgd
 class Rule:
     """Constants of the update: v <- momentum * v - decay * e * w - e * dL/dw; w <- w + v, e the learning rate (§5).
 
-    Biases have no decay, as in the source (weights.cu; the text does not distinguish them), and their learning rate is
-    multiplied by `bias_rate_factor` (§5: "an equal learning rate for all layers", 1; the source: 2).
+    Biases have no decay, as in the source (weights.cu; the text does not distinguish them).
     trust_coefficient: of LARS, which scales each layer's learning rate; None: the same for all layers (§5).
     """
 
     momentum: float = 0.9
     weight_decay: float = 0.0005
-    bias_rate_factor: float = 1.0
     trust_coefficient: float | None = None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates of one step: of the weights, of the biases, and of the weights of layers with their own.
+
+    In the paper all are equal (§5); in the source, biases and at the end conv1 have others (layer-params-145.cfg).
+    """
+
+    weights: float
+    biases: float
+    layers: Mapping[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -31,7 +41,7 @@ def update(
     weights: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
     velocities: Mapping[str, Tensor],
-    learning_rate: float,
+    rates: Rates,
     rule: Rule,
 ) -> None:
     """Apply one step of the rule to a tower in place; all three mappings are keyed by the tower's parameter names.
@@ -48,13 +58,16 @@ def update(
             biases.append(parameter)
         else:
             layers.setdefault(name.partition(".")[0], []).append(parameter)
-    _descend(biases, learning_rate * rule.bias_rate_factor, rule.momentum, decay=0.0)
-    if rule.trust_coefficient is None:
-        weights_of_all = [parameter for layer in layers.values() for parameter in layer]
-        _descend(weights_of_all, learning_rate, rule.momentum, rule.weight_decay)
-    else:
-        for layer in layers.values():
-            _descend_lars(layer, learning_rate, rule, rule.trust_coefficient)
+    _descend(biases, rates.biases, rule.momentum, decay=0.0)
+    by_rate: dict[float, list[Parameter]] = {}
+    for name, layer in layers.items():
+        rate = rates.layers.get(name, rates.weights)
+        if rule.trust_coefficient is None:
+            by_rate.setdefault(rate, []).extend(layer)
+        else:
+            _descend_lars(layer, rate, rule, rule.trust_coefficient)
+    for rate, parameters in by_rate.items():
+        _descend(parameters, rate, rule.momentum, rule.weight_decay)
 
 
 class Parameter(NamedTuple):
@@ -112,67 +125,3 @@ def _norm(tensors: list[Tensor]) -> Tensor:
     """
     squares = [torch.linalg.vector_norm(tensor.flatten(1), dim=1).double().square().sum() for tensor in tensors]
     return torch.stack(squares).sum().sqrt()
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When the learning rate is divided by `factor`.
-
-    plateau: after `patience` evaluations in a row whose error is not lower than the best so far by at least
-        `least_improvement` (a fraction), at most `max_drops` times (§5: "divide by 10 when the validation error rate
-        stopped improving", "reduced three times").
-    epochs: when the epochs in `drop_epochs`, which may be fractions, are complete.
-    warmup_epochs: epochs in which the learning rate, of either kind, grows in equal steps from nearly 0; 0: none, as in
-        the paper (Goyal et al., arXiv 1706.02677, §2.2, who start from that of the small batch).
-    """
-
-    initial_learning_rate: float
-    kind: Literal["plateau", "epochs"]
-    factor: float
-    patience: int = 1
-    least_improvement: float = 0.0
-    max_drops: int = 3
-    drop_epochs: tuple[float, ...] = ()
-    warmup_epochs: float = 0.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The state of a plateau schedule, saved in every checkpoint."""
-
-    drops: int = 0
-    best_error: float | None = None
-    evaluations_since_best: int = 0
-
-
-def learning_rate_at(schedule: Schedule, progress: Progress, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of the update that follows `step` completed steps.
-
-    In the first n = round(warmup_epochs * steps_per_epoch) steps it is the schedule's times (step + 1) / n.
-    """
-    if schedule.kind == "plateau":
-        drops = progress.drops
-    else:
-        drops = sum(step >= round(epoch * steps_per_epoch) for epoch in schedule.drop_epochs)
-    warmup_steps = _warmup_steps(schedule, steps_per_epoch)
-    warmup_factor = (step + 1) / warmup_steps if step < warmup_steps else 1.0
-    return warmup_factor * schedule.initial_learning_rate / schedule.factor**drops
-
-
-def _warmup_steps(schedule: Schedule, steps_per_epoch: int) -> int:
-    return round(schedule.warmup_epochs * steps_per_epoch)
-
-
-def after_evaluation(schedule: Schedule, progress: Progress, error: float, step: int, steps_per_epoch: int) -> Progress:
-    """Return the progress after an evaluation of the whole validation set, at `step` completed steps.
-
-    error: top-1, a fraction. A warm-up does not use up patience: a learning rate that still grows is not yet too large.
-    """
-    if progress.best_error is None or error < progress.best_error - schedule.least_improvement:
-        return replace(progress, best_error=error, evaluations_since_best=0)
-    if step < _warmup_steps(schedule, steps_per_epoch):
-        return progress
-    waited = progress.evaluations_since_best + 1
-    if waited < schedule.patience or progress.drops >= schedule.max_drops:
-        return replace(progress, evaluations_since_best=waited)
-    return replace(progress, drops=progress.drops + 1, evaluations_since_best=0)

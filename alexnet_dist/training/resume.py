@@ -14,11 +14,11 @@ from alexnet_dist.nn.model import Tower
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.checkpoint import Checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG
-from alexnet_dist.runs.load import differences, geometry_state
+from alexnet_dist.runs.load import differences, geometry_state, saved_geometry
 from alexnet_dist.runs.weights import restore
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.inputs import NODE_KEYS
-from alexnet_dist.training.optim import Progress
+from alexnet_dist.training.schedule import Progress
 from alexnet_dist.training.step import Engine
 
 
@@ -109,7 +109,7 @@ def _restore(saved: Checkpoint, engine: Engine) -> None:
 
 def check_resumable(saved: Checkpoint, net_state: Mapping[str, Any], position: Mapping[str, Any]) -> None:
     """Raise UserError for a checkpoint of another net (its `geometry_state`) or of another order of samples."""
-    lines = differences(saved.state["geometry"], net_state, "model")
+    lines = differences(saved_geometry(saved), net_state, "model")
     if lines:
         raise UserError(
             f"{saved.directory}: a checkpoint of another architecture: {'; '.join(lines[:4])};"
@@ -119,12 +119,18 @@ def check_resumable(saved: Checkpoint, net_state: Mapping[str, Any], position: M
     lines = [
         f"{keys.get(key, key)}: {value!r} in the checkpoint, {position[key]!r} now"
         for key, value in saved.state["position"].items()
-        if key != "step" and value != position[key]
+        if key not in ("step", "events") and value != position[key]
     ]
     if lines:
         raise UserError(
             f"{saved.directory}: resuming would change the order of samples: {'; '.join(lines)};"
             " set them back, or choose another run.directory"
+        )
+    events = saved.state["position"].get("events", [])
+    if events != position["events"]:
+        raise UserError(
+            f"{saved.directory}: run.events changed before step {saved.step}: {events} in the checkpoint,"
+            f" {position['events']} now; set them back, or give new ones an epoch that is still to come"
         )
 
 

@@ -19,7 +19,7 @@ from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
 from alexnet_dist.nn.scoring import score
 from alexnet_dist.training import optim
 from alexnet_dist.training.feed import Batch
-from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.optim import Rates, Rule
 from alexnet_dist.training.run_plan import BatchSpec
 
 
@@ -140,7 +140,7 @@ class PendingStep:
         return StepReport(loss, wrong, self.batches, times, self.trace.sent_bytes, self.trace.received_bytes)
 
 
-def train_step(engine: Engine, source: BatchSource, step: int, learning_rate: float) -> PendingStep:
+def train_step(engine: Engine, source: BatchSource, step: int, rates: Rates) -> PendingStep:
     """Launch the step that follows `step` completed ones: forward, backward, sum over replicas, update.
 
     The loss is a sum over slots divided by the global batch, and gradients are summed: the same for any number of
@@ -174,7 +174,7 @@ def train_step(engine: Engine, source: BatchSource, step: int, learning_rate: fl
     timeline.mark("backward")
     with region("optimizer"):
         for tower, weights in engine.weights.items():
-            optim.update(weights, engine.gradients(tower), engine.velocities[tower], learning_rate, engine.rule)
+            optim.update(weights, engine.gradients(tower), engine.velocities[tower], rates, engine.rule)
     total = _copy_to_host(torch.stack(sums).sum(0))
     timeline.mark("optimizer")
     return PendingStep(tuple(batches), total, timeline.take())

@@ -142,7 +142,8 @@ def announce(run: RunContext, start: Start, changes: list[str], cache_note: str 
     for change in changes:
         run.log(f"changed since the last start: {change}")
     topology, plan = run.topology, run.plan
-    wiring = "2 linked towers" if topology.layout == "paired" else "both towers in one process"
+    fused = "both towers in one process" if run.net.towers == 2 else "1 tower"
+    wiring = "2 linked towers" if topology.layout == "paired" else fused
     run.log(
         f"training {geometry.parameter_count(run.net):,} parameters on {topology.replicas} replica(s) x {wiring}"
         f" ({topology.world_size} rank(s), {topology.device.type}); {sum(plan.counts):,} images,"

@@ -16,7 +16,8 @@ from alexnet_dist.config import load, named
 from support.config_files import problems, write
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["cifar10", "demo", "one_gpu", "paper", "variants/large_batch"]
+FILES = (ROOT / "configs").rglob("*.yaml")
+NAMES = sorted(path.relative_to(ROOT / "configs").as_posix().removesuffix(".yaml") for path in FILES)
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +27,7 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_file_of_configs_has_a_name() -> None:
     assert named.names() == NAMES
-    assert named.names() == sorted(
-        path.relative_to(ROOT / "configs").as_posix().removesuffix(".yaml")
-        for path in (ROOT / "configs").rglob("*.yaml")
-    )
+    assert {"paper", "source2012", "variants/large_batch"} < set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

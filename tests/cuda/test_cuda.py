@@ -30,7 +30,7 @@ from alexnet_dist.training.optim import Rule
 from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import Engine, new_engine, train_step
 from support.norms import literally, noise, value_and_gradient
-from support.steps import Source, batch, fresh, gradients
+from support.steps import RATES, Source, batch, fresh, gradients
 from support.training import settings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -66,8 +66,8 @@ def engine_and_feed(shards: Path, home: Path, device: str, *changes: str) -> Ite
 def test_a_step_in_float64_is_the_cpus() -> None:
     cpu, cuda = fresh(), fresh(device=DEVICE)
     samples = batch(0, 8)
-    expected = train_step(cpu, Source([samples]), 0, 0.01).read()
-    report = train_step(cuda, Source([on_device(samples)]), 0, 0.01).read()
+    expected = train_step(cpu, Source([samples]), 0, RATES).read()
+    report = train_step(cuda, Source([on_device(samples)]), 0, RATES).read()
     assert report.loss == pytest.approx(expected.loss, rel=1e-10)
     assert report.wrong == expected.wrong
     cuda_gradients = gradients(cuda)
@@ -144,10 +144,10 @@ def test_a_feed_from_the_pinned_ring_brings_the_cpus_batches(shards: Path, tmp_p
 def test_the_host_never_waits_in_a_step(changes: tuple[str, ...], shards: Path, tmp_path: Path) -> None:
     with engine_and_feed(shards, tmp_path, DEVICE, "optim.trust_coefficient=0.02", *changes) as (engine, feed):
         for step in range(3):  # these may: they allocate and choose algorithms
-            train_step(engine, feed, step, 0.01).read()
+            train_step(engine, feed, step, RATES).read()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            pending = train_step(engine, feed, 3, 0.01)
+            pending = train_step(engine, feed, 3, RATES)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         report = pending.read()
@@ -189,7 +189,7 @@ def test_the_papers_net_needs_no_more_memory_than_it_should() -> None:
     device_batch = on_device(Batch(spec, images, slots % net.classes, slots))
     torch.cuda.reset_peak_memory_stats()
     for step in range(2):
-        train_step(engine, Source([device_batch]), step, 0.01).read()
+        train_step(engine, Source([device_batch]), step, RATES).read()
     # Weights, velocities and gradients of 4 bytes, and bfloat16 copies of the weights: 61 M * 14 = 0.85 GB.
     held = geometry.parameter_count(net) * (3 * 4 + 2)
     # For each of 0.66 M units an image: the outputs of ReLU and LRN (2 + 2 bytes), LRN's denominators (4), and for the

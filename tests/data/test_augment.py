@@ -165,6 +165,14 @@ def test_evaluation_only_subtracts_the_mean(images: Images, dtype: torch.dtype) 
     assert torch.equal(ours, torch.from_numpy(exact).to(dtype))
 
 
+def test_training_images_are_divided_after_the_shift(images: Images) -> None:
+    pixels, mean = torch.from_numpy(images), torch.full((3, SIZE, SIZE), 100.25)
+    shift = torch.arange(21, dtype=torch.float32).view(7, 3)
+    ours = network_input(pixels, mean, torch.float64, None, shift, divisor=1.1)
+    exact = (np.moveaxis(images, 3, 1) - 100.25 + shift.numpy()[:, :, None, None]) / 1.1
+    np.testing.assert_allclose(ours.numpy(), exact, rtol=1e-14, atol=1e-14)
+
+
 def test_network_input_reads_strided_rows_and_leaves_them_alone(images: Images) -> None:
     rows = torch.zeros(7, SIZE * SIZE * 3 + 8, dtype=torch.uint8)
     pixels = rows[:, :-8].view(7, SIZE, SIZE, 3)

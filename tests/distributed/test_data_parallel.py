@@ -25,7 +25,7 @@ from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.step import train_step
 from support.nets import SMALL
 from support.ranks import Ranks
-from support.steps import batch
+from support.steps import RATES, batch
 from support.wirings import SEED, Case, Slots, build
 
 
@@ -90,7 +90,7 @@ def two_steps(accumulate: int) -> list[str]:
     engine = build(model, groups.dp, case, timeline, recorded)
     source = PixelSlots(link, case, topology.replica, topology.replicas)
     for step in (0, 1):
-        train_step(engine, source, step, 0.01)
+        train_step(engine, source, step, RATES)
     close_groups()
     return events
 

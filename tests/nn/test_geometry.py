@@ -102,6 +102,31 @@ def test_the_towers_channels_lie_side_by_side(channels: int) -> None:
     assert first[1] == channels // 2
 
 
+def test_the_half_net_has_one_tower() -> None:
+    """145-half of the source; footnote 2: conv5 and the fully connected layers keep their sizes."""
+    widths = {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192, "conv5": 256}
+    layers = {name: replace(layer, reads="own", channels=widths.get(name, layer.channels)) for name, layer in
+              PAPER_LAYERS.items()}  # fmt: skip
+    half = Geometry(layers, towers=1)
+    assert geometry.parameter_count(half) == 59_798_312
+    assert round(geometry.multiply_adds(half) / 1e5) == 3915
+    assert len(geometry.stages(half)) == 1
+    assert channel_span(7, 0, 1) == (0, 7)
+    with pytest.raises(ValueError, match=r"layers\.conv3\.reads: both; expected own: model\.towers = 1"):
+        Geometry(towers=1)
+
+
+def test_the_net_without_links_keeps_its_size() -> None:
+    """150 of the source: 160 kernels a tower in conv2 and 4,096 units in fc6."""
+    changes = {"conv2": 320, "conv3": None, "fc6": 8192, "fc7": None}
+    layers = {
+        name: replace(layer, reads="own", channels=changes[name] or layer.channels) if name in changes else layer
+        for name, layer in PAPER_LAYERS.items()
+    }
+    assert round(geometry.parameter_count(Geometry(layers)) / 1e4) == 6071
+    assert [names[0] for names in geometry.stages(Geometry(layers))] == ["conv1", "fc8"]
+
+
 def test_layers_are_ordered_by_kind_and_number() -> None:
     layers = changed(conv6=Layer(channels=256, kernel=3, padding=1, reads="both"), conv10=PAPER_LAYERS["conv4"])
     shuffled = dict(sorted(layers.items(), reverse=True))
@@ -153,8 +178,14 @@ def test_a_geometry_does_not_change() -> None:
             changed(conv1=Layer(96, 11, reads="both")),
             r"layers\.conv1\.reads: both; expected own: the first layer reads the image",
         ),
-        (changed(fc8=Layer(dropout=0.5)), r"layers\.fc8: norm, pool or dropout is set; expected none after the logits"),
-        (changed(fc8=Layer(norm=True)), r"layers\.fc8: norm, pool or dropout is set; expected none after the logits"),
+        (
+            changed(fc8=Layer(dropout=0.5)),
+            r"layers\.fc8: norm, spatial_norm, pool or dropout is set; expected none after the logits",
+        ),
+        (
+            changed(fc8=Layer(norm=True)),
+            r"layers\.fc8: norm, spatial_norm, pool or dropout is set; expected none after the logits",
+        ),
         (changed(conv5=Layer(256, 3, pool=(2, 3))), r"layers\.conv5\.pool: \(2, 3\); expected .* stride of at most"),
         (changed(fc7=Layer(4096, pool=(2, 2))), r"layers\.fc7\.pool: \(2, 2\); .* in conv layers only"),
         (changed(conv3=Layer(384, 3, dropout=0.5)), r"layers\.conv3\.dropout: 0\.5; expected 0"),

@@ -22,6 +22,7 @@ from alexnet_dist.nn.layers import (
     dropout,
     local_response_norm,
     max_pool,
+    spatial_norm,
     window_sum,
 )
 from support import literal
@@ -35,6 +36,15 @@ NORMS = [Norm(), Norm(3, 0.05, 0.75, 1.0), Norm(5, 0.2, 0.5, 2.0), Norm(7, 0.1, 
 def test_lrn_is_the_papers_formula(norm: Norm, channels: int) -> None:
     maps = noise(2, channels, 3, 2, scale=30.0)
     assert np.abs(local_response_norm(maps, norm).numpy() - literally(maps, norm)).max() <= 1e-12 * 30
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_spatial_norm_index_by_index(size: int) -> None:
+    maps, norm = noise(2, 3, 6, 7, scale=5.0), Norm(size, 0.3, 0.75, 1.0)
+    expected = literal.normalise_spatially(maps.numpy(), norm.k, norm.size, norm.alpha, norm.beta)
+    assert np.abs(spatial_norm(maps, norm).numpy() - expected).max() <= 1e-13 * 30
+    leaf = maps[:1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: spatial_norm(x, norm), (leaf,), rtol=1e-6, atol=1e-9)
 
 
 def test_lrn_takes_a_sum_where_torch_takes_a_mean() -> None:

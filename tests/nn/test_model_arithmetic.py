@@ -46,6 +46,24 @@ TINY_LITERALLY = [
     LiteralLayer("fc8", both=True),
 ]
 
+# The order of operations in layers-145.cfg: conv1 is normalised, pooled, then made non-linear; cnorm2 follows conv2's.
+SOURCE = replace(
+    TINY,
+    layers={
+        **TINY.layers,
+        "conv1": replace(TINY.layers["conv1"], activate="last"),
+        "conv2": replace(TINY.layers["conv2"], spatial_norm=True),
+        "conv5": replace(TINY.layers["conv5"], activate="last"),
+    },
+    spatial_norm=Norm(size=3, alpha=0.2, beta=0.75, k=1.0),
+)
+CHANGED: dict[str, dict[str, Any]] = {
+    "conv1": {"activated_last": True},
+    "conv2": {"spatially": True},
+    "conv5": {"activated_last": True},
+}
+SOURCE_LITERALLY = [replace(layer, **CHANGED.get(layer.name, {})) for layer in TINY_LITERALLY]
+
 
 def images(net: Geometry, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(count)
@@ -64,8 +82,9 @@ def test_the_net_is_the_papers_index_by_index(activation: Literal["relu", "tanh"
     assert np.abs(result[0] - result[1]).max() > 1e-3 * np.abs(expected).max()
 
 
-def test_gradients_are_difference_quotients() -> None:
-    model = AlexNet(TINY, 2, torch.float64).train()
+@pytest.mark.parametrize("net", [TINY, SOURCE])
+def test_gradients_are_difference_quotients(net: Geometry) -> None:
+    model = AlexNet(net, 2, torch.float64).train()
     batch, dropout_key = images(TINY, 3) / 50, DropoutKey(1, 2, torch.arange(3))
     weights = list[Tensor](model.parameters())
     pull = images(TINY, 4).flatten()[: 3 * 5].reshape(3, 5)
@@ -87,6 +106,35 @@ def test_gradients_are_difference_quotients() -> None:
             torch._foreach_add_(weights, direction, alpha=1e-6)
         slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
         assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
+
+
+def test_the_sources_order_of_operations_index_by_index() -> None:
+    model, paper = AlexNet(SOURCE, 2, torch.float64).eval(), AlexNet(TINY, 2, torch.float64).eval()
+    batch = images(SOURCE, 2) / 50
+    parameters = {name.removeprefix("towers."): values.detach().numpy() for name, values in model.named_parameters()}
+    constants, spatial = (2.0, 5, 0.1, 0.75), (1.0, 3, 0.2, 0.75)
+    expected = literal.forward(
+        SOURCE_LITERALLY, parameters, batch.numpy(), constants, lambda a: np.maximum(a, 0.0), spatial
+    )
+    result = model(batch).detach().numpy()
+    assert np.abs(result - expected).max() <= 1e-10 * np.abs(expected).max()
+    assert np.abs(result - paper(batch).detach().numpy()).max() > 1e-3 * np.abs(expected).max()
+
+
+def test_a_linear_layer_and_a_mean_pool() -> None:
+    layers = {
+        "conv1": Layer(channels=3, kernel=3, activate="never", pool=(3, 2), pooling="average", init_std=0.3),
+        "fc2": Layer(channels=4, activate="never", init_std=0.3),
+        "fc3": Layer(init_std=0.3),
+    }
+    net = Geometry(layers, classes=3, side=8, towers=1)
+    model, batch = AlexNet(net, 5, torch.float64), images(net, 2)
+    weights = {name.removeprefix("towers.0."): value for name, value in model.named_parameters()}
+    maps = torch.nn.functional.conv2d(batch, weights["conv1.weight"], weights["conv1.bias"])  # 6 x 6
+    spans = [slice(0, 3), slice(2, 5), slice(4, 6)]  # the last window overhangs, and counts the pixels that exist
+    pooled = torch.stack([torch.stack([maps[:, :, y, x].mean((2, 3)) for x in spans], 2) for y in spans], 2)
+    expected = (pooled.flatten(1) @ weights["fc2.weight"].T) @ weights["fc3.weight"].T
+    torch.testing.assert_close(model(batch), expected, rtol=1e-12, atol=1e-9)
 
 
 def test_training_with_dropout_needs_a_dropout_key() -> None:

@@ -15,8 +15,8 @@ from alexnet_dist.runs.checkpoint import find
 from alexnet_dist.runs.directory import CHECKPOINTS, EVALUATIONS, METRICS, read_lines
 from alexnet_dist.runs.inference import view_probabilities
 from alexnet_dist.runs.load import geometry_state, load_run
-from alexnet_dist.training.optim import Progress
 from alexnet_dist.training.resume import check_resumable
+from alexnet_dist.training.schedule import Progress
 
 EARLIER = Path(__file__).parents[1] / "support" / "earlier_run"
 PROBABILITIES = {
@@ -41,7 +41,7 @@ def test_an_earlier_run_may_be_resumed() -> None:
     saved, complaints = find(EARLIER / CHECKPOINTS)
     assert complaints == []
     assert saved is not None
-    position = {**saved.state["position"], "step": 0}
+    position = {**saved.state["position"], "step": 0, "events": []}
     check_resumable(saved, geometry_state(run.model.net), position)
     assert Progress(**saved.state["progress"]).best_error == pytest.approx(
         read_lines(EARLIER / EVALUATIONS)[-1]["top1_error"]

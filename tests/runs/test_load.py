@@ -26,7 +26,7 @@ def test_a_geometry_survives_json() -> None:
     assert json.loads(json.dumps(state)) == state
     assert state["layers"]["conv1"]["pool"] == [3, 2]
     assert state["norm"]["k"] == 2.0
-    assert set(state) == {"layers", "classes", "side", "activation", "norm", "input_scale"}
+    assert set(state) == {"layers", "classes", "side", "activation", "norm", "spatial_norm", "input_scale", "towers"}
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,19 @@ def normalise(a: Array, k: float, n: int, alpha: float, beta: float) -> Array:
     return b
 
 
+def normalise_spatially(a: Array, k: float, n: int, alpha: float, beta: float) -> Array:
+    """cnorm2 of the 2012 source: as `normalise`, over the n x n pixels around each one in its own map."""
+    b = np.empty_like(a)
+    images, maps, height, width = a.shape
+    for m, i, y, x in np.ndindex(images, maps, height, width):
+        total = 0.0
+        for v in range(max(0, y - n // 2), min(height - 1, y + n // 2) + 1):
+            for u in range(max(0, x - n // 2), min(width - 1, x + n // 2) + 1):
+                total += a[m, i, v, u] ** 2
+        b[m, i, y, x] = a[m, i, y, x] / (k + alpha * total) ** beta
+    return b
+
+
 def pool(a: Array, z: int, s: int) -> Array:
     """§3.4: units s pixels apart, each the maximum of the part of a z x z neighbourhood inside the map."""
     images, maps, height, width = a.shape
@@ -72,13 +85,19 @@ def connect(a: Array, weights: Array, biases: Array | None) -> Array:
 
 @dataclass(frozen=True)
 class LiteralLayer:
-    """The operations of one layer, in the order of §3.5: sum, non-linearity, norm, pool; dropped: halved (§4.2)."""
+    """The operations of one layer, in the order of §3.5: sum, non-linearity, norm, pool; dropped: halved (§4.2).
+
+    activated_last: the non-linearity follows norm and pool, as in the 2012 source's conv1; spatially: cnorm2 follows
+    the norm.
+    """
 
     name: str
     both: bool = False
     stride: int = 1
     padding: int = 0
+    activated_last: bool = False
     normalised: bool = False
+    spatially: bool = False
     pooled: tuple[int, int] | None = None
     dropped: bool = False
 
@@ -89,10 +108,12 @@ def forward(
     images: Array,
     constants: tuple[float, int, float, float],
     activate: Callable[[Array], Array],
+    spatial: tuple[float, int, float, float] = (1.0, 1, 0.0, 1.0),
 ) -> Array:
     """Compute both towers at test time (figure 2, §3.5, §4.2); parameters are named as 0.conv3.own.weight.
 
-    A weight has two dims in a fully connected layer, four in a convolution; constants are k, n, alpha, beta.
+    A weight has two dims in a fully connected layer, four in a convolution; constants and spatial are k, n, alpha,
+    beta.
     """
 
     def weighted_sum(layer: LiteralLayer, name: str, a: Array) -> Array:
@@ -111,12 +132,16 @@ def forward(
                 sums = own + weighted_sum(layer, f"{name}.other", before[1 - tower])
             else:
                 sums = weighted_sum(layer, name, before[tower])
-            if layer is not layers[-1]:
+            if layer is not layers[-1] and not layer.activated_last:
                 sums = activate(sums)
             if layer.normalised:
                 sums = normalise(sums, *constants)
+            if layer.spatially:
+                sums = normalise_spatially(sums, *spatial)
             if layer.pooled:
                 sums = pool(sums, *layer.pooled)
+            if layer.activated_last:
+                sums = activate(sums)
             if layer.dropped:
                 sums = sums * 0.5
             maps.append(sums)

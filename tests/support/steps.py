@@ -13,12 +13,13 @@ from alexnet_dist.distributed.data_parallel import Reducer
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.training.feed import Batch
-from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.optim import Rates, Rule
 from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import Engine, new_engine
 from support.nets import SMALL
 
 SEED, GLOBAL_BATCH = 3, 8
+RATES, FROZEN = Rates(0.01, 0.02), Rates(0.0, 0.0)
 
 
 def batch(first: int, end: int, dtype: torch.dtype = torch.float64, train: bool = True, empty: int = 0) -> Batch:
@@ -59,7 +60,7 @@ def fresh(
 ) -> Engine:
     """Return an engine for the small net before its first step, on one device without replicas."""
     model = AlexNet(SMALL, SEED, dtype).to(device)
-    rule, timeline = Rule(bias_rate_factor=2.0), Timeline(torch.device(device))
+    rule, timeline = Rule(), Timeline(torch.device(device))
     reducer = Reducer(model, None, timeline)
     return new_engine(model, reducer, rule, SEED, GLOBAL_BATCH, accumulate, compute, timeline)
 

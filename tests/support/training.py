@@ -21,7 +21,13 @@ from support.ranks import Ranks
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = REPOSITORY / "launch" / "train.py"
 STEPS = 60
-DETERMINISTIC = (f"run.steps={STEPS}", "run.save_every=5", "train.deterministic=true")
+# What the 2012 source did at given epochs, of which a run has five: what a resumed run must do at the same steps.
+EVENTS = (
+    "run.events=[{epoch: 1.5, colour_noise: 0.05, bias_learning_rate: 0.03}, {epoch: 2.5, colour_noise: 0,"
+    " layer_learning_rates: {conv1: 0.00001}}, {epoch: 3.5, layer_learning_rates: {conv1: 0}}]"
+)
+SOURCE_NET = ("data.train_divisor=1.1", "model.layers.conv1.activate=last", "model.layers.conv2.spatial_norm=true")
+DETERMINISTIC = (f"run.steps={STEPS}", "run.save_every=5", "train.deterministic=true", *SOURCE_NET, EVENTS)
 
 
 def settings(shards: Path, directory: Path, *words: str) -> list[str]:

@@ -27,7 +27,7 @@ from alexnet_dist.nn.layers import DropoutKey, local_response_norm
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
 from alexnet_dist.process import launch_info
 from alexnet_dist.training.feed import Batch
-from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.optim import Rates, Rule
 from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import Engine, new_engine, train_step
 from support.nets import SMALL
@@ -35,7 +35,7 @@ from support.nets import SMALL
 SEED = 3
 CPU = Timeline(torch.device("cpu"))
 LEARNING_RATES = (0.02, 0.02, 0.002, 0.002, 0.002)  # a drop after two of the five steps
-RULE = Rule(bias_rate_factor=2.0)
+RULE = Rule()
 LINKS: Mapping[str, Callable[..., P2PLink]] = {
     "overlapped": P2PLink, "blocking": partial(DelayedLink, blocking=True), "staged": StagedLink,
 }  # fmt: skip
@@ -113,7 +113,7 @@ def outcome(engine: Engine, case: Case, replica: int, replicas: int) -> Outcome:
     source = Slots(case, replica, replicas)
     gradients: dict[int, dict[str, Tensor]] = {}
     for step, learning_rate in enumerate(LEARNING_RATES):
-        train_step(engine, source, step, learning_rate)
+        train_step(engine, source, step, Rates(learning_rate, 2 * learning_rate))
         if step == 0:
             gradients = {tower: _merged_on_cpu(tower, engine.gradients(tower)) for tower in engine.weights}
     weights = {tower: _merged_on_cpu(tower, named) for tower, named in engine.weights.items()}

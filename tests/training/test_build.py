@@ -10,6 +10,7 @@ from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.training import build
 from alexnet_dist.training.build import slow_dtype_warning
+from alexnet_dist.training.optim import Rates
 from alexnet_dist.training.step import Engine, train_step
 from support.runs import context, settings
 from support.steps import Source, batch, fresh
@@ -22,8 +23,8 @@ LARGEST_ERROR = 0.1
 
 def curve(engine: Engine) -> torch.Tensor:
     """Return the losses of 100 steps on four images, with dropout."""
-    rows = batch(0, 4, torch.float32)
-    return torch.tensor([train_step(engine, Source([rows]), step, RATE).read().loss for step in range(STEPS)])
+    rows, rates = batch(0, 4, torch.float32), Rates(RATE, 2 * RATE)
+    return torch.tensor([train_step(engine, Source([rows]), step, rates).read().loss for step in range(STEPS)])
 
 
 def test_bfloat16_follows_the_loss_curve_of_float32() -> None:

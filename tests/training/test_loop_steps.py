@@ -25,10 +25,11 @@ from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training import step
 from alexnet_dist.training.loop import Loop
-from alexnet_dist.training.optim import Progress
+from alexnet_dist.training.optim import Rates
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import RunLogger
 from alexnet_dist.training.run_plan import RunPlan
+from alexnet_dist.training.schedule import Progress
 from alexnet_dist.training.step import StepReport
 from alexnet_dist.training.train import open_metrics
 from support.nets import SMALL
@@ -78,8 +79,8 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     ) -> Trained:
         trained = Trained()
 
-        def train_step(_engine: Any, _feed: Any, number: int, learning_rate: float) -> Any:
-            trained.rates.append((number, learning_rate))
+        def train_step(_engine: Any, _feed: Any, number: int, rates: Rates) -> Any:
+            trained.rates.append((number, rates.weights))
             trained.events.append(f"step {number}")
             report = StepReport(loss, 3.0, (), TIMES, 0, 0)
             return SimpleNamespace(read=lambda: report)
@@ -89,7 +90,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
             trained.events.append("evaluate")
             return torch.tensor([14.0, TOP1, TOP5, IMAGES], dtype=torch.float64)
 
-        def commit(home: Path, number: int, state: dict[str, Any], _keep: int) -> None:
+        def commit(home: Path, number: int, state: dict[str, Any], *_: object) -> None:
             home.mkdir(exist_ok=True)
             trained.events.append(f"save {number}")
             trained.saved[number] = state
@@ -98,7 +99,11 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         monkeypatch.setattr(step, "validate", validate)
         monkeypatch.setattr(checkpoint, "write_tower", lambda *_: None)
         monkeypatch.setattr(checkpoint, "commit", commit)
-        start, engine, feed = at or Start(), SimpleNamespace(state=lambda _: {}), SimpleNamespace(take_bad=list)
+        start, engine, feed = (
+            at or Start(),
+            SimpleNamespace(state=lambda _: {}, weights={0: {}, 1: {}}),
+            SimpleNamespace(take_bad=list),
+        )
         run = context(settings(f"run.directory={tmp_path}", *words), plan=plan, topology=topology, net=SMALL)
         metrics = Metrics("mine", 0, 0, "0+1", 1, BAD_KINDS)
         with RunLogger(run, metrics, start) as logger:

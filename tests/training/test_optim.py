@@ -13,10 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alexnet_dist.training.optim import Rule, update
+from alexnet_dist.training.optim import Rates, Rule, update
 
 Array = npt.NDArray[np.float64]
 RATES = (0.1, 0.1, 0.1, 0.01, 0.01, 0.01)
+EQUAL = Rates(0.1, 0.1)
 SHAPES = {
     "conv1.weight": (2, 3),
     "conv1.bias": (4,),
@@ -57,13 +58,13 @@ def literal(w: Array, g: Array, v: Array, learning_rate: float, momentum: float,
 )
 @example(rates=list(RATES), momentum=0.9, decay=0.0005, factor=1.0)
 def test_the_update_is_the_papers(rates: list[float], momentum: float, decay: float, factor: float) -> None:
-    rule = Rule(momentum, decay, factor)
+    rule = Rule(momentum, decay)
     weights, velocities = tensors(0), zeros()
     wanted = {name: values.numpy().copy() for name, values in weights.items()}
     memory = {name: np.zeros(shape) for name, shape in SHAPES.items()}
     for step, learning_rate in enumerate(rates):
         gradients = tensors(step + 1)
-        update(weights, gradients, velocities, learning_rate, rule)
+        update(weights, gradients, velocities, Rates(learning_rate, factor * learning_rate), rule)
         for name, w in wanted.items():
             of_kind = (
                 (learning_rate, momentum, decay) if name.endswith("weight") else (factor * learning_rate, momentum, 0.0)
@@ -79,12 +80,25 @@ def test_in_float32_the_update_is_the_papers_to_a_rounding() -> None:
     narrow = {name: values.float() for name, values in weights.items()}
     velocities = {name: values.float() for name, values in tensors(2, 1e-5).items()}
     memory = {name: values.double().numpy().copy() for name, values in velocities.items()}
-    update(narrow, {name: values.float() for name, values in gradients.items()}, velocities, 1e-5, Rule())
+    update(narrow, {name: values.float() for name, values in gradients.items()}, velocities, Rates(1e-5, 1e-5), Rule())
     for name, v in memory.items():
         w = weights[name].numpy()
         literal(w, gradients[name].numpy(), v, 1e-5, 0.9, 0.0005 if name.endswith("weight") else 0.0)
         assert np.abs(velocities[name].numpy() - v).max() <= 2e-7 * np.abs(v).max()
         assert np.abs(narrow[name].numpy() - w).max() <= 1e-7 * np.abs(w).max()
+
+
+def test_a_layer_may_have_its_own_rate() -> None:
+    """conv1 slowed and frozen, as in the source's log: a frozen layer goes on by its velocity, which decays."""
+    weights, velocities, gradients = tensors(0), tensors(2), tensors(1)
+    wanted, memory = ({n: v.numpy().copy() for n, v in each.items()} for each in (weights, velocities))
+    for own in (1e-5, 0.0):
+        update(weights, gradients, velocities, Rates(0.1, 0.3, {"conv1": own}), Rule())
+        for name, w in wanted.items():
+            rate = 0.3 if name.endswith("bias") else own if name == "conv1.weight" else 0.1
+            literal(w, gradients[name].numpy(), memory[name], rate, 0.9, 0.0005 if name.endswith("weight") else 0.0)
+            assert_close(weights[name], w)
+    assert_close(velocities["conv1.weight"], memory["conv1.weight"])
 
 
 def trusted(layer: list[tuple[Array, Array]], trust: float, decay: float) -> float:
@@ -98,13 +112,19 @@ def trusted(layer: list[tuple[Array, Array]], trust: float, decay: float) -> flo
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("order", [sorted, reversed])
 def test_lars_gives_each_half_layer_its_rate(momentum: float, order: Callable[[Iterable[str]], Iterable[str]]) -> None:
-    rule = Rule(momentum, 0.05, bias_rate_factor=2.0, trust_coefficient=0.2)
+    rule = Rule(momentum, 0.05, trust_coefficient=0.2)
     weights, velocities = {name: tensors(0)[name] for name in order(list(SHAPES))}, zeros()
     wanted = {name: values.numpy().copy() for name, values in weights.items()}
     memory = {name: np.zeros(shape) for name, shape in SHAPES.items()}
     for step, learning_rate in enumerate(RATES):
         gradients = {name: values.numpy() for name, values in tensors(step + 1, 1 + step).items()}
-        update(weights, {name: torch.from_numpy(g) for name, g in gradients.items()}, velocities, learning_rate, rule)
+        update(
+            weights,
+            {name: torch.from_numpy(g) for name, g in gradients.items()},
+            velocities,
+            Rates(learning_rate, 2 * learning_rate),
+            rule,
+        )
         for names in (["conv1.weight"], ["fc8.own.weight", "fc8.other.weight"]):
             factor = trusted([(wanted[name], gradients[name]) for name in names], 0.2, 0.05)
             for name in names:
@@ -119,8 +139,8 @@ def test_lars_gives_each_half_layer_its_rate(momentum: float, order: Callable[[I
 def test_lars_does_not_feel_the_scale_of_a_layers_gradient(scale: float) -> None:
     ours, theirs, kernel = tensors(0), tensors(0), "conv1.weight"
     rule = Rule(weight_decay=0.0, trust_coefficient=0.01)
-    update(ours, tensors(1), zeros(), 0.1, rule)
-    update(theirs, tensors(1, scale), zeros(), 0.1, rule)
+    update(ours, tensors(1), zeros(), EQUAL, rule)
+    update(theirs, tensors(1, scale), zeros(), EQUAL, rule)
     assert_close(ours[kernel], theirs[kernel].numpy())
     moved = float((ours[kernel] - tensors(0)[kernel]).norm() / tensors(0)[kernel].norm())
     assert moved == pytest.approx(0.1 * 0.01, rel=1e-9)
@@ -133,7 +153,7 @@ def test_lars_leaves_the_rate_alone_where_a_norm_is_zero(nothing: str) -> None:
         weights, gradients, velocities = tensors(0), tensors(1), zeros()
         for values in {"weights": weights, "gradients": gradients}[nothing].values():
             values.zero_()
-        update(weights, gradients, velocities, 0.1, rule)
+        update(weights, gradients, velocities, EQUAL, rule)
         results.append(weights)
     for name, values in results[0].items():
         assert_close(values, results[1][name].numpy())
@@ -146,7 +166,7 @@ def test_lars_adds_up_large_layers_in_float32() -> None:
     gradient[0, 0] = 1.0
     before, norm = float(weight[0, 0]), float(weight.double().norm())
     velocities = {"fc6.weight": torch.zeros_like(weight)}
-    update({"fc6.weight": weight}, {"fc6.weight": gradient}, velocities, 1.0, Rule(0, 0, 1, 0.5))
+    update({"fc6.weight": weight}, {"fc6.weight": gradient}, velocities, Rates(1.0, 1.0), Rule(0, 0, 0.5))
     assert float(weight[0, 0]) - before == pytest.approx(-0.5 * norm, rel=1e-6)
 
 
@@ -156,7 +176,7 @@ def test_lars_does_not_wait_for_the_device() -> None:
         {"fc6.weight": torch.empty(3, 2, device="meta"), "fc6.other.weight": torch.empty(3, 4, device="meta")}
         for _ in range(3)
     )
-    update(weights, gradients, velocities, 0.1, Rule(trust_coefficient=0.001))
+    update(weights, gradients, velocities, EQUAL, Rule(trust_coefficient=0.001))
 
 
 def test_it_is_torchs_sgd_until_the_rate_drops() -> None:
@@ -169,7 +189,7 @@ def test_it_is_torchs_sgd_until_the_rate_drops() -> None:
         sgd.param_groups[0]["lr"] = learning_rate
         before = sgd.state[theirs]["momentum_buffer"].clone() if step else torch.zeros(3)
         sgd.step()
-        update(ours, {"w.weight": theirs.grad}, velocities, learning_rate, Rule())
+        update(ours, {"w.weight": theirs.grad}, velocities, Rates(learning_rate, learning_rate), Rule())
         apart.append(float((ours["w.weight"] - theirs.detach()).abs().max()))
         if step == 3:  # SGD rescales the step that is under way, the paper's rule does not
             assert apart[-1] == pytest.approx(0.9 * (0.1 - 0.01) * float(before[0]), rel=1e-9)
@@ -181,7 +201,7 @@ def test_it_is_torchs_sgd_until_the_rate_drops() -> None:
 def test_the_update_is_in_place_and_leaves_gradients_alone(rule: Rule) -> None:
     weights, gradients, velocities = tensors(0), tensors(1), zeros()
     held, before = dict(weights), {name: values.clone() for name, values in gradients.items()}
-    update(weights, gradients, velocities, 0.1, rule)
+    update(weights, gradients, velocities, EQUAL, rule)
     assert all(weights[name] is values for name, values in held.items())
     assert all(gradients[name].equal(values) for name, values in before.items())
 
@@ -193,13 +213,13 @@ def test_only_biases_or_only_weights_can_be_updated(rule: Rule) -> None:
             {name: values for name, values in every.items() if name.endswith(kind)}
             for every in (tensors(0), tensors(1), zeros())
         )
-        update(weights, gradients, velocities, 0.1, rule)
+        update(weights, gradients, velocities, EQUAL, rule)
         assert all(values.abs().min() > 0 for values in velocities.values())
 
 
 def test_without_decay_weights_move_by_their_gradients_alone() -> None:
     weights, velocities = {"w.weight": torch.full((1,), 100.0)}, {"w.weight": torch.zeros(1)}
-    update(weights, {"w.weight": torch.zeros(1)}, velocities, 0.1, Rule(weight_decay=0.0))
+    update(weights, {"w.weight": torch.zeros(1)}, velocities, EQUAL, Rule(weight_decay=0.0))
     assert weights["w.weight"].item() == 100
-    update(weights, {"w.weight": torch.zeros(1)}, velocities, 0.1, Rule(weight_decay=0.5))
+    update(weights, {"w.weight": torch.zeros(1)}, velocities, EQUAL, Rule(weight_decay=0.5))
     assert weights["w.weight"].item() == 95

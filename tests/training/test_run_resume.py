@@ -19,13 +19,14 @@ from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG
 from alexnet_dist.runs.load import geometry_state
 from alexnet_dist.training.build import build_engine
-from alexnet_dist.training.optim import Progress
 from alexnet_dist.training.resume import Start, check_resumable, config_changes, find_checkpoint, resume
+from alexnet_dist.training.schedule import Progress
 from support.ranks import Ranks
 from support.runs import context, settings, write_run
 
 POSITION = {
     "plan_version": 1, "seed": 0, "step": 40, "global_batch": 8, "lanes": 4, "window": 16, "manifest_sha256": "ab",
+    "events": [{"epoch": 2.0, "colour_noise": 0.0}],
 }  # fmt: skip
 
 
@@ -54,6 +55,21 @@ def test_another_order_of_samples_is_refused(change: dict[str, Any], message: st
         check_resumable(saved(Geometry()), geometry_state(Geometry()), {**POSITION, **change})
     assert message in str(refusal.value)
     assert "step-00000040: resuming would change the order of samples" in str(refusal.value)
+
+
+@pytest.mark.parametrize("events", [[], [{"epoch": 2.0, "colour_noise": 0.5}]])
+def test_other_events_before_the_checkpoint_are_refused(events: list[Any]) -> None:
+    with pytest.raises(UserError) as refusal:
+        check_resumable(saved(Geometry()), geometry_state(Geometry()), {**POSITION, "events": events})
+    assert str(refusal.value) == (
+        "runs/mine/checkpoints/step-00000040: run.events changed before step 40: [{'epoch': 2.0, 'colour_noise': 0.0}]"
+        f" in the checkpoint, {events} now; set them back, or give new ones an epoch that is still to come"
+    )
+
+
+def test_a_checkpoint_from_before_there_were_events_has_none() -> None:
+    earlier = checkpoint.Checkpoint(Path("step"), 40, {"geometry": geometry_state(Geometry()), "position": {}})
+    check_resumable(earlier, geometry_state(Geometry()), {"events": []})
 
 
 def test_another_architecture_is_refused() -> None:

@@ -18,7 +18,7 @@ from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.nn.scoring import score
 from alexnet_dist.training.step import train_step, validate
 from support.nets import SMALL
-from support.steps import SEED, Source, batch, fresh, gradients
+from support.steps import FROZEN, RATES, SEED, Source, batch, fresh, gradients
 
 
 def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -33,7 +33,7 @@ def test_a_step_is_the_mean_loss_its_gradient_and_the_rule() -> None:
     logits = oracle(whole.images, DropoutKey(SEED, 6, whole.slots))
     wanted = -sum(logits.log_softmax(1)[row, label] for row, label in enumerate(whole.labels.tolist())) / 8
     wanted.backward()
-    report = train_step(engine, Source([whole]), 6, 0.01).read()
+    report = train_step(engine, Source([whole]), 6, RATES).read()
     assert report.loss == pytest.approx(float(wanted.detach()), rel=1e-12)
     assert report.wrong == sum(int(row.argmax()) != label for row, label in zip(logits, whole.labels, strict=True))
     assert report.batches == (whole.spec,)
@@ -59,8 +59,8 @@ def test_an_engine_begins_at_rest() -> None:
 @pytest.mark.parametrize("spans", [[(0, 4), (4, 8)], [(0, 2), (2, 5), (5, 8)]])
 def test_accumulation_changes_nothing(spans: list[tuple[int, int]]) -> None:
     whole, parts = fresh(), fresh(len(spans))
-    one = train_step(whole, Source([batch(0, 8)]), 0, 0.01).read()
-    many = train_step(parts, Source([batch(*span) for span in spans]), 0, 0.01).read()
+    one = train_step(whole, Source([batch(0, 8)]), 0, RATES).read()
+    many = train_step(parts, Source([batch(*span) for span in spans]), 0, RATES).read()
     assert_same(gradients(parts), gradients(whole))
     assert many.loss == pytest.approx(one.loss, rel=1e-12)
     assert many.wrong == one.wrong
@@ -69,9 +69,9 @@ def test_accumulation_changes_nothing(spans: list[tuple[int, int]]) -> None:
 
 def test_replicas_add_up_to_the_global_batch() -> None:
     whole, replicas = fresh(), [fresh(), fresh()]
-    one = train_step(whole, Source([batch(0, 8)]), 0, 0.01).read()
+    one = train_step(whole, Source([batch(0, 8)]), 0, RATES).read()
     each = [
-        train_step(r, Source([batch(*span)]), 0, 0.01).read()
+        train_step(r, Source([batch(*span)]), 0, RATES).read()
         for r, span in zip(replicas, [(0, 3), (3, 8)], strict=True)
     ]
     left, right = map(gradients, replicas)
@@ -83,27 +83,27 @@ def test_replicas_add_up_to_the_global_batch() -> None:
 def test_gradients_of_the_step_before_are_forgotten() -> None:
     engine, again = fresh(), fresh()
     for number in (0, 1):
-        train_step(engine, Source([batch(0, 8)]), number, 0.0)  # a learning rate of 0: the weights stay
-    train_step(again, Source([batch(0, 8)]), 1, 0.0)
+        train_step(engine, Source([batch(0, 8)]), number, FROZEN)  # a learning rate of 0: the weights stay
+    train_step(again, Source([batch(0, 8)]), 1, FROZEN)
     assert_same(gradients(engine), gradients(again))
 
 
 def test_a_step_after_a_validation_trains() -> None:
     engine, again = fresh(), fresh()
     validate(engine, Source([batch(0, 2, train=False)]), 1, lambda: False)
-    train_step(engine, Source([batch(0, 8)]), 0, 0.01)
-    train_step(again, Source([batch(0, 8)]), 0, 0.01)
+    train_step(engine, Source([batch(0, 8)]), 0, RATES)
+    train_step(again, Source([batch(0, 8)]), 0, RATES)
     assert_same(gradients(engine), gradients(again))
 
 
 def test_the_next_batch_is_sent_when_the_last_exchange_of_backward_is_over() -> None:
     engine, source = fresh(2), Source([batch(0, 4), batch(4, 8)])
-    train_step(engine, source, 0, 0.01)
+    train_step(engine, source, 0, RATES)
     # After backward of the first; of the last already at the boundary, and in any case after it.
     assert source.events == ["take", "ahead", "take", "ahead", "ahead"]
     engine, source, done = fresh(), Source([batch(0, 8)]), []
     source.when_ahead = lambda: done.append(set(engine.gradients(0)))
-    train_step(engine, source, 0, 0.01)
+    train_step(engine, source, 0, RATES)
     assert {name.split(".")[0] for name in done[0]} == {"conv3", "conv4", "conv5", "fc6", "fc7", "fc8"}
     assert len(done[0]) == len(done[1]) - 4  # all of those; conv1 and conv2 compute while it travels
 
@@ -111,7 +111,7 @@ def test_the_next_batch_is_sent_when_the_last_exchange_of_backward_is_over() -> 
 def test_bfloat16_computes_with_float32_weights() -> None:
     narrow, wide = fresh(1, torch.float32, torch.bfloat16), fresh(1, torch.float32, torch.float32)
     rows = batch(0, 8, torch.float32)
-    reports = [train_step(engine, Source([rows]), 0, 0.01).read() for engine in (narrow, wide)]
+    reports = [train_step(engine, Source([rows]), 0, RATES).read() for engine in (narrow, wide)]
     assert reports[0].loss == pytest.approx(reports[1].loss, rel=0.05)
     assert reports[0].loss != reports[1].loss
     for weights in narrow.weights.values():
@@ -140,7 +140,7 @@ def test_a_steps_phases_add_up() -> None:
     engine = fresh(2)
     source = Source([batch(0, 4), batch(4, 8)], engine.timeline, wait_s=0.02)
     began_s = time.perf_counter()
-    times = train_step(engine, source, 0, 0.01).read().times
+    times = train_step(engine, source, 0, RATES).read().times
     outside_s = time.perf_counter() - began_s
     assert tuple(times.phase_s) == PHASES
     assert times.step_s == pytest.approx(sum(times.phase_s.values()), rel=1e-12)

@@ -30,12 +30,13 @@ from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.training.feed import Batch
-from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.optim import Rates, Rule
 from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import StepReport, new_engine, train_step
 
 WARM_UP = 2  # steps
 SEED, LEARNING_RATE = 0, 1e-4
+RATES = Rates(LEARNING_RATE, LEARNING_RATE)
 PIXEL_DEVIATION = 60.0  # of mean-subtracted photographs, on the 0-255 scale
 
 
@@ -194,9 +195,7 @@ def _train(
     reducer = Reducer(model, groups.dp, timeline)
     engine = new_engine(model, reducer, Rule(), SEED, global_batch, 1, settings.compute_dtype, timeline)
     pending = []
-    seconds = timed(
-        lambda number: pending.append(train_step(engine, source, number, LEARNING_RATE)), settings.steps, device
-    )
+    seconds = timed(lambda number: pending.append(train_step(engine, source, number, RATES)), settings.steps, device)
     reports = [step.read() for step in pending]
     _check_losses([report.loss for report in reports])
     return seconds, reports[WARM_UP:]
