@@ -36,7 +36,6 @@ from alexnet_dist.training.step import StepReport, new_engine, train_step
 
 WARM_UP = 2  # steps
 SEED, LEARNING_RATE = 0, 1e-4
-RATES = Rates(LEARNING_RATE, LEARNING_RATE)
 PIXEL_DEVIATION = 60.0  # of mean-subtracted photographs, on the 0-255 scale
 
 
@@ -194,8 +193,8 @@ def _train(
     model = model.to(device).to(memory_format=settings.memory_format)  # type: ignore[call-overload]
     reducer = Reducer(model, groups.dp, timeline)
     engine = new_engine(model, reducer, Rule(), SEED, global_batch, 1, settings.compute_dtype, timeline)
-    pending = []
-    seconds = timed(lambda number: pending.append(train_step(engine, source, number, RATES)), settings.steps, device)
+    pending, rates = [], Rates(LEARNING_RATE, LEARNING_RATE)
+    seconds = timed(lambda number: pending.append(train_step(engine, source, number, rates)), settings.steps, device)
     reports = [step.read() for step in pending]
     _check_losses([report.loss for report in reports])
     return seconds, reports[WARM_UP:]
