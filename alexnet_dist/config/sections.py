@@ -77,6 +77,8 @@ class DataConfig(Section):
     """Samples of a lane that are shuffled together; determines the order of the samples."""
     crop: int = Field(224, ge=1, le=LARGEST_SIDE)
     """Side in pixels of the square crop that the net reads; in the paper 7/8 of the packed size (§4.1)."""
+    random_crop: bool = True
+    """Whether each training image is cropped at a random position (§4.1); otherwise at its centre."""
     flip: bool = True
     """Whether training images are mirrored left to right with probability 1/2 (§4.1)."""
     colour_noise: float = Field(0.1, ge=0)

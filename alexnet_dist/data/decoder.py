@@ -36,13 +36,13 @@ class BatchRequest:
     """The samples to decode as one batch of a rank.
 
     split: a key of the loader's splits. epoch: used to draw the crops. ids: int64 (n,), -1 for an empty row.
-    train: crop at augment.crop_offsets; otherwise at the centre.
+    random_crop: crop at augment.crop_offsets, as for training; otherwise at the centre.
     """
 
     split: str
     epoch: int
     ids: Ids
-    train: bool
+    random_crop: bool
 
 
 SlotRequest = tuple[int, BatchRequest] | None  # slot of the ring and request; None warms a worker up
@@ -111,7 +111,7 @@ class Decoder(Dataset[Message]):
         return slot, tuple(bad)
 
     def _offsets(self, request: BatchRequest, size: int) -> tuple[list[int], list[int]]:
-        if request.train:
+        if request.random_crop:
             top, left = crop_offsets(self._seed, request.epoch, np.maximum(request.ids, 0), size, self._crop)
             return top.tolist(), left.tolist()
         centre = [centre_offset(size, self._crop)] * len(request.ids)

@@ -117,7 +117,7 @@ class Feed:
         """Start the loader on this rank's rows of the batches; without a link, those are all rows."""
         self._batches, for_loader = itertools.tee(batches)
         self._towers, self._link, self._timeline = run.topology.towers, link, timeline
-        self._preparation = preparation(run)
+        self._preparation, self._random_crop = preparation(run), run.config.data.random_crop
         self._loaded = loader.run(self._request(spec) for spec in for_loader)
         self._upload = _Upload(run.topology.device)
         self._next: tuple[BatchSpec, Tensor, Handle | None] | None = None
@@ -130,7 +130,8 @@ class Feed:
 
     def _request(self, spec: BatchSpec) -> BatchRequest:
         first, end = rows_of_rank(spec, self._towers)
-        return BatchRequest("train" if spec.train else "val", spec.epoch, spec.ids[first:end], spec.train)
+        random_crop = spec.train and self._random_crop
+        return BatchRequest("train" if spec.train else "val", spec.epoch, spec.ids[first:end], random_crop)
 
     def send_ahead(self) -> None:
         """Send this rank's rows of the next batch to the other tower; at the end of the run, nothing.

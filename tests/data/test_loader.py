@@ -37,7 +37,9 @@ def open_loader(
 
 def training_requests(split: Split, epochs: int = 3) -> list[BatchRequest]:
     plans = [EpochPlan(split.counts, seed=5, epoch=e, global_batch=6, lanes=2, window=4) for e in range(epochs)]
-    return [BatchRequest("train", p.epoch, p.sample_ids(b, 0, 6), train=True) for p in plans for b in range(p.batches)]
+    return [
+        BatchRequest("train", p.epoch, p.sample_ids(b, 0, 6), random_crop=True) for p in plans for b in range(p.batches)
+    ]
 
 
 def fingerprints(batches: Iterable[LoadedBatch]) -> list[str]:
@@ -79,7 +81,7 @@ def test_validation_rows_are_centre_crops_and_empty_rows_are_empty(pack_tiny: Pa
     full = np.full(6, 3)
     with open_loader({"val": val}) as loader:
         # Four requests: the last one reuses the slot that holds the rows of the first.
-        batches = loader.run([BatchRequest("val", 0, values, train=False) for values in (full, full, full, ids)])
+        batches = loader.run([BatchRequest("val", 0, values, random_crop=False) for values in (full, full, full, ids)])
         *_, batch = batches
         for n, sample in enumerate((18, 19)):
             assert np.array_equal(pixels(batch.rows, CROP)[n].numpy(), decoded(val, sample)[1:15, 1:15])
@@ -97,7 +99,7 @@ def test_a_crop_may_be_the_whole_image(split: Split, train: bool) -> None:
 
 def test_odd_crops_keep_pixels_and_labels_apart(split: Split) -> None:
     with open_loader({"train": split}, crop=7) as loader:
-        (batch,) = loader.run([BatchRequest("train", 0, np.arange(6), train=False)])
+        (batch,) = loader.run([BatchRequest("train", 0, np.arange(6), random_crop=False)])
         assert labels(batch.rows).tolist() == [0, 1, 2, 3, 4, 0]
         assert np.array_equal(pixels(batch.rows, 7)[5].numpy(), decoded(split, 5)[4:11, 4:11])
         alone = batch.rows[2:3].clone()
@@ -110,7 +112,9 @@ def test_the_stream_is_the_same_for_any_number_of_workers_and_wherever_it_starts
     train = Split.open(pack_tiny(), "train")
     val = Split.open(pack_tiny(split="val"), "val")
     requests = training_requests(train)
-    requests[4:4] = [BatchRequest("val", 0, validation_ids(k, 0, 1, val.images, 6), train=False) for k in range(4)]
+    requests[4:4] = [
+        BatchRequest("val", 0, validation_ids(k, 0, 1, val.images, 6), random_crop=False) for k in range(4)
+    ]
     streams = {}
     for workers in (0, 1, 3):
         with open_loader({"train": train, "val": val}, workers) as loader:
@@ -143,7 +147,7 @@ def test_requests_are_not_read_before_run_and_then_only_a_few_ahead(split: Split
     def requests() -> Iterator[BatchRequest]:
         for number in range(50):
             read.append(number)
-            yield BatchRequest("train", 0, np.arange(6), train=True)
+            yield BatchRequest("train", 0, np.arange(6), random_crop=True)
 
     before = len(multiprocessing.active_children())
     with open_loader({"train": split}, workers=2) as loader:
@@ -173,7 +177,7 @@ def test_the_next_sample_that_decodes_stands_in_for_a_bad_one(pack_tiny: Pack, d
     split = Split.open(pack_tiny(jpegs), "train")
     ids = np.array([19, 3, 7, 11, -1, 0])
     with open_loader({"train": split}, workers) as loader:
-        (batch,) = loader.run([BatchRequest("train", 1, ids, train=True)])
+        (batch,) = loader.run([BatchRequest("train", 1, ids, random_crop=True)])
         used = [1, 3, 8, 12, -1, 1]
         assert labels(batch.rows).tolist() == [sample if sample < 0 else sample % 5 for sample in used]
         # The draws are those of the planned sample.
@@ -196,7 +200,7 @@ def test_too_many_bad_samples_stop_the_run_by_name(pack_tiny: Pack, draw_jpegs: 
     jpegs = draw_jpegs(20, 16)
     jpegs[9] = jpegs[9][:-60]
     split = Split.open(pack_tiny(jpegs), "train")
-    requests = [BatchRequest("train", epoch, np.array([8, 9, 10, 11, -1]), train=True) for epoch in range(30)]
+    requests = [BatchRequest("train", epoch, np.array([8, 9, 10, 11, -1]), random_crop=True) for epoch in range(30)]
     with open_loader({"train": split}, workers, fraction=0.25) as loader:
         assert len(list(loader.run(requests))) == 30  # exactly a quarter is allowed
     message = r"10 of 40 samples .*data\.max_bad_fraction = 0\.2.*sample 9 \(train-000002\.tar"
@@ -214,7 +218,7 @@ def test_a_damaged_shard_stops_the_run_by_name(pack_tiny: Pack, draw_jpegs: Draw
         open_loader({"train": split}, workers=1, fraction=1.0) as loader,
         pytest.raises(UserError, match=r"8 samples in a row .*sample 8 \(train-000002\.tar"),
     ):
-        list(loader.run([BatchRequest("train", 0, np.array([7, 8]), train=True)]))
+        list(loader.run([BatchRequest("train", 0, np.array([7, 8]), random_crop=True)]))
 
 
 class PeculiarError(Exception):
@@ -252,7 +256,7 @@ def test_an_error_that_cannot_be_pickled_arrives_as_text(split: Split, monkeypat
 def test_what_does_not_fit_is_refused(split: Split) -> None:
     with pytest.raises(UserError, match=r"data\.crop: 17; the images in .* have 16 pixels a side"):
         open_loader({"train": split}, crop=17)
-    request = BatchRequest("train", 0, np.arange(7), train=True)
+    request = BatchRequest("train", 0, np.arange(7), random_crop=True)
     with open_loader({"train": split}, rows=6) as loader, pytest.raises(ValueError, match="request of 7 rows"):
         next(loader.run([request]))
 

@@ -36,7 +36,7 @@ def open_loader(split: Split, workers: int) -> Loader:
 
 
 def training_requests(count: int) -> list[BatchRequest]:
-    return [BatchRequest("train", epoch, np.arange(6), train=True) for epoch in range(count)]
+    return [BatchRequest("train", epoch, np.arange(6), random_crop=True) for epoch in range(count)]
 
 
 def children() -> set[int]:
@@ -95,7 +95,7 @@ def test_close_is_quick_while_downloads_stall(pack_tiny: Pack, http_server: Http
     assert len(processes) == 3
     # The first shard arrives; of the second and third, the workers and the prefetcher's process have only half.
     batches = (np.arange(6), np.array([7]), np.arange(8, 14))
-    next(loader.run([BatchRequest("train", 0, ids, train=True) for ids in batches]))
+    next(loader.run([BatchRequest("train", 0, ids, random_crop=True) for ids in batches]))
     while not http_server.gets().keys() >= {"train-000001.tar", "train-000002.tar"}:
         time.sleep(0.01)
     began_s = time.monotonic()
@@ -173,12 +173,12 @@ def test_a_shard_that_changes_under_a_run_is_named(
     with open_loader(Split.open(root, "train"), workers=1) as loader:
         damage(root / "train-000002.tar")
         with pytest.raises(RunError, match=rf"{root}/train-000002\.tar: {message}.* start the run again"):
-            list(loader.run([BatchRequest("train", 0, np.arange(8, 14), train=True)]))
+            list(loader.run([BatchRequest("train", 0, np.arange(8, 14), random_crop=True)]))
 
 
 def test_a_shard_truncated_while_it_is_mapped_is_reported_by_its_signal(pack_tiny: Pack) -> None:
     root = pack_tiny()
-    request = BatchRequest("train", 0, np.arange(8, 14), train=True)
+    request = BatchRequest("train", 0, np.arange(8, 14), random_crop=True)
     with open_loader(Split.open(root, "train"), workers=1) as loader:
         batches = loader.run(repeat(request))
         next(batches)

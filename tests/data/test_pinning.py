@@ -52,7 +52,7 @@ def test_the_whole_ring_is_registered_once_and_taken_back_once(
         assert runtime.calls == [("register", loader.ring.data_ptr(), loader.ring.numel())]
         with pytest.raises(RuntimeError, match="called only once"):
             loader.pin()
-        (batch,) = loader.run([BatchRequest("train", 0, np.arange(6), train=True)])
+        (batch,) = loader.run([BatchRequest("train", 0, np.arange(6), random_crop=True)])
         assert batch.rows.data_ptr() >= loader.ring.data_ptr()
     loader.close()
     assert [name for name, _, _ in runtime.calls] == ["register", "unregister"]
@@ -84,6 +84,6 @@ def test_rows_of_the_pinned_ring_reach_the_device(pack_tiny: Pack) -> None:
         assert not loader.ring.is_pinned()
         loader.pin()
         assert loader.ring.is_pinned()
-        (batch,) = loader.run([BatchRequest("train", 0, np.arange(6), train=True)])
+        (batch,) = loader.run([BatchRequest("train", 0, np.arange(6), random_crop=True)])
         assert torch.equal(batch.rows.to("cuda", non_blocking=True).cpu(), batch.rows)
     assert not loader.ring.is_pinned()

@@ -35,7 +35,7 @@ COUNTS = [4] * 10
 def batch_requests(split: Split, epochs: int = 2) -> list[BatchRequest]:
     plans = [EpochPlan(split.counts, seed=5, epoch=epoch, global_batch=5, lanes=1, window=4) for epoch in range(epochs)]
     return [
-        BatchRequest("train", p.epoch, p.sample_ids(batch, 0, 5), train=True)
+        BatchRequest("train", p.epoch, p.sample_ids(batch, 0, 5), random_crop=True)
         for p in plans
         for batch in range(p.batches)
     ]

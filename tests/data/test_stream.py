@@ -101,7 +101,7 @@ def test_a_run_of_imagenets_size_resumes_quickly_at_a_late_step(split: Split) ->
     began_s = time.monotonic()
     spec = next(large.batches(0, 1, step=876_543, evaluated_step=0))
     with open_rank(split, workers=2) as loader:
-        next(loader.run([BatchRequest("train", spec.epoch, spec.ids[:10] % split.images, train=True)]))
+        next(loader.run([BatchRequest("train", spec.epoch, spec.ids[:10] % split.images, random_crop=True)]))
     # Measured: 0.2 s; decoding or skipping the earlier samples would take hours.
     assert time.monotonic() - began_s < 5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.training.feed import Batch, Feed
 from alexnet_dist.training.run_plan import BatchSpec
+from support.plans import PLAIN
 from support.runs import SIZE, context, settings
 
 Pack = Callable[..., Path]
@@ -60,6 +62,19 @@ def test_a_training_row_is_what_its_epoch_and_sample_drew(flip: bool, noise: flo
             image = centred(split, sample, int(draws.top[0]), int(draws.left[0]), step)
             np.testing.assert_allclose(batch.images[row].numpy(), image + draws.shift[0][:, None, None], atol=1e-4)
     assert mirrored == ({1, -1} if flip else {1})
+
+
+def test_noise_ends_with_its_event_and_only_training_images_are_divided(pack_tiny: Pack) -> None:
+    split, per_epoch = Split.open(pack_tiny(), "train"), PLAIN.steps_per_epoch
+    specs = [
+        replace(spec(train, 2, 7), step=step) for train, step in ((True, per_epoch - 1), (True, per_epoch), (False, 0))
+    ]
+    words = ["data.random_crop=false", "data.flip=false", "data.train_divisor=1.25", f"data.colour_noise={NOISE}"]
+    batches, _ = read(split, specs, *words, "run.events=[{epoch: 1, colour_noise: 0}]")
+    shift = augment.train_draws(SEED, 2, np.array([7]), SIZE, CROP, split.components, NOISE).shift[0][:, None, None]
+    image = centred(split, 7)
+    for batch, wanted in zip(batches, ((image + shift) / 1.25, image / 1.25, image), strict=True):
+        np.testing.assert_allclose(batch.images[0].numpy(), wanted, atol=1e-4)
 
 
 def test_a_validation_row_is_the_centre_minus_the_mean(pack_tiny: Pack) -> None:

@@ -57,7 +57,7 @@ def _plan(counts: tuple[int, ...], settings: LoaderSettings, epochs: int) -> Run
 def _requests(plan: RunPlan, step: int = 0, images: int = 1 << 62) -> Iterator[BatchRequest]:
     """Yield the plan's requests from a step on; images: of the set, at which the plan's sample numbers wrap around."""
     for spec in plan.batches(0, 1, step, 0):
-        yield BatchRequest("train", spec.epoch, spec.ids % images, train=True)
+        yield BatchRequest("train", spec.epoch, spec.ids % images, random_crop=True)
 
 
 def _flipped(loaded: LoadedBatch, split: Split, components: Floats, settings: LoaderSettings) -> torch.Tensor:
