@@ -127,6 +127,14 @@ class AlexNet(nn.Module):
         """Map images to the activations of the last hidden layer, (B, 4096) for the paper's net (§6.1)."""
         return torch.cat(self._run(images, None, len(geometry.stages(self.net)) - 1), 1).flatten(1)
 
+    def join_maps(self, images: Tensor) -> list[list[Tensor]]:
+        """Map images to what each tower sends at each join, in order: one list a join, one tensor (B, ...) a tower.
+
+        For the paper's net (B, 128, 13, 13), (B, 128, 6, 6), (B, 2048) and (B, 2048). The logits are not included.
+        """
+        # Earlier stages are computed again for each join: this is for a few images, such as those of a picture.
+        return [self._run(images, None, stages) for stages in range(1, len(geometry.stages(self.net)))]
+
     def _run(self, images: Tensor, dropout_key: DropoutKey | None, stages: int) -> list[Tensor]:
         maps = [images] * self.net.towers
         for stage in range(stages):

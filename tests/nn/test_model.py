@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Layer
+from alexnet_dist.nn.layers import Cross
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights, split_cross_weights
 from support.nets import SMALL
 
@@ -164,6 +165,18 @@ def test_merged_is_one_layer_over_both_towers_inputs() -> None:
         assert merged["fc8.weight"].shape == ((5, 160), (6, 160))[index]
         logits.append(features @ merged["fc8.weight"].T + merged["fc8.bias"])
     torch.testing.assert_close(torch.cat(logits, 1), model(batch), rtol=1e-12, atol=1e-12)
+
+
+def test_join_maps_are_what_the_layers_that_read_both_towers_receive() -> None:
+    model, batch = AlexNet(SMALL, 1, torch.float64).eval(), images(SMALL, 2)
+    seen = watch_outputs(model, (Cross,))
+    model(batch)
+    received = {name: maps for name, _, maps, _ in seen}
+    sent = model.join_maps(batch)
+    assert len(sent) == 4
+    for join, towers in zip(("conv3", "fc6", "fc7", "fc8"), sent, strict=True):
+        for tower, maps in enumerate(towers):
+            assert maps.equal(received[f"towers.{tower}.{join}"])
 
 
 @pytest.mark.parametrize("index", [0, 1])
