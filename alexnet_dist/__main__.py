@@ -16,7 +16,7 @@ COMMANDS = {
     "evaluate": "errors and loss of a run over a whole split",
     "predict": "classify images with a trained run",
     "export": "write a run's weights as one device's net",
-    "figures": "draw a run's kernels, curves, predictions and nearest neighbours",
+    "figures": "draw a run's net, kernels, curves, predictions, neighbours and activations",
     "benchmark": "measure ours beside named alternatives",
     "demo": "the whole job on drawn images, on this CPU",
 }

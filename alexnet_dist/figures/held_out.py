@@ -15,9 +15,11 @@ from alexnet_dist import rng
 from alexnet_dist.data import augment
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
+from alexnet_dist.nn import geometry
 from alexnet_dist.runs.load import LoadedRun
 
 Floats = npt.NDArray[np.float64]
+Picture = npt.NDArray[np.uint8]
 
 MAX_IMAGES = 2000  # held-out images among which neighbours are searched
 BATCH = 50  # images per forward pass
@@ -27,13 +29,12 @@ BATCH = 50  # images per forward pass
 class HeldOut:
     """Held-out images in a fixed random order, and what the net computes for them.
 
-    pictures: uint8 (H, W, 3) each. truth: class indices. probabilities: float64 (n, classes).
-    features: float64 (n, units), the last hidden layer's activations.
+    pictures: uint8 (H, W, 3) each. truth: class indices. features: float64 (n, units), the last hidden layer's
+    activations.
     """
 
-    pictures: Sequence[npt.NDArray[np.uint8]]
+    pictures: Sequence[Picture]
     truth: Sequence[int]
-    probabilities: Floats
     features: Floats
 
 
@@ -54,21 +55,39 @@ def held_out_images(run: LoadedRun, split: Split) -> HeldOut:
         pictures = [simplejpeg.decode_jpeg(split.jpeg(sample), "RGB", strict=True) for sample in ids]
     except (BadSample, ValueError) as error:
         raise UserError(f"{split.root}: {error}; pack it again") from None
-    crop = run.config.data.crop
-    mean = augment.centre_crop(run.mean, crop)
-    logits, features = [], []
     with torch.no_grad():
-        for first in range(0, len(ids), BATCH):
-            pixels = torch.from_numpy(np.stack(pictures[first : first + BATCH]))
-            inputs = augment.network_input(augment.centre_crop(pixels, crop, channels_last=True), mean, torch.float32)
-            logits.append(run.model(inputs))
-            features.append(run.model.features(inputs))
-    return HeldOut(
-        pictures,
-        [split.label(sample) for sample in ids],
-        torch.cat(logits).double().softmax(1).numpy(),
-        torch.cat(features).double().numpy(),
-    )
+        features = [
+            run.model.features(_network_inputs(run, pictures[first : first + BATCH]))
+            for first in range(0, len(ids), BATCH)
+        ]
+    return HeldOut(pictures, [split.label(sample) for sample in ids], torch.cat(features).double().numpy())
+
+
+def class_probabilities(run: LoadedRun, pictures: Sequence[Picture]) -> Floats:
+    """Return float64 (n, classes), the probability of each class for the centres of a few images (H, W, 3)."""
+    with torch.no_grad():
+        probabilities: Floats = run.model(_network_inputs(run, pictures)).double().softmax(1).numpy()
+    return probabilities
+
+
+def activations_at_joins(run: LoadedRun, picture: Picture) -> list[tuple[str, list[Floats]]]:
+    """Return what each tower sends at each join for one image (H, W, 3): the layer that reads it, and the activations.
+
+    Activations are float64 (maps, side, side) or (units,), one array a tower.
+    """
+    stages = geometry.stages(run.model.net)
+    with torch.no_grad():
+        maps = run.model.join_maps(_network_inputs(run, [picture]))
+    return [
+        (names[0], [tower[0].double().numpy() for tower in sent]) for names, sent in zip(stages[1:], maps, strict=True)
+    ]
+
+
+def _network_inputs(run: LoadedRun, pictures: Sequence[Picture]) -> torch.Tensor:
+    """Return the net's input for the centres of images (H, W, 3)."""
+    crop = run.config.data.crop
+    pixels = augment.centre_crop(torch.from_numpy(np.stack(pictures)), crop, channels_last=True)
+    return augment.network_input(pixels, augment.centre_crop(run.mean, crop), torch.float32)
 
 
 def nearest(features: Floats, query: int, count: int) -> list[int]:

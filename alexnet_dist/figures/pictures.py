@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_dist.data.reader import Split
-from alexnet_dist.figures.drawing import draw_conv1, draw_curves, draw_neighbours, draw_predictions
-from alexnet_dist.figures.held_out import held_out_images, nearest, varied
-from alexnet_dist.runs.directory import EVALUATIONS, METRICS, read_lines
+from alexnet_dist.figures.activations import Join, draw_activations
+from alexnet_dist.figures.curves import draw_curves, draw_overlay, read_record, run_names
+from alexnet_dist.figures.held_out import activations_at_joins, class_probabilities, held_out_images, nearest, varied
+from alexnet_dist.figures.kernels import draw_conv1
+from alexnet_dist.figures.net import draw_net
+from alexnet_dist.figures.page import SUBTITLE_POINTS, percentage, short_name
+from alexnet_dist.figures.predictions import draw_neighbours, draw_predictions
 from alexnet_dist.runs.load import LoadedRun
-from alexnet_dist.runs.weights import named_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PREDICTIONS = 8  # images in predictions.png
 QUERIES, NEIGHBOURS = 5, 6  # rows, and columns beside the query, in neighbours.png (figure 4, right)
+LABEL_WIDTH = 2.5  # inches, of a class name in activations.png
+CURVES = "curves.png"
 
 
-def draw_all(run: LoadedRun, split: Split | None) -> dict[str, Figure]:
-    """Return the pictures of a run by file name; without `split`, only those that need no held-out images."""
-    steps = read_lines(run.directory / METRICS)
-    name = run.directory.resolve().name
-    first_layer = next(iter(run.model.net.layers))
-    kernels = named_weights(run.model)[f"{first_layer}.weight"].double().numpy()
-    figures = {"conv1.png": draw_conv1(name, kernels)}
-    if steps:
-        figures["curves.png"] = draw_curves(name, steps, read_lines(run.directory / EVALUATIONS))
-    return figures if split is None else figures | _draw_held_out(run, split)
+def draw_all(run: LoadedRun, split: Split | None) -> Iterator[tuple[str, Figure]]:
+    """Yield the pictures of a run with their file names; without `split`, only those that need no held-out images."""
+    record = read_record(run.directory, run.directory.resolve().name)
+    net = run.model.net
+    first_layer = next(iter(net.layers))
+    kernels = [tower.get_parameter(f"{first_layer}.weight").detach().double().numpy() for tower in run.model.towers]
+    yield "net.png", draw_net(record.name, net, len(kernels))
+    yield "conv1.png", draw_conv1(record.name, kernels)
+    if record.steps:
+        yield CURVES, draw_curves(record)
+    if split is not None:
+        yield from _draw_held_out(record.name, run, split)
 
 
-def _draw_held_out(run: LoadedRun, split: Split) -> dict[str, Figure]:
+def draw_runs(directories: Sequence[Path]) -> Figure:
+    """Return the one picture of several runs: their curves on the same axes."""
+    names = run_names(directories)
+    return draw_overlay([read_record(path, name) for path, name in zip(directories, names, strict=True)])
+
+
+def _draw_held_out(name: str, run: LoadedRun, split: Split) -> Iterator[tuple[str, Figure]]:
     images = held_out_images(run, split)
     names = [class_.words or class_.name for class_ in run.manifest.classes]
     chosen = varied(images.truth, PREDICTIONS)
     pictures, truth = [images.pictures[index] for index in chosen], [images.truth[index] for index in chosen]
-    figures = {"predictions.png": draw_predictions(pictures, truth, images.probabilities[chosen], names)}
+    probabilities = class_probabilities(run, pictures)
+    yield "predictions.png", draw_predictions(name, pictures, truth, probabilities, names)
     if len(images.pictures) > 1:
         rows = [[query, *nearest(images.features, query, NEIGHBOURS)] for query in varied(images.truth, QUERIES)]
-        figures["neighbours.png"] = draw_neighbours([[images.pictures[index] for index in row] for row in rows])
-    return figures
+        yield "neighbours.png", draw_neighbours(name, rows, images.pictures, images.truth, names)
+    joins = [Join(into, sent) for into, sent in activations_at_joins(run, pictures[0])]
+    if joins:
+        best = int(probabilities[0].argmax())
+        guess = f"{short_name(names[best], LABEL_WIDTH, SUBTITLE_POINTS)} ({percentage(float(probabilities[0, best]))})"
+        label = f"{short_name(names[truth[0]], LABEL_WIDTH, SUBTITLE_POINTS)}; most probable: {guess}"
+        yield "activations.png", draw_activations(name, pictures[0], label, joins)
