@@ -17,6 +17,13 @@ from alexnet_dist.errors import UserError, run_command
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NEED_SHARDS = ("predictions.png", "neighbours.png", "activations.png")
+REASONS = {
+    "curves.png": "the run has logged nothing yet",
+    "neighbours.png": "there is only one held-out image",
+    "activations.png": "no layer of this net reads both towers",
+}
+
 
 def main(arguments: list[str]) -> None:
     """Parse the arguments, load the run, and draw and write its pictures."""
@@ -42,12 +49,17 @@ def main(arguments: list[str]) -> None:
     data = run.config.data
     root = locate(options.data or data.root, data.cache, data.cache_bytes)
     has_shards = options.data is not None or not isinstance(root, Path) or manifest_path(root, options.split).exists()
+    done = set()
     for name, figure in draw_all(run, Split.open(root, options.split) if has_shards else None):
         _write(figure, options.out / name)
+        done.add(name)
     if not has_shards:
         folder = root.absolute() if isinstance(root, Path) else root
-        needing = "predictions.png, neighbours.png and activations.png"
-        print(f"{needing} skipped: no shards of {options.split} in {folder}; pass --data")
+        print(f"{', '.join(NEED_SHARDS)} skipped: no shards of {options.split} in {folder}; pass --data")
+        done.update(NEED_SHARDS)
+    for name, reason in REASONS.items():
+        if name not in done:
+            print(f"{name} skipped: {reason}")
 
 
 def _write(figure: Figure, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
+from tqdm import tqdm
 
 from alexnet_dist import rng
 from alexnet_dist.data import augment
@@ -55,11 +57,14 @@ def held_out_images(run: LoadedRun, split: Split) -> HeldOut:
         pictures = [simplejpeg.decode_jpeg(split.jpeg(sample), "RGB", strict=True) for sample in ids]
     except (BadSample, ValueError) as error:
         raise UserError(f"{split.root}: {error}; pack it again") from None
-    with torch.no_grad():
-        features = [
-            run.model.features(_network_inputs(run, pictures[first : first + BATCH]))
-            for first in range(0, len(ids), BATCH)
-        ]
+    features = []
+    with (
+        torch.no_grad(),
+        tqdm(total=len(ids), unit=" images", desc="held-out images", disable=not sys.stderr.isatty()) as bar,
+    ):
+        for first in range(0, len(ids), BATCH):
+            features.append(run.model.features(_network_inputs(run, pictures[first : first + BATCH])))
+            bar.update(len(features[-1]))
     return HeldOut(pictures, [split.label(sample) for sample in ids], torch.cat(features).double().numpy())
 
 

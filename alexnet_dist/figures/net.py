@@ -199,14 +199,11 @@ def _write(axes: Axes, column: Column, row: float, tower: int, below: bool) -> N
 
 def _draw_crossing(axes: Axes, before: Column, column: Column, rows: list[float], crossing: Crossing) -> None:
     """Draw each tower's arrow to the other tower, and what crosses where they meet."""
-    ends = zip(rows, reversed(rows), TOWERS, strict=True)
-    for start, end, colour in ends:
+    for start, end, colour in zip(rows, reversed(rows), TOWERS, strict=True):
         _draw_arrow(axes, (before.right, start), (column.left, end), colour, 1.4)
     lines = [f"{crossing.side} × {crossing.side} × {crossing.maps}"] if crossing.side > 1 else []
-    sizes = [
-        f"{' | '.join(f'{size:,}' for size in dict.fromkeys(sent))}" for sent in (crossing.floats, crossing.sizes_bytes)
-    ]
-    lines += [f"{sizes[0]} floats", f"{sizes[1]} bytes"]
+    for sizes, unit in ((crossing.floats, "floats"), (crossing.sizes_bytes, "bytes")):
+        lines.append(f"{' | '.join(f'{size:,}' for size in dict.fromkeys(sizes))} {unit}")
     middle = ((before.right + column.left) / 2, sum(rows) / 2)
     box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#999999", "linewidth": 0.7}
     style: dict[str, Any] = {

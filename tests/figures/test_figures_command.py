@@ -12,10 +12,8 @@ from PIL import Image
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures import page
 from alexnet_dist.figures.__main__ import main
-from alexnet_dist.figures.pictures import draw_all
 from alexnet_dist.pack.__main__ import main as pack
 from alexnet_dist.runs.directory import EVALUATIONS, METRICS, append
-from alexnet_dist.runs.load import load_run
 from support.runs import CLASSES, SIZE, write_run
 
 DOTS_PER_INCH = 50  # fewer than usual: drawn in less time
@@ -76,13 +74,24 @@ def test_without_shards_there_are_three_pictures_and_a_reason(
     monkeypatch.chdir(tmp_path)  # the run's data.root is the relative path `shards`, which does not exist here
     main([str(finished[0]), "out"])
     assert sorted(path.name for path in Path("out").iterdir()) == ["conv1.png", "curves.png", "net.png"]
-    skipped = "predictions.png, neighbours.png and activations.png skipped"
+    skipped = "predictions.png, neighbours.png, activations.png skipped"
     assert f"{skipped}: no shards of val in {tmp_path}/shards; pass --data" in capsys.readouterr().out
 
 
-def test_a_run_without_a_line_has_no_curves(tmp_path: Path) -> None:
-    directory, _ = write_run(tmp_path)
-    assert [name for name, _ in draw_all(load_run(directory), None)] == ["net.png", "conv1.png"]
+def test_pictures_that_a_run_cannot_have_are_skipped_with_a_reason(
+    tmp_path: Path,
+    finished: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("alexnet_dist.figures.__main__._write", lambda _, path: print(path))  # rendering takes seconds
+    own = [f"model.layers.{layer}.reads=own" for layer in ("conv3", "fc6", "fc7", "fc8")]
+    directory, _ = write_run(tmp_path, (3,), *own)
+    main([str(directory), str(tmp_path / "out"), "--data", str(finished[1])])
+    *paths, no_curves, no_activations = capsys.readouterr().out.splitlines()
+    assert [Path(path).stem for path in paths] == ["net", "conv1", "predictions", "neighbours"]
+    assert no_curves == "curves.png skipped: the run has logged nothing yet"
+    assert no_activations == "activations.png skipped: no layer of this net reads both towers"
 
 
 def test_of_several_runs_only_curves_are_drawn(
