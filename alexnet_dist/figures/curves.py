@@ -80,8 +80,8 @@ def draw_curves(run: Record) -> Figure:
     last = run.steps[-1]
     caption = (
         "What to look for: whether the held-out error still falls, how far it is from the training error, and what a"
-        " drop of the learning rate (dotted line) changes. Training images are cropped at random and pass through"
-        " dropout, so their error may be the higher one."
+        " drop of the learning rate (dotted line) changes. Random crops and dropout can make the training error the"
+        " higher one."
     )
     title = f"{clipped(run.name, LABEL_CHARACTERS)}: {int(last['step']):,} steps, {int(last['images']):,} images"
     figure = new_page(HEIGHT, title, caption, keys)
