@@ -60,17 +60,25 @@ class Tower(nn.Module):
         self.to(dtype)
 
     def stage(
-        self, stage: int, maps: Tensor, other_maps: Callable[[], Tensor] | None, dropout_key: DropoutKey | None
+        self,
+        stage: int,
+        maps: Tensor,
+        other_maps: Callable[[], Tensor] | None,
+        dropout_key: DropoutKey | None,
+        hidden: bool = False,
     ) -> Tensor:
         """Compute one stage from this tower's maps; stages after the first call `other_maps` for the other tower's.
 
         Maps are (B, 3, 224, 224) -> (B, 128, 13, 13) -> (B, 128, 6, 6) -> (B, 2048) -> (B, 2048) -> (B, 500) for the
-        paper's net. Raises ValueError when a net with dropout trains without a dropout key.
+        paper's net. hidden: leave out the last layer of the net. Raises ValueError when a net with dropout trains
+        without a dropout key.
         """
         if stage == 0 and self.net.input_scale != 1:
             maps = maps * self.net.input_scale
         with region(f"stage {stage}: {'-'.join(self.stage_names[stage])}"):
             for name in self.stage_names[stage]:
+                if hidden and name == self.stage_names[-1][-1]:
+                    break
                 layer, module = self.net.layers[name], self.get_submodule(name)
                 maps = module(maps, other_maps) if layer.reads == "both" else module(maps)
                 if name != self.stage_names[-1][-1]:
@@ -125,7 +133,7 @@ class AlexNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Map images to the activations of the last hidden layer, (B, 4096) for the paper's net (§6.1)."""
-        return torch.cat(self._run(images, None, len(geometry.stages(self.net)) - 1), 1).flatten(1)
+        return torch.cat(self._run(images, None, len(geometry.stages(self.net)), hidden=True), 1).flatten(1)
 
     def join_maps(self, images: Tensor) -> list[list[Tensor]]:
         """Map images to what each tower sends at each join, in order: one list a join, one tensor (B, ...) a tower.
@@ -135,12 +143,12 @@ class AlexNet(nn.Module):
         # Earlier stages are computed again for each join: this is for a few images, such as those of a picture.
         return [self._run(images, None, stages) for stages in range(1, len(geometry.stages(self.net)))]
 
-    def _run(self, images: Tensor, dropout_key: DropoutKey | None, stages: int) -> list[Tensor]:
+    def _run(self, images: Tensor, dropout_key: DropoutKey | None, stages: int, hidden: bool = False) -> list[Tensor]:
         maps = [images] * self.net.towers
         for stage in range(stages):
             before = maps
             maps = [
-                tower.stage(stage, before[index], partial(before.__getitem__, 1 - index), dropout_key)  # type: ignore[operator]
+                tower.stage(stage, before[index], partial(before.__getitem__, 1 - index), dropout_key, hidden)  # type: ignore[operator]
                 for index, tower in enumerate(self.towers)
             ]
             if stage == 0 and self.on_boundary is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Layer
-from alexnet_dist.nn.layers import Cross
+from alexnet_dist.nn.layers import Cross, Dense
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights, split_cross_weights
 from support.nets import SMALL
 
@@ -165,6 +165,19 @@ def test_merged_is_one_layer_over_both_towers_inputs() -> None:
         assert merged["fc8.weight"].shape == ((5, 160), (6, 160))[index]
         logits.append(features @ merged["fc8.weight"].T + merged["fc8.bias"])
     torch.testing.assert_close(torch.cat(logits, 1), model(batch), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+def test_features_are_what_the_last_layer_receives_without_joins_too(towers: int) -> None:
+    layers = {name: replace(layer, reads="own") for name, layer in SMALL.layers.items()}
+    net = replace(SMALL, layers=layers, towers=towers)
+    model, batch = AlexNet(net, 1, torch.float64).eval(), images(net, 2)
+    seen = watch_outputs(model, (Dense,))
+    model(batch)
+    received = [maps for name, _, maps, _ in seen if name.endswith(".fc8")]
+    assert len(received) == towers
+    assert model.features(batch).equal(torch.cat(received, 1))
+    assert model.join_maps(batch) == []
 
 
 def test_join_maps_are_what_the_layers_that_read_both_towers_receive() -> None:
