@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alexnet_dist.nn.geometry import Geometry, channel_span, shapes
+from alexnet_dist.nn.geometry import Geometry, Shape, channel_span, shapes
 
 LOGITS = "logits"
 FLOAT32_BYTES = 4
@@ -29,26 +29,26 @@ class Crossing:
         return self.floats[0] * FLOAT32_BYTES, self.floats[1] * FLOAT32_BYTES
 
 
-def tower_channels(channels: int, tower: int, towers: int) -> int:
-    """Return how many of a layer's channels are in a tower."""
-    first, end = channel_span(channels, tower) if towers > 1 else (0, channels)
-    return end - first
+def tower_channels(net: Geometry, channels: int) -> list[int]:
+    """Return how many of a layer's channels are in each tower."""
+    spans = [channel_span(channels, tower, net.towers) for tower in range(net.towers)]
+    return [end - first for first, end in spans]
 
 
-def crossings(net: Geometry, towers: int = 2) -> tuple[Crossing, ...]:
-    """Return what crosses in the forward pass, in order; a net of one tower has nothing that crosses."""
-    if towers == 1:
+def crossings(net: Geometry) -> tuple[Crossing, ...]:
+    """Return what crosses in the forward pass, in order; in a net of one tower nothing does."""
+    if net.towers == 1:
         return ()
     found: list[Crossing] = []
     before = None
     for shape in shapes(net):
         if before is not None and net.layers[shape.name].reads == "both":
-            found.append(_crossing(shape.name, before.channels, before.side))
+            found.append(_crossing(net, shape.name, before))
         before = shape
     assert before is not None
-    return (*found, _crossing(LOGITS, before.channels, before.side))
+    return (*found, _crossing(net, LOGITS, before))
 
 
-def _crossing(into: str, channels: int, side: int) -> Crossing:
-    maps = [tower_channels(channels, tower, 2) for tower in (0, 1)]
-    return Crossing(into, maps[0], side, (maps[0] * side**2, maps[1] * side**2))
+def _crossing(net: Geometry, into: str, shape: Shape) -> Crossing:
+    first, second = tower_channels(net, shape.channels)
+    return Crossing(into, first, shape.side, (first * shape.side**2, second * shape.side**2))

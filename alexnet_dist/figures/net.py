@@ -62,10 +62,10 @@ class Column:
         return TEXT_GAP + NAME_LINE + LINE * max(len(lines) for lines in self.lines)
 
 
-def draw_net(name: str, net: Geometry, towers: int = 2) -> Figure:
+def draw_net(name: str, net: Geometry) -> Figure:
     """Draw the net with the shape of each layer and, at each join, what each tower sends for one image."""
-    joins = {crossing.into: crossing for crossing in crossings(net, towers)}
-    columns = _columns(net, towers)
+    towers, joins = net.towers, {crossing.into: crossing for crossing in crossings(net)}
+    columns = _columns(net)
     rows = [ROW_DISTANCE * ((towers - 1) / 2 - tower) for tower in range(towers)]  # height of each tower's centre
     top = rows[0] + max(column.height / 2 + column.depth + column.text_height for column in columns)
     bottom = rows[-1] - max(
@@ -101,26 +101,26 @@ def _caption(joins: dict[str, Crossing]) -> str:
     )
 
 
-def _columns(net: Geometry, towers: int) -> list[Column]:
+def _columns(net: Geometry) -> list[Column]:
     """Return the columns from left to right."""
     found = shapes(net)
-    joins = {crossing.into for crossing in crossings(net, towers)}
-    most = max(tower_channels(shape.channels, 0, towers) for shape in found if net.layers[shape.name].kernel)
-    units = max((shape.channels / towers for shape in found if not net.layers[shape.name].kernel), default=1.0)
+    joins = {crossing.into for crossing in crossings(net)}
+    most = max(shape.channels for shape in found if net.layers[shape.name].kernel)
+    units = max(shape.channels for shape in found if not net.layers[shape.name].kernel)
     columns = [_maps_column("image", ((f"{net.side} × {net.side}", f"{COLOURS} colours"),), MARGIN, 1.0, 0.0)]
     for shape in found:
         layer = net.layers[shape.name]
-        channels = [tower_channels(shape.channels, tower, towers) for tower in range(towers)]
-        lines = tuple(_lines(layer, shape, count) for count in channels)
+        lines = tuple(_lines(layer, shape, count) for count in tower_channels(net, shape.channels))
         left = columns[-1].right + (JOIN_GAP if shape.name in joins else GAP)
         if layer.kernel:
-            column = _maps_column(shape.name, lines, left, shape.convolved_side / net.side, max(channels) / most)
+            column = _maps_column(shape.name, lines, left, shape.convolved_side / net.side, shape.channels / most)
         else:
-            column = _units_column(shape.name, lines, left, max(channels) / units)
+            column = _units_column(shape.name, lines, left, shape.channels / units)
         columns.append(_beside(columns[-1], column))
-    if towers > 1:
-        lines = ((f"{net.classes:,} classes",),) * towers
-        columns.append(_units_column(LOGITS, lines, columns[-1].right + JOIN_GAP, net.classes / units))
+    if LOGITS in joins:
+        lines = ((f"{net.classes:,} classes",),) * net.towers
+        share = net.classes * net.towers / units  # all classes in each tower
+        columns.append(_units_column(LOGITS, lines, columns[-1].right + JOIN_GAP, share))
     return columns
 
 
@@ -143,14 +143,17 @@ def _beside(before: Column, column: Column) -> Column:
 def _lines(layer: Layer, shape: Shape, channels: int) -> tuple[str, ...]:
     """Return what is written beside a tower's box."""
     if not layer.kernel:
-        return (f"{channels:,} units", *([f"dropout {layer.dropout:g}"] if layer.dropout else []))
+        notes = [f"dropout {layer.dropout:g}"] if layer.dropout else []
+        return (f"{channels:,} units", *(["linear"] if layer.activate == "never" else []), *notes)
     lines = [f"{channels} maps", f"{shape.convolved_side} × {shape.convolved_side}", f"kernel {layer.kernel}"]
     if layer.stride > 1:
         lines.append(f"stride {layer.stride}")
-    if layer.norm:
-        lines.append("norm, pool →" if layer.pool else "norm")
-    elif layer.pool:
-        lines.append("pool →")
+    norms = layer.norm + layer.spatial_norm
+    after = ["norm"] if norms == 1 else ["2 norms"] if norms else []
+    if layer.pool:
+        after.append(f"{'mean ' if layer.pooling == 'average' else ''}pool →")
+    if after:
+        lines.append(", ".join(after))
     if layer.pool:
         lines.append(f"{shape.side} × {shape.side}")
     return tuple(lines)

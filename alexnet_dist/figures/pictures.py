@@ -31,7 +31,7 @@ def draw_all(run: LoadedRun, split: Split | None) -> Iterator[tuple[str, Figure]
     net = run.model.net
     first_layer = next(iter(net.layers))
     kernels = [tower.get_parameter(f"{first_layer}.weight").detach().double().numpy() for tower in run.model.towers]
-    yield "net.png", draw_net(record.name, net, len(kernels))
+    yield "net.png", draw_net(record.name, net)
     yield "conv1.png", draw_conv1(record.name, kernels)
     if record.steps:
         yield CURVES, draw_curves(record)

@@ -27,7 +27,7 @@ def test_the_papers_crossings() -> None:
 
 def test_a_net_without_joins_exchanges_only_its_logits_and_one_tower_nothing() -> None:
     assert crossings(OWN) == (Crossing("logits", 5, 1, (5, 6)),)
-    assert crossings(OWN, towers=1) == ()
+    assert crossings(replace(OWN, towers=1)) == ()
 
 
 def test_the_net_sends_what_the_geometry_says() -> None:

@@ -86,7 +86,7 @@ def test_pictures_that_a_run_cannot_have_are_skipped_with_a_reason(
 ) -> None:
     monkeypatch.setattr("alexnet_dist.figures.__main__._write", lambda _, path: print(path))  # rendering takes seconds
     own = [f"model.layers.{layer}.reads=own" for layer in ("conv3", "fc6", "fc7", "fc8")]
-    directory, _ = write_run(tmp_path, (3,), *own)
+    directory, _ = write_run(tmp_path, (3,), "model.towers=1", *own)
     main([str(directory), str(tmp_path / "out"), "--data", str(finished[1])])
     *paths, no_curves, no_activations = capsys.readouterr().out.splitlines()
     assert [Path(path).stem for path in paths] == ["net", "conv1", "predictions", "neighbours"]

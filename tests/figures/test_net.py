@@ -13,24 +13,24 @@ from support.nets import SMALL
 
 OWN = {name: replace(layer, reads="own") for name, layer in PAPER_LAYERS.items()}
 NETS = {
-    "paper": (Geometry(), 2),
-    "no joins": (Geometry(layers=OWN), 2),
-    "one tower": (Geometry(layers=OWN), 1),
-    "conv6": (Geometry(layers={**PAPER_LAYERS, "conv6": Layer(channels=256, kernel=3, padding=1, reads="both")}), 2),
-    "small": (SMALL, 2),
+    "paper": Geometry(),
+    "no joins": Geometry(layers=OWN),
+    "one tower": Geometry(layers=OWN, towers=1),
+    "conv6": Geometry(layers={**PAPER_LAYERS, "conv6": Layer(channels=256, kernel=3, padding=1, reads="both")}),
+    "small": SMALL,
 }
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_layer_is_drawn_and_no_text_covers_another(name: str) -> None:
-    net, towers = NETS[name]
-    figure = draw_net(name, net, towers)
+    net = NETS[name]
+    figure = draw_net(name, net)
     figure.draw_without_rendering()
     (axes,) = figure.axes
     texts = [text for text in axes.texts if text.get_text()]
     names = [text.get_text() for text in texts]
-    assert all(names.count(layer) == towers for layer in net.layers)
-    assert names.count("logits") == (towers if towers > 1 else 0)
+    assert all(names.count(layer) == net.towers for layer in net.layers)
+    assert names.count("logits") == (2 if net.towers == 2 else 0)
     boxes = [text.get_window_extent() for text in texts]
     for (one, box), (other, second) in itertools.combinations(zip(names, boxes, strict=True), 2):
         assert not box.padded(-1).overlaps(second.padded(-1)), (one, other)
