@@ -6,6 +6,7 @@ The name of a file is its path in configs/ without .yaml, such as paper or varia
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "configs"  # in a checkout a link to configs/, in an installed package a copy
@@ -29,6 +30,13 @@ def not_found(path: Path) -> str:
     if path.suffix in SUFFIXES:
         name, reason = path.with_suffix(""), "expected a YAML file, but it cannot be read: No such file or directory"
     else:
-        name, reason = path, f"no such file; expected a YAML file or a named configuration: {', '.join(names())}"
+        name, reason = path, f"no such file; expected a YAML file or a named configuration: {_overview()}"
     similar = difflib.get_close_matches(name.as_posix().removeprefix("configs/"), names(), 1)
     return f"{reason}; did you mean --config {similar[0]}?" if similar else reason
+
+
+def _overview() -> str:
+    """Return the names, those in folders as the folder and their number."""
+    folders = Counter(name.rpartition("/")[0] for name in names())
+    plain = [name for name in names() if "/" not in name]
+    return ", ".join(plain + [f"{folder}/* ({count})" for folder, count in sorted(folders.items()) if folder])
