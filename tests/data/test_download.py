@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import s3fs  # noqa: F401  # imported once, and not again in every child that downloads
 
 from alexnet_dist.data import download as download_module
 from alexnet_dist.data.download import RetryPolicy, download
