@@ -1,0 +1,50 @@
+"""All claims of the audit, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from alexnet_dist.errors import RunError
+from alexnet_dist.paper import (
+    count_claims,
+    data_claims,
+    evaluation_claims,
+    initial_claims,
+    learning_claims,
+    link_claims,
+    net_claims,
+    norm_claims,
+    schedule_claims,
+    tower_claims,
+)
+from alexnet_dist.paper.claims import Claim
+from alexnet_dist.paper.table import json_lines, summary, table
+
+GROUPS: tuple[Callable[[], Iterator[Claim]], ...] = (
+    data_claims.image_claims,
+    net_claims.claims,
+    norm_claims.claims,
+    count_claims.claims,
+    link_claims.claims,
+    tower_claims.claims,
+    data_claims.augmentation_claims,
+    evaluation_claims.claims,
+    learning_claims.claims,
+    initial_claims.claims,
+    schedule_claims.claims,
+)
+
+
+def audit() -> list[Claim]:
+    """Return all claims, each compared with what the code does."""
+    return [claim for group in GROUPS for claim in group()]
+
+
+def run(as_json: bool) -> None:
+    """Print the audit; RunError if a claim fails."""
+    claims = audit()
+    print(json_lines(claims) if as_json else table(claims), flush=True)
+    failed = [claim for claim in claims if claim.outcome == "fails"]
+    if failed:
+        names = "; ".join(claim.text for claim in failed)
+        raise RunError(f"{summary(claims)}: {names}; expected none to fail: the code or PAPER.md is wrong")
