@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from alexnet_dist import config
+from support.definitions import defined_in
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "PAPER.md").read_text(encoding="utf-8")
@@ -17,18 +16,6 @@ REFERENCES = sorted(set(re.findall(r"`([\w/.]+\.py):([\w.]+)`", TEXT)))
 FILES = sorted(set(re.findall(r"`((?:alexnet_dist|configs|launch|tests)/[\w/.-]+)", TEXT)))
 SETTINGS = sorted(set(re.findall(r"((?:data|model|optim|run|train)\.[\w.]+=[^\s`]+)", TEXT)))
 CODE = ("alexnet_dist/", "tests/")
-
-
-def names(body: list[ast.stmt]) -> Iterator[str]:
-    """Yield what a module or class defines, members as Class.member."""
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name
-        if isinstance(node, ast.ClassDef):
-            yield from (f"{node.name}.{name}" for name in names(node.body))
-        for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
-            if isinstance(target, ast.Name):
-                yield target.id
 
 
 def test_there_is_something_to_check() -> None:
@@ -40,8 +27,7 @@ def test_there_is_something_to_check() -> None:
 @pytest.mark.parametrize("file", sorted({file for file, _ in REFERENCES}))
 def test_every_name_is_defined_in_its_file(file: str) -> None:
     assert file.startswith(CODE)
-    defined = set(names(ast.parse((ROOT / file).read_text(encoding="utf-8")).body))
-    missing = {name for path, name in REFERENCES if path == file} - defined
+    missing = {name for path, name in REFERENCES if path == file} - defined_in(file)
     assert not missing, f"PAPER.md names what {file} does not define: {sorted(missing)}"
 
 

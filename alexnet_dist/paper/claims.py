@@ -47,7 +47,7 @@ class Topic:
 
     def below(self, text: str, where: Callable[..., Any], limit: float, difference: float) -> Claim:
         """Return a claim that holds if a difference between two computations is below a limit."""
-        return self._claim(text, where, f"below {limit:g}", _format(difference), difference < limit)
+        return self._claim(text, where, f"below {limit:g}", f"{difference:.2g}", difference < limit)
 
     def deviates(
         self, text: str, where: Callable[..., Any], theirs: object, ours: object, found: object, note: str
@@ -56,12 +56,12 @@ class Topic:
         outcome: Outcome = "deviates" if found == ours else "fails"
         return Claim(
             self.section, text, self.source, _path(where), _format(theirs), _format(found), outcome,
-            note if found == ours else f"expected here: {_format(ours)}",
+            note if found == ours else f"Expected here: {_format(ours)}",
         )  # fmt: skip
 
     def by_test(self, text: str, expected: str, test: str) -> Claim:
         """Return a claim that a test shows, since it takes several processes or files; test: file:function."""
-        return Claim(self.section, text, self.source, test, expected, "see the test", "by test")
+        return Claim(self.section, text, self.source, test, expected, "by a test", "by test")
 
     def deviates_by_test(self, text: str, theirs: str, ours: str, test: str, note: str) -> Claim:
         """Return a claim from which the code deviates as explained, as a test shows; test: file:function."""

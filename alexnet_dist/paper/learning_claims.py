@@ -122,7 +122,8 @@ def _log_probability(model: AlexNet, batch: Batch, seed: int) -> Tensor:
     logits = model.train()(batch.images, DropoutKey(seed, 0, batch.slots))
     exponentials = (logits - logits.max(1, keepdim=True).values).exp()
     chosen = exponentials[torch.arange(len(logits)), batch.labels] / exponentials.sum(1)
-    return chosen.log().mean()
+    result: Tensor = chosen.log().mean()
+    return result
 
 
 def _difference(engine: Engine, before: list[Tensor], gradients: tuple[Tensor, ...]) -> float:

@@ -30,7 +30,7 @@ def claims() -> Iterator[Claim]:
     tower = LinkedTower(first.requires_grad_(True).train(), link)
     images = torch.zeros(BATCH, 3, 224, 224, device="meta")
     logits = tower(images, DropoutKey(0, 0, torch.arange(BATCH, device="meta")))
-    logits.sum().backward()
+    torch.autograd.backward(logits.sum())
     sent = {name: (math.prod(shape[1:]), size / MIB) for name, shape, size in link.sent}
     yield from _sizes(FORWARD, "forward", sent)
     yield from _last_join_claims(sent)

@@ -72,13 +72,13 @@ def claims() -> Iterator[Claim]:
     seen = watch(model, torch.zeros(1, 3, 224, 224, device="meta"))
     names = list(seen)
     yield from _activation_claims()
+    yield LAYERS.equal("conv1 reads", Tower, "3x224x224", "x".join(map(str, seen["conv1"].inputs)))
     for name, (kernels, output, side) in EXPECTED.items():
         following = names[names.index(name) + 1]
         yield LAYERS.equal(f"{name}: kernels, stride, padding", Tower, kernels, _kernels(seen[name]))
         yield LAYERS.equal(f"{name}: maps", Tower, output, "x".join(map(str, seen[name].output)))
         if name.startswith("conv"):
             yield LAYERS.equal(f"{name}: side of what {following} reads", Tower.stage, side, seen[following].inputs[1])
-    yield LAYERS.equal("conv1 reads", Tower, "3x224x224", "x".join(map(str, seen["conv1"].inputs)))
     yield LAYERS.by_test(
         "both towers read the same crops", "the same",
         "tests/distributed/test_wirings.py:test_every_wiring_computes_the_oracle",

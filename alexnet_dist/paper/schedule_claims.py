@@ -55,7 +55,7 @@ def claims() -> Iterator[Claim]:
     for log in LOGS:
         named = log is LOGS[0]
         suffix = "source2012" if named else "given as run.events"
-        config = recipes.recipe(recipes.SOURCE, [] if named else _overrides(log))
+        config = recipes.recipe(recipes.SOURCE, *(() if named else _overrides(log)))
         yield from _log_claims(Topic(f"Logged schedule of {log.name} ({suffix})", log.file), config, log)
     yield from _hands_off_claims()
     yield from _other_claims()
@@ -83,7 +83,7 @@ def _epoch_claims() -> Iterator[Claim]:
     ]
     yield EPOCHS.deviates(
         "order of the images in the next epoch", EpochPlan, "the same", "another",
-        "the same" if np.array_equal(*orders) else "another",
+        "the same" if np.array_equal(orders[0], orders[1]) else "another",
         "S16: the source shuffled once when it packed. Here each epoch has an order of its own, a function of the"
         " seed and the epoch.",
     )  # fmt: skip
@@ -200,7 +200,7 @@ def _hands_off_claims() -> Iterator[Claim]:
 
 
 def _first_rates(overrides: Sequence[str], step: int = 0) -> Rates:
-    config = recipes.recipe(recipes.SOURCE, overrides)
+    config = recipes.recipe(recipes.SOURCE, *overrides)
     return rates_at(schedule_of(config), Progress(), step, _plan(config).steps_per_epoch)
 
 

@@ -26,7 +26,7 @@ def table(claims: Sequence[Claim]) -> str:
     for (section, source), group in groupby(claims, lambda claim: (claim.section, claim.source)):
         lines += ["", f"{section} ({source})"]
         for claim in group:
-            where = "(a test)" if claim.where.startswith("tests/") else claim.where.removeprefix("alexnet_dist/")
+            where = "" if claim.where.startswith("tests/") else claim.where.removeprefix("alexnet_dist/")
             lines.append(_line(MARKS[claim.outcome], claim.text, claim.expected, claim.found, where))
     for outcome, title in (("deviates", "Deviations"), ("by test", "Shown by tests"), ("fails", "FAILED")):
         chosen = [claim for claim in claims if claim.outcome == outcome]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from alexnet_dist.distributed.data_parallel import Reducer
 from alexnet_dist.distributed.link import P2PLink
-from alexnet_dist.distributed.topology import resolve_topology
+from alexnet_dist.distributed.topology import Topology, choose_backend, resolve_topology
 from alexnet_dist.distributed.tower_parallel import LinkedTower, exchange
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.layers import Convolution, Cross, Dense
@@ -43,20 +43,19 @@ def _topology_claims() -> Iterator[Claim]:
     yield SOURCE.deviates(
         "workers of two devices", resolve_topology, "2 threads", "2 processes",
         f"{sum(rank.replica == 0 for rank in ranks)} processes",
-        "one process for each tower, started by torchrun: two Python threads would share an interpreter, and nodes"
+        "One process for each tower, started by torchrun: two Python threads would share an interpreter, and nodes"
         " share no memory. The source has one process with a thread for each GPU.",
     )  # fmt: skip
     yield SOURCE.equal("towers of ranks 0 to 3", resolve_topology, (0, 1, 0, 1), found)
-    yield SOURCE.by_test(
-        "devices reach each other's memory",
-        "peer access",
-        "tests/cuda/test_cuda_ranks.py:test_ranks_with_a_device_each_are_the_oracle",
-    )
-    yield SOURCE.by_test(
-        "or messages pass through host memory",
-        "staged",
-        "tests/cuda/test_cuda_ranks.py:test_ranks_that_share_a_device_are_the_oracle",
-    )
+    separate = choose_backend("cuda", False, (2, 20), False)
+    yield SOURCE.deviates(
+        "messages between two GPUs", choose_backend, "peer to peer", "nccl", separate,
+        "NCCL chooses the way of a message; tests/cuda/test_cuda_ranks.py compares such ranks with one process where"
+        " there are two GPUs.",
+    )  # fmt: skip
+    shared = choose_backend("cuda", True, (2, 20), False)
+    staged = Topology(0, 2, 0, "paired", torch.device("cuda", 0), shared).is_staged
+    yield SOURCE.equal("without it, through host memory", choose_backend, True, staged)
 
 
 def _cross_claims() -> Iterator[Claim]:
@@ -86,10 +85,10 @@ def _weight(module: nn.Module) -> Tensor:
 def _order_claims() -> Iterator[Claim]:
     net = recipes.small(recipes.net(recipes.PAPER))
     link = MeasuringLink()
-    tower = Tower(0, net, dtype=torch.float64).eval()
+    tower = Tower(0, net).eval()
     for part in ("own", "other"):
         tower.get_submodule(f"conv3.{part}").register_forward_hook(lambda *_, part=part: link.events.append(part))
-    LinkedTower(tower, link)(torch.zeros(1, 3, net.side, net.side, dtype=torch.float64)).sum().backward()
+    torch.autograd.backward(LinkedTower(tower, link)(torch.zeros(1, 3, net.side, net.side)).sum())
     forward = link.events[: link.events.index("other")]
     names = " ".join(event.partition(" ")[0] for event in forward)
     yield SOURCE.equal("conv3: message, own product, the other's", exchange, "send own wait", names)
@@ -97,9 +96,9 @@ def _order_claims() -> Iterator[Claim]:
     weights = {tuple(parameter.shape) for parameter in tower.parameters()}
     yield SOURCE.equal("messages with weights' shapes", exchange, 0, len(crossed & weights))
     yield SOURCE.deviates(
-        "numbers in messages through the host", P2PLink, "float16", "float64",
+        "numbers in messages through the host", P2PLink, "float16", "float32",
         " ".join(str(dtype).removeprefix("torch.") for dtype in link.dtypes),
-        "messages have the type of the maps (here a net in float64). The source could quantise them, which cost 0.37"
+        "Messages have the type of the maps (here float32). The source could quantise them, which cost 0.37"
         " points of top-5 error; train.dtype=bfloat16 exchanges bfloat16.",
     )  # fmt: skip
 
@@ -112,14 +111,14 @@ def _linked_claims() -> Iterator[Claim]:
     def tower(index: int, link: ThreadLink) -> tuple[Tensor, dict[str, Tensor]]:
         linked = LinkedTower(Tower(index, net, 3, torch.float64).eval(), link)
         logits = linked(images)
-        F.cross_entropy(logits, labels).backward()
+        torch.autograd.backward(F.cross_entropy(logits, labels))
         gradients = {name: p.grad for name, p in linked.tower.named_parameters() if p.grad is not None}
         return logits.detach(), gradients
 
     results = on_both(tower)
     whole = AlexNet(net, 3, torch.float64).eval()
     logits = whole(images)
-    F.cross_entropy(logits, labels).backward()
+    torch.autograd.backward(F.cross_entropy(logits, labels))
     outputs = max(_error(found, logits.detach()) for found, _ in results)
     yield SOURCE.below("two linked towers are one net: logits", LinkedTower, 1e-12, outputs)
     errors = [
@@ -139,13 +138,13 @@ def _error(found: Tensor, expected: Tensor) -> float:
 def _weight_claims() -> Iterator[Claim]:
     model, _ = recipes.drawn(recipes.PAPER)
     held = [sum(parameter.numel() for parameter in tower.parameters()) for tower in model.towers]
-    yield SOURCE.equal("parameters on both devices", Tower, 0, sum(held) - 60_965_224)
+    yield SOURCE.equal("parameters that both devices hold", Tower, 0, sum(held) - 60_965_224)
     yield SOURCE.deviates_by_test(
         "before weights are updated",
         "a barrier",
         "no barrier",
         "tests/distributed/test_data_parallel.py:test_every_rank_posts_in_the_same_order_and_one_kind_at_a_time",
-        "a rank updates its own tower once its own gradients are complete; they include all that it waits for from the"
+        "A rank updates its own tower once its own gradients are complete; they include all that it waits for from the"
         " other tower. The next step's first join waits for the other tower.",
     )
     yield SOURCE.by_test(
@@ -178,7 +177,7 @@ def _later_claims() -> Iterator[Claim]:
         "in shards",
         "tests/distributed/test_data_parallel.py:test_every_gradient_is_summed_once_and_small_ones_share_messages",
     )
-    config = recipes.recipe(recipes.SOURCE, ["data.global_batch=512", "optim.layer_learning_rates={conv1: 0.04}"])
+    config = recipes.recipe(recipes.SOURCE, "data.global_batch=512", "optim.layer_learning_rates={conv1: 0.04}")
     model, timeline = AlexNet(recipes.small(recipes.net(recipes.PAPER))), Timeline(torch.device("cpu"))
     engine = new_engine(
         model, Reducer(model, None, timeline), rule_of(config), 0, 512, 1, torch.float32, timeline
@@ -187,13 +186,13 @@ def _later_claims() -> Iterator[Claim]:
     yield LATER.deviates(
         "a replica's share of the velocities", new_engine, "a part", "all",
         "all" if held == sum(parameter.numel() for parameter in model.parameters()) else "a part",
-        "each replica keeps the velocities of its weights and applies the same update, so that a lost replica takes"
+        "Each replica keeps the velocities of its weights and applies the same update, so that a lost replica takes"
         " nothing with it.",
     )  # fmt: skip
     rates = rates_at(schedule_of(config), Progress(), 0, 1)
     yield LATER.deviates(
         "batch 512: rates of conv, of its biases", rates_at, (0.04, 0.08), (0.04, 0.02),
         (rates.layers["conv1"], rates.biases),
-        "weights of single layers have keys for their rates (optim.layer_learning_rates), biases share one rate; there"
+        "Weights of single layers have keys for their rates (optim.layer_learning_rates), biases share one rate; there"
         " is no update of fully connected layers after every 128 images of a larger batch.",
     )  # fmt: skip
