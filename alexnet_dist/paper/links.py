@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from alexnet_dist.data.transform import one_thread
 from alexnet_dist.distributed.link import Handle
 
 Result = TypeVar("Result")
@@ -68,10 +67,8 @@ def on_both(function: Callable[[int, ThreadLink], Result]) -> list[Result]:
         results[tower] = function(tower, links[tower])
 
     threads = [threading.Thread(target=work, args=(tower,)) for tower in (0, 1)]
-    # With more threads of torch's own in each of these, later computations of the process would be slow.
-    with one_thread():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return [results[0], results[1]]

@@ -142,7 +142,7 @@ def _paper_claims(probe: Probe) -> Iterator[Claim]:
     yield PAPER.equal("window of map 0, clipped at the end", local_response_norm, (0, 1, 2), _window(probe, 0))
     probe.weight(1).neg_()
     changed = int((probe.result() != result).sum())
-    yield PAPER.equal("numbers changed by the other tower's maps", Tower.stage, 0, changed)
+    yield PAPER.equal("numbers that the other tower changes", Tower.stage, 0, changed)
 
 
 def _window(probe: Probe, of: int) -> tuple[int, ...]:
