@@ -1,7 +1,8 @@
 """python -m alexnet_dist.paper audit: compute what the code does and compare it with the paper and its source.
 
 Each claim that needs no training is checked: counts, shapes, formulas, initial weights, augmentation, what crosses
-between the towers, the update rule, the schedules and the views of the test. PAPER.md explains them.
+between the towers, the update rule, the schedules and the views of the test. PAPER.md explains them. The exit code is
+1 if a claim fails.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from alexnet_dist.paper.net_claims import watch
 
 COUNTS = Topic("Figure 2: parameters, multiply-adds and units", "paper; layers-145.cfg")
 DEVICES = Topic("Parameters of each device", "layers-145.cfg")
-RELATIVES = Topic("Nets that are related to the paper's", "layers-145-half, -146, -150; torchvision")
+RELATIVES = Topic("Nets that are related to the paper's", "layers-145-half, -146, -147, -150; torchvision")
 
 # By layer: parameters, multiply-adds of an image, units.
 EXPECTED = {
@@ -122,18 +122,19 @@ def _relative_claims() -> Iterator[Claim]:
     ungrouped = _one_tower({})
     yield RELATIVES.equal("without grouping: parameters", geometry.parameter_count, 62_378_344, _parameters(ungrouped))
     yield RELATIVES.equal("without grouping: multiply-adds", geometry.multiply_adds, 1_135_256_096, _work(ungrouped))
-    half = _one_tower({"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192, "conv5": 256})
+    half, unlinked, conv6, apart = (
+        recipes.net(f"{recipes.SOURCE} {name}")
+        for name in ("ablations/half_net", "ablations/no_links", "variants/conv6", "ablations/no_overlap")
+    )
+    million = round(_parameters(unlinked) / 1e6, 2)
     yield RELATIVES.equal("half net: parameters", geometry.parameter_count, 59_798_312, _parameters(half))
     yield RELATIVES.equal("half net: million multiply-adds", geometry.multiply_adds, 391.5, round(_work(half) / 1e6, 1))
-    own = {name: replace(PAPER_LAYERS[name], reads="own") for name in ("conv3", "fc6", "fc7")}
-    own["fc6"] = replace(own["fc6"], channels=2 * 4096)
-    own["conv2"] = replace(PAPER_LAYERS["conv2"], channels=2 * 160)
-    unlinked = Geometry({**PAPER_LAYERS, **own})
-    yield RELATIVES.equal(
-        "no links (#150): million parameters", geometry.parameter_count, 60.71, round(_parameters(unlinked) / 1e6, 2)
-    )
-    conv6 = Geometry({**PAPER_LAYERS, "conv6": Layer(256, 3, 1, 1, "both", init_std=0.03, init_bias=1.0)})
+    yield RELATIVES.equal("no links (#150): million parameters", geometry.parameter_count, 60.71, million)
     yield RELATIVES.equal("conv6 (#146): parameters", geometry.parameter_count, 61_555_304, _parameters(conv6))
+    convolutions = [shape for shape in geometry.shapes(apart) if shape.name.startswith("conv")]
+    sides = [side for shape in convolutions for side in (shape.convolved_side, shape.side)]
+    chain = [side for side, before in zip(sides, [0, *sides], strict=False) if side != before]
+    yield RELATIVES.equal("no overlap (#147): sides", geometry.shapes, "55 28 26 13 11 6", " ".join(map(str, chain)))
     torchvision = _one_tower({name: channels for name, (channels, _, _) in TORCHVISION.items()})
     shapes: dict[str, Shape] = {shape.name: shape for shape in geometry.shapes(torchvision)}
     for name, (_, parameters, multiply_adds) in TORCHVISION.items():

@@ -32,9 +32,9 @@ DROPOUT = Topic("§4.2 Dropout", "paper; layer.cu")
 def claims() -> Iterator[Claim]:
     """Yield the claims about the update, the loss and dropout."""
     config = recipes.recipe(recipes.PAPER)
-    yield from _update_claims(config)
     yield from _step_claims(config)
     yield from _dropout_claims()
+    yield from _update_claims(config)
 
 
 @dataclass(frozen=True)

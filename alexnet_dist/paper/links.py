@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 class MeasuringLink:
     """A link whose other end answers with zeros, or with nothing on the meta device; it records its calls.
 
-    sent: name, shape and size in bytes of each message that crosses. events: the calls, in order.
+    sent: name, shape and size in bytes of each message. dtypes: of the messages. events: the calls, in order.
     """
 
     def __init__(self) -> None:
@@ -61,14 +61,5 @@ def on_both(function: Callable[[int, ThreadLink], Result]) -> list[Result]:
     """Return what a function returns for each of the two towers, each in a thread with its end of a link."""
     queues: list[queue.Queue[Tensor]] = [queue.Queue(), queue.Queue()]
     links = [ThreadLink(queues[0], queues[1]), ThreadLink(queues[1], queues[0])]
-    results: dict[int, Result] = {}
-
-    def work(tower: int) -> None:
-        results[tower] = function(tower, links[tower])
-
-    threads = [threading.Thread(target=work, args=(tower,)) for tower in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [results[0], results[1]]
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(function, (0, 1), links))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from alexnet_dist.data.augment import centre_crop
 from alexnet_dist.nn import geometry, layers
+from alexnet_dist.nn.geometry import Layer
 from alexnet_dist.nn.layers import Convolution, Dense
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.paper import recipes
@@ -84,8 +85,8 @@ def claims() -> Iterator[Claim]:
         "tests/distributed/test_wirings.py:test_every_wiring_computes_the_oracle",
     )  # fmt: skip
     yield LAYERS.deviates(
-        "fc8: units of each tower, softmax", geometry.channel_span, "1,000 and 0", "500 and 500",
-        " and ".join(str(end - first) for first, end in (geometry.channel_span(1000, tower) for tower in (0, 1))),
+        "fc8: units of each tower, softmax", Tower, "1,000 and 0", "500 and 500",
+        " and ".join(str(tower.get_parameter("fc8.own.bias").numel()) for tower in model.towers),
         "S9: half of the classes in each tower, the same function of the same number of weights. The towers then"
         " hold and compute equally much, and both compute the loss.",
     )  # fmt: skip
@@ -134,22 +135,23 @@ def _activation_claims() -> Iterator[Claim]:
 def _image_claims() -> Iterator[Claim]:
     image = centre_crop(torch.zeros(3, 256, 256), recipes.recipe(recipes.PAPER).data.crop)
     yield IMAGE.equal("side of a crop: 256 - 2 x 16", centre_crop, 224, image.shape[-1])
+    net = recipes.net(recipes.PAPER)
     for side in range(224, 228):
-        found = geometry.covering(side, 11, 4, 0)
+        first = geometry.shapes(replace(net, side=side))[0]
+        found = (first.convolved_side, first.overhang)
         yield IMAGE.equal(f"{side} pixels: conv1's side, overhang", geometry.covering, (55, 227 - side), found)
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, 224, 224, generator=generator, dtype=torch.float64)
-    conv1 = Convolution(3, 4, 11, 4, 0, geometry.covering(224, 11, 4, 0)[1], True).double().requires_grad_(False)
-    torch.nn.init.normal_(conv1.weight, generator=generator)
-    torch.nn.init.zeros_(conv1.bias)  # type: ignore[arg-type]
+    layer = replace(net.layers["conv1"], channels=8, norm=False, pool=None, init_std=1.0)
+    probe = AlexNet(replace(net, layers={"conv1": layer, "fc2": Layer()}, classes=2), 0, torch.float64)
+    conv1 = probe.towers[0].get_submodule("conv1").requires_grad_(False)
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     maps = conv1(image)
-    padded = F.conv2d(F.pad(image, (0, 3, 0, 3)), conv1.weight, stride=4)
+    padded = F.conv2d(F.pad(image, (0, 3, 0, 3)), conv1.get_parameter("weight"), stride=4)
     yield IMAGE.below("is 3 zeros to the right and below", Convolution, 1e-12, _distance(maps, padded))
     changed = image.clone()
     changed[..., 223, 223] += 1
     moved = (conv1(changed) - maps).abs().amax((0, 1)).nonzero().tolist()
     yield IMAGE.equal("outputs that the last pixel changes", Convolution, "(54, 54)", _positions(moved))
-    centred = F.conv2d(image, conv1.weight, stride=4, padding=2)
+    centred = F.conv2d(image, conv1.get_parameter("weight"), stride=4, padding=2)
     yield IMAGE.equal("differs from a padding of 2", Convolution, True, _distance(maps, centred) > 1e-3)
 
 
@@ -165,8 +167,7 @@ def _pooling_claims(model: AlexNet) -> Iterator[Claim]:
     net = model.net
     pooled = [shape.name for shape in geometry.shapes(net) if shape.side < shape.convolved_side]
     yield POOLING.equal("layers with pooling", geometry.shapes, "conv1 conv2 conv5", " ".join(pooled))
-    sides = [(shape.convolved_side, shape.side) for shape in geometry.shapes(net) if shape.name in pooled]
-    for (side, expected), (_, found), name in zip(((55, 27), (27, 13), (13, 6)), sides, pooled, strict=False):
+    for (side, expected), name in zip(((55, 27), (27, 13), (13, 6)), pooled, strict=False):
         pool = net.layers[name].pool
         assert pool is not None
         maps = torch.arange(side, dtype=torch.float64).expand(1, 1, side, side).contiguous()
@@ -174,11 +175,14 @@ def _pooling_claims(model: AlexNet) -> Iterator[Claim]:
         last = result[0, 0, 0].tolist()
         yield POOLING.equal(f"{name}: side {side} becomes", layers.max_pool, expected, result.shape[-1])
         yield POOLING.equal(f"{name}: z and s", layers.max_pool, (3, 2), (int(last[0]) + 1, int(last[1] - last[0])))
-        yield POOLING.equal(f"{name}: windows' pixels outside", layers.max_pool, 0, int(side - 1 - last[-1]))
-        assert found == result.shape[-1]
+        yield POOLING.equal(
+            f"{name}: windows' pixels outside", geometry.covering, 0, geometry.covering(side, *pool, 0)[1]
+        )
+    pool = net.layers["conv1"].pool
+    assert pool is not None
     one = torch.zeros(1, 1, 5, 5)
     one[..., 2, 2] = 1
-    yield POOLING.equal("windows that share a pixel", layers.max_pool, 4, int(layers.max_pool(one, 3, 2).sum()))
+    yield POOLING.equal("windows that share a pixel", layers.max_pool, 4, int(layers.max_pool(one, *pool).sum()))
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(1, 3, 13, 13, generator=generator)
     first, last_ = layers.max_pool(F.relu(maps), 3, 2), F.relu(layers.max_pool(maps, 3, 2))

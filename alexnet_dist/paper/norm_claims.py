@@ -183,6 +183,9 @@ def _second_claims(paper: Geometry, source: Geometry) -> Iterator[Claim]:
     yield SECOND.below("ReLU, norm, cnorm2 are the formulas", spatial_norm, 1e-12, _error(probe.result(), literal))
     yield SECOND.equal("layers with it in the source", Tower.stage, "conv2", _layers(source, _reads_neighbours))
     yield SECOND.equal("layers with it in the paper", Tower.stage, "none", _layers(paper, _reads_neighbours))
+    without = recipes.net(f"{recipes.SOURCE} ablations/no_norm")
+    both = _layers(without, lambda p: _neighbours(p) > 1 or _reads_neighbours(p))
+    yield SECOND.equal("layers with either norm in run 148", Tower.stage, "none", both)
     one = torch.zeros(1, 1, 9, 9, dtype=torch.float64)
     one[..., 4, 4] = 1e9
     near = spatial_norm(one + 1e-9, norm)[0, 0] < 1e-10

@@ -20,14 +20,14 @@ TRAINING_IMAGES = 1_281_167  # of ILSVRC-2012
 
 
 @cache
-def recipe(name: str, *overrides: str) -> Config:
-    """Return the configuration of a recipe, a file of configs/."""
-    return config.load([FOLDER / f"{name}.yaml"], overrides).config
+def recipe(names: str, *overrides: str) -> Config:
+    """Return the configuration of a recipe: files of configs/, whose names are separated by spaces."""
+    return config.load([FOLDER / f"{name}.yaml" for name in names.split()], overrides).config
 
 
-def net(name: str) -> Geometry:
+def net(names: str) -> Geometry:
     """Return the net of a recipe."""
-    return config.geometry(recipe(name))
+    return config.geometry(recipe(names))
 
 
 def small(whole: Geometry, init_std: Literal["he"] | None = None) -> Geometry:

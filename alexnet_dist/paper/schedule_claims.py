@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from alexnet_dist.training.schedule import Progress, after_evaluation, colour_no
 EPOCHS = Topic("§5 Batches and epochs", "paper; convnet.py")
 PLATEAU = Topic("§5 The learning rate", "paper")
 HANDS_OFF = Topic("Run 170, by the clock (source2013_hands_off)", "logs of January 2013")
-OTHERS = Topic("What can be expressed by keys alone", "logs of the source")
+OTHERS = Topic("Other runs of the source", "logs of #170-256-double and of epochs 91 to 135")
 
 
 class Log(NamedTuple):
@@ -199,14 +199,13 @@ def _hands_off_claims() -> Iterator[Claim]:
         yield HANDS_OFF.equal(f"{name} at epoch {epoch}", where, text, " -> ".join(found))
 
 
-def _first_rates(overrides: Sequence[str], step: int = 0) -> Rates:
-    config = recipes.recipe(recipes.SOURCE, *overrides)
-    return rates_at(schedule_of(config), Progress(), step, _plan(config).steps_per_epoch)
-
-
 def _other_claims() -> Iterator[Claim]:
-    doubled = ["data.global_batch=256", "optim.reference_batch=128"]
-    yield OTHERS.equal("batch 256: weights' rate", schedule_of, 0.02, _first_rates(doubled).weights)
+    doubled = recipes.recipe(f"{recipes.SOURCE} variants/batch_256")
+    rate = rates_at(schedule_of(doubled), Progress(), 0, _plan(doubled).steps_per_epoch).weights
+    yield OTHERS.equal("batch 256: weights' rate", schedule_of, 0.02, rate)
+    yield OTHERS.equal("batch 256: images", RunPlan.batches, 256, len(next(_plan(doubled).batches(0, 1, 0, 0)).ids))
     again = ["run.events=[{epoch: 25, learning_rate: 0.001}, {epoch: 51, learning_rate: 0.0001},"
              " {epoch: 91, learning_rate: 0.001}]", "run.epochs=135"]  # fmt: skip
-    yield OTHERS.equal("rate raised again at epoch 91", rates_at, 0.001, _first_rates(again, 92 * 10_009).weights)
+    raised = recipes.recipe(recipes.SOURCE, *again)
+    rate = rates_at(schedule_of(raised), Progress(), 92 * 10_009, 10_009).weights
+    yield OTHERS.equal("rate raised again at epoch 91", rates_at, 0.001, rate)

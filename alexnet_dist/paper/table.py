@@ -18,7 +18,9 @@ COLUMNS = (40, 17, 17)  # characters of the claim, of what is expected and of wh
 def table(claims: Sequence[Claim]) -> str:
     """Return the whole text, in lines of at most 120 characters."""
     lines = [
-        "What the paper and its source say, and what this code does (paths are below alexnet_dist/):",
+        "What the paper and its source say, and what this code does (paths are below alexnet_dist/).",
+        "Claims about errors, times and hardware take training and are not here: see PAPER.md.",
+        "",
         "= holds    ~ deviates, as explained below    t shown by a test, named below    ! fails",
         "",
         _line(" ", "claim", "expected", "found", "where"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from alexnet_dist.data import augment
 from alexnet_dist.errors import RunError
 from alexnet_dist.nn import layers
+from alexnet_dist.pack.__main__ import _parser
 from alexnet_dist.paper import audit, evaluation_claims, learning_claims, norm_claims, table
 from alexnet_dist.paper.claims import Claim, Topic
 from alexnet_dist.runs import inference
@@ -51,7 +52,7 @@ def test_each_part_of_the_facts_is_there(numbers: tuple[str, ...], claims: list[
     assert set(numbers) <= {claim.expected for claim in claims}
 
 
-def test_every_place_exists(claims: list[Claim]) -> None:
+def test_every_function_and_test_exists(claims: list[Claim]) -> None:
     for where in {claim.where for claim in claims}:
         file, _, name = where.partition(":")
         assert name in defined_in(file), where
@@ -64,10 +65,17 @@ def test_every_remark_is_one_of_the_paper_page(claims: list[Claim]) -> None:
     assert len(named) >= 8
 
 
+def test_what_deviates_in_packing_is_packs_defaults(claims: list[Claim]) -> None:
+    defaults = _parser().parse_intermixed_args(["SOURCE", "OUT"])
+    found = {claim.text: claim.found for claim in claims}
+    assert found["JPEG quality (85: inferred)"] == str(defaults.quality)
+    assert found["images in a file"] == f"{defaults.samples_per_shard:,} in a tar"
+
+
 def test_the_table_fits_a_terminal_and_ends_with_a_summary(claims: list[Claim]) -> None:
     lines = table.table(claims).splitlines()
     assert [line for line in lines if len(line) > table.WIDTH] == []
-    rows = [line for line in lines[4:] if line.startswith(("= ", "~ ", "t "))]
+    rows = [line for line in lines[6:] if line.startswith(("= ", "~ ", "t "))]
     cells = [(line[2:42].rstrip(), line[43:60].rstrip(), line[61:78].rstrip()) for line in rows[: len(claims)]]
     assert cells == [(claim.text, claim.expected, claim.found) for claim in claims]
     counted = re.fullmatch(
