@@ -29,7 +29,7 @@ FLOORS = (
     {"training.pipeline"},
     {"training.loop"},
     {"training.train"},
-    {"pack", "show", "train", "evaluate", "predict", "export", "figures", "benchmark", "demo"},
+    {"pack", "show", "train", "evaluate", "predict", "export", "figures", "paper", "benchmark", "demo"},
     {"__main__", "launch"},
 )
 COMMANDS = FLOORS[-2] | {"__main__", "launch"}
