@@ -71,7 +71,7 @@ def _update_claims(config: Config) -> Iterator[Claim]:
     yield UPDATE.close("velocity, -rate x gradient 1", optim.update, -0.01, pulled.velocity, 1e-12)
     yield UPDATE.close("velocity, -rate x gradient 1, of biases", optim.update, -0.01, pulled.bias_velocity, 1e-12)
     dropped = one_update(config, 0.0, 1.0, 0.0, rate=0.001)
-    yield UPDATE.equal("velocity kept by a rate 10 times lower", optim.update, kept.velocity, dropped.velocity)
+    yield UPDATE.equal("moved by the old velocity, at rate / 10", optim.update, kept.weight, dropped.weight)
     large = one_update(config, 1e6, 0.0, 0.0)
     yield UPDATE.close("no largest norm (wball 0): weight 1e6", optim.update, 1e6 - 5, large.weight, 1e-6)
 
