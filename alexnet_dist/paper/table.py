@@ -19,6 +19,7 @@ def table(claims: Sequence[Claim]) -> str:
     """Return the whole text, in lines of at most 120 characters."""
     lines = [
         "What the paper and its source say, and what this code does (paths are below alexnet_dist/).",
+        "Statistics of random draws hold if they are within five standard errors of what is expected.",
         "Claims about errors, times and hardware take training and are not here: see PAPER.md.",
         "",
         "= holds    ~ deviates, as explained below    t shown by a test, named below    ! fails",

@@ -75,7 +75,7 @@ def test_what_deviates_in_packing_is_packs_defaults(claims: list[Claim]) -> None
 def test_the_table_fits_a_terminal_and_ends_with_a_summary(claims: list[Claim]) -> None:
     lines = table.table(claims).splitlines()
     assert [line for line in lines if len(line) > table.WIDTH] == []
-    rows = [line for line in lines[6:] if line.startswith(("= ", "~ ", "t "))]
+    rows = [line for line in lines[7:] if line.startswith(("= ", "~ ", "t "))]
     cells = [(line[2:42].rstrip(), line[43:60].rstrip(), line[61:78].rstrip()) for line in rows[: len(claims)]]
     assert cells == [(claim.text, claim.expected, claim.found) for claim in claims]
     counted = re.fullmatch(
