@@ -97,6 +97,21 @@ def chosen_interface() -> str:
     return os.environ.get("GLOO_SOCKET_IFNAME", "")
 
 
+def child_environment(threads: int) -> dict[str, str]:
+    """Return this process's environment for a process that it starts, with the number of threads of its arithmetic."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def own_id() -> int:
+    """Return this process's id."""
+    return os.getpid()
+
+
 def use_interface(name: str) -> None:
     """Let the process groups to come use a network interface, unless the user has chosen one."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

@@ -29,10 +29,11 @@ FLOORS = (
     {"training.pipeline"},
     {"training.loop"},
     {"training.train"},
-    {"pack", "show", "train", "evaluate", "predict", "export", "figures", "paper", "benchmark", "demo"},
+    {"pack", "show", "train", "evaluate", "predict", "export", "figures", "benchmark", "demo"},
+    {"paper"},
     {"__main__", "launch"},
 )
-COMMANDS = FLOORS[-2] | {"__main__", "launch"}
+COMMANDS = FLOORS[-3] | FLOORS[-2] | {"__main__", "launch"}
 CONFIG_READERS = {
     "config",
     "runs",

@@ -12,7 +12,7 @@ from alexnet_dist.__main__ import COMMANDS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alexnet_dist"
 DESIGN = [f"docs/design/{path.name}" for path in sorted((ROOT / "docs" / "design").glob("*.md"))]
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", *DESIGN]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/paper.md", *DESIGN]
 PACKAGE_FOLDERS = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
 ROOT_FOLDERS = {".ci", "alexnet_dist", "benchmarks", "configs", "docs", "launch", "tests"}
 MOST_WORDS, MOST_WORDS_OF_ARCHITECTURE = 40, 1200
@@ -50,7 +50,7 @@ def sentences(text: str) -> list[str]:
 
 
 def test_every_command_exists() -> None:
-    lines = "\n".join(blocks("README.md", "sh"))
+    lines = "\n".join(blocks("README.md", "sh") + blocks("docs/paper.md", "sh"))
     named = re.findall(r"-m alexnet_dist\.(\w+)|^alexnet-dist (\w+)", lines, re.MULTILINE)
     commands = {module or command for module, command in named}
     assert len(commands) >= 8

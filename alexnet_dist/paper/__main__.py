@@ -1,14 +1,19 @@
-"""python -m alexnet_dist.paper audit: compute what the code does and compare it with the paper and its source.
+"""python -m alexnet_dist.paper audit|run: compare the code with the paper, or run one of the paper's experiments.
 
-Each claim that needs no training is checked: counts, shapes, formulas, initial weights, augmentation, what crosses
+audit checks each claim that needs no training: counts, shapes, formulas, initial weights, augmentation, what crosses
 between the towers, the update rule, the schedules and the views of the test. PAPER.md explains them. The exit code is
 1 if a claim fails.
+
+run trains the arms of an experiment on CIFAR-10, packed with --size 32, and prints and draws their comparison. It may
+be stopped at any time: the same command continues.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from alexnet_dist.errors import run_command
 
@@ -27,6 +32,31 @@ def _audit(options: argparse.Namespace) -> None:
     run(options.json)
 
 
+def _run(options: argparse.Namespace) -> None:
+    """Train an experiment's arms and print their comparison."""
+    # It imports torch: --help does without it.
+    from alexnet_dist.paper.experiments.run import run_experiment
+
+    out = options.out or Path("runs") / options.experiment
+    run_experiment(options.experiment, options.data, out, options.budget, options.seeds, options.parallel)
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """Return what parses a number above 0 for argparse."""
+
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = 0
+        if not 0 < number < float("inf"):
+            noun = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {noun} above 0")
+        return number
+
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_dist.paper",
@@ -37,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="compare the code with each claim that needs no training")
     audit.add_argument("--json", action="store_true", help="print one line of JSON for each claim instead of a table")
     audit.set_defaults(command=_audit)
+    run = commands.add_parser("run", help="train the arms of an experiment, and print and draw their comparison")
+    run.add_argument("experiment", choices=("ablations", "figure1"))
+    run.add_argument("--data", type=Path, required=True, help="folder that alexnet_dist.pack wrote, with --size 32")
+    run.add_argument("--out", type=Path, help="folder of the runs, the table and the picture; default: runs/EXPERIMENT")
+    run.add_argument("--budget", type=_positive(float), required=True, metavar="HOURS", help="to stop after")
+    run.add_argument("--seeds", type=_positive(int), default=1, help="runs of each arm (default: 1)")
+    run.add_argument("--parallel", type=_positive(int), help="runs at a time (default: one for each CPU core)")
+    run.set_defaults(command=_run)
     return parser
 
 

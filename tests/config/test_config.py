@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,41 +41,6 @@ def test_paper_yaml_says_every_value_but_the_plain_ones_of_rows() -> None:
     layer_defaults = dataclasses.asdict(Layer())
     values = keys.flat(Config())
     assert all(keys.layer_key(key) and values[key] == layer_defaults[key.rpartition(".")[2]] for key in unset)
-
-
-def header_of(path: Path) -> str:
-    """Return the comment with which a file begins, on one line."""
-    lines = path.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
-    assert all(line.startswith("#") for line in lines)
-    return " ".join(" ".join(line.lstrip("#") for line in lines).replace("\\", " ").split())
-
-
-def files_of_its_command(path: Path) -> list[Path]:
-    """Return the files that the command in a file's header merges: the file's own comes last."""
-    command = header_of(path).partition("launch/train.py ")[2]
-    files = re.match(r"(?:--config (\S+) )*--config (\S+)", command)
-    assert files is not None
-    names = re.findall(r"--config (?:configs/)?(\S+?)(?:\.yaml)?(?= |$)", files[0])
-    return [ROOT / "configs" / f"{name}.yaml" for name in names]
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_opens_with_a_command_that_loads_it(path: Path) -> None:
-    *bases, own = files_of_its_command(path)
-    assert own == path
-    config.load([*bases, own], [])
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_says_the_packed_size_of_which_its_crop_is_seven_eighths(path: Path) -> None:
-    (size,) = re.findall(r"packed with --size (\d+)", header_of(path))
-    crop = load(files_of_its_command(path), []).config.data.crop
-    assert int(size) * 7 == crop * 8 or (path.stem, int(size)) == ("figure1", crop)  # whole images
-
-
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path.parent.name in ("ablations", "variants")])
-def test_ablations_and_variants_are_short(path: Path) -> None:
-    assert path.stem == "large_batch" or len(path.read_text(encoding="utf-8").splitlines()) <= 10
 
 
 def test_small_files_differ_as_they_say() -> None:

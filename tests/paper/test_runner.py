@@ -1,0 +1,51 @@
+"""The runner, with real trainings on tiny shards: runs end, diverge, or are decided, and are not run again."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from alexnet_dist.errors import RunError
+from alexnet_dist.paper.experiments.arms import Arm, Job
+from alexnet_dist.paper.experiments.runner import Experiment
+
+TINY = str(Path(__file__).parents[1] / "support" / "tiny.yaml")
+SHORT = ("run.steps=12", "data.workers=0", "topology.timeout_s=30")
+GOOD = Job(Arm("good", (TINY,), SHORT), 0)
+DIVERGING = Job(Arm("diverging", (TINY,), (*SHORT, "optim.learning_rate=1e18")), 0)
+ENDLESS = Job(Arm("endless", (TINY,), (*SHORT, "run.steps=1000000", "run.save_every=1000000")), 0)
+
+
+def is_decided(job: Job, run: Path) -> bool:
+    log = run / "metrics.jsonl"
+    return job == ENDLESS and log.exists() and log.read_text().count("\n") >= 3
+
+
+def test_runs_end_diverge_or_are_decided_and_are_not_run_again(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = Experiment(shards, tmp_path / "out", 3, is_decided)
+    results = experiment.run([GOOD, DIVERGING, ENDLESS], time.monotonic() + 100)
+    assert results[GOOD].top1_error == pytest.approx(
+        json.loads((tmp_path / "out" / GOOD.name / "evaluations.jsonl").read_text())["top1_error"]
+    )
+    assert (results[GOOD].epochs, results[GOOD].training_error is None) == (1.0, False)
+    assert results[DIVERGING].top1_error is None
+    assert 0.2 < results[ENDLESS].epochs < 100
+    assert "good/seed-0: top-1 error" in capsys.readouterr().out
+    assert experiment.run([GOOD, DIVERGING, ENDLESS], time.monotonic() + 100) == results
+    assert capsys.readouterr().out == "3 runs: 3 finished, 0 to train\n"
+
+
+def test_when_the_time_is_up_runs_save_and_are_resumed(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Experiment(shards, tmp_path / "out", 1).run([GOOD], time.monotonic()) == {}
+    assert not (tmp_path / "out" / "good").exists()
+    broken = Job(Arm("broken", (TINY,), (*SHORT, "model.classes=3")), 0)
+    with pytest.raises(RunError, match=r"broken/seed-0: training ended with exit code 2: .*model\.classes: 3"):
+        Experiment(shards, tmp_path / "out", 1).run([broken], time.monotonic() + 100)
+    capsys.readouterr()
