@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def run_experiment(name: str, data: Path, directory: Path, budget_h: float, seed
     jobs = jobs_of(ABLATIONS if name == "ablations" else FIGURE1, seeds)
     is_decided = figure1.is_decided if name == "figure1" else None
     experiment = Experiment(data.absolute(), directory.absolute(), parallel or process.cores(), is_decided)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainings save before this process ends
     results = experiment.run(jobs, time.monotonic() + 3600 * budget_h)
     if name == "ablations":
         rows = ablations.compare(ABLATIONS, results)
