@@ -208,5 +208,6 @@ def test_a_run_begins_with_another_ones_layers_and_a_resumed_one_ignores_it(
     same = {name.split(".")[0] for name, weight in ours.items() if weight.equal(theirs[name]) and "weight" in name}
     assert same == {"conv1", "conv2", "conv3", "conv4", "conv5", "fc6"}
     (said,) = run_ranks(1, train_aloud, [*run, "run.steps=2", f"run.initial_weights={tmp_path / 'nowhere'}"])
-    assert "initial weights" not in said.replace("run.initial_weights: ", "")
+    assert f"run.initial_weights: {tmp_path / 'source'} before, {tmp_path / 'nowhere'} now, without effect: the" in said
+    assert "\ninitial weights of" not in said
     assert "resuming from step 1" in said
