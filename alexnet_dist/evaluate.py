@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_dist import process
 from alexnet_dist.data.choices import SPLITS
-from alexnet_dist.errors import run_command
+from alexnet_dist.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from alexnet_dist.runs.evaluation import Result, Scores
+
+SEARCH = "search"
 
 
 def main(arguments: list[str]) -> None:
     """Parse, load, evaluate, print."""
     parsed = _parser().parse_args(arguments)
+    weights = _weights(parsed.weights, len(parsed.runs))
     # These import torch: --help does without it.
     from alexnet_dist.data.loader import worker_death_as_error
     from alexnet_dist.data.reader import Split
@@ -29,17 +38,57 @@ def main(arguments: list[str]) -> None:
     runs = [load_run(directory, parsed.step) for directory in parsed.runs]
     data = runs[0].config.data
     root = locate(parsed.data or data.root, data.cache, data.cache_bytes)
+    split = Split.open(root, parsed.split)
+    search_on = Split.open(root, "val") if parsed.weights == SEARCH else None
     with worker_death_as_error():
-        result = evaluate(runs, Split.open(root, parsed.split), parsed.views, device)
-    if parsed.json:
-        print(json.dumps(asdict(result)))
-        return
-    top5 = "" if result.top5_error is None else f", top-5 error {result.top5_error:.2%}"
-    names = " + ".join(f"{run.directory} (step {run.step:,})" for run in runs)
-    print(
-        f"{names}: top-1 error {result.top1_error:.2%}{top5}, loss {result.loss:.4f} on {result.images:,} images of"
-        f" {result.split}, {result.views} view(s) an image"
-    )
+        result = evaluate(runs, split, parsed.views, device, weights=weights, search_on=search_on)
+    print(json.dumps(asdict(result)) if parsed.json else report(result))
+
+
+def report(result: Result) -> str:
+    """Return a result as text: for an ensemble a line for each run alone, then the plain and the weighted mean."""
+    where = f"on {result.images:,} images of {result.split}, {result.views} view(s) an image"
+    names = [f"{run.directory} (step {step:,})" for run, step in zip(result.runs, result.steps, strict=True)]
+    if len(names) == 1:
+        return f"{names[0]}: {_scores(result)} {where}"
+    lines = [f"{name}: {_scores(run)}" for name, run in zip(names, result.runs, strict=True)]
+    lines.append(f"the plain mean of {len(names)} runs: {_scores(result.plain_mean)} {where}")
+    if result.weights.kind != "equal":
+        values = ", ".join(f"{value:.4g}" for value in result.weights.values)
+        top = "top-1" if result.top5_error is None else "top-5"
+        searched = f"searched for the {top} error on {result.weights.searched_on}"
+        origin = "as given" if result.weights.kind == "given" else searched
+        lines.append(f"the mean with weights {values}, {origin}: {_scores(result)} {where}")
+    if result.optimistic:
+        lines.append(
+            "this last error is optimistic: its weights were searched on the same images; --split test, or other images"
+            " with these --weights, give an error to report"
+        )
+    return "\n".join(lines)
+
+
+def _scores(scores: Scores) -> str:
+    top5 = "" if scores.top5_error is None else f", top-5 error {scores.top5_error:.2%}"
+    return f"top-1 error {scores.top1_error:.2%}{top5}, loss {scores.loss:.4f}"
+
+
+def _weights(text: str | None, runs: int) -> Sequence[float] | None:
+    """Return the weights of --weights, divided by their sum; None if they are equal or to be searched."""
+    if text is None:
+        return None
+    if runs == 1:
+        raise UserError(f"--weights {text}: one RUN, which needs none; name several, or leave out --weights")
+    if text == SEARCH:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(math.isfinite(value) and value >= 0 for value in values) or not sum(values):
+        raise UserError(f"--weights: {text!r}; expected {SEARCH}, or numbers of at least 0 such as 0.3,0.7")
+    if len(values) != runs:
+        raise UserError(f"--weights: {len(values)} for {runs} runs; expected one for each RUN, in their order")
+    return [value / sum(values) for value in values]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="1: centre patch; 10: as the paper tests")
     parser.add_argument("--data", help="directory or URL of the shards; default: the run's data.root")
     parser.add_argument("--split", choices=SPLITS, default="val", help="split to evaluate (default: val)")
+    parser.add_argument(
+        "--weights",
+        metavar="W,W,...",
+        help="weights of several runs, divided by their sum; search: find them by coordinate descent on val's top-5"
+        " error (top-1 below six classes); default: the plain mean",
+    )
     parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest that verifies")
     parser.add_argument("--device", help="such as cpu or cuda:1; default: cuda if there is one, else cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

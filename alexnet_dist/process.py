@@ -180,6 +180,18 @@ def keep_freed_memory() -> None:
     mallopt(M_TOP_PAD, 256 << 20)
 
 
+def available_memory_bytes() -> int | None:
+    """Return the memory that this process may still use, within its control group's limit; None if it is unknown."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        available = 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, ValueError, KeyError):
+        return None
+    with suppress(OSError, ValueError):  # no control group, or no limit: "max"
+        available = min(available, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return available
+
+
 def check_room_for_locks(locks: int) -> None:
     """Create and release a number of locks as processes share them, to report a full /dev/shm in one sentence.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.evaluate import main
-from alexnet_dist.runs.evaluation import Result, evaluate
-from alexnet_dist.runs.inference import find_device
+from alexnet_dist.runs.ensemble import search_weights
+from alexnet_dist.runs.evaluation import Scores, Weights, evaluate
+from alexnet_dist.runs.inference import find_device, view_probabilities
 from alexnet_dist.runs.load import LoadedRun, load_run
 from support.runs import CLASSES, SIZE, write_run
 
@@ -31,16 +32,16 @@ CROP, CPU = 14, torch.device("cpu")
 CORNERS = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
 
 
-def with_classes(root: Path, names: list[str]) -> Split:
-    """Return the validation split with other classes."""
-    path = manifest.manifest_path(root, "val")
+def with_classes(root: Path, names: list[str], split: str = "val") -> Split:
+    """Return a split with other classes."""
+    path = manifest.manifest_path(root, split)
     manifest.save(replace(manifest.load(path), classes=tuple(map(Class, names))), path)
-    return Split.open(root, "val")
+    return Split.open(root, split)
 
 
-def opened(pack: Pack, jpegs: list[bytes] | None = None) -> Split:
-    """Return a validation split of eight images with the classes of write_run's runs."""
-    return with_classes(pack(jpegs, (5, 3), SIZE, "val"), [f"class-{label}" for label in range(CLASSES)])
+def opened(pack: Pack, jpegs: list[bytes] | None = None, split: str = "val") -> Split:
+    """Return a split of eight images with the classes of write_run's runs."""
+    return with_classes(pack(jpegs, (5, 3), SIZE, split), [f"class-{label}" for label in range(CLASSES)], split)
 
 
 def trained(home: Path, step: int) -> LoadedRun:
@@ -62,24 +63,111 @@ def probabilities(run: LoadedRun, picture: npt.NDArray[np.uint8], views: int) ->
     return torch.stack([row.softmax(0) for row in logits]).sum(0) / views
 
 
-@pytest.mark.parametrize(("views", "steps"), [(1, (3, 4)), (10, (3,))])
-def test_an_evaluation_is_the_mean_of_the_probabilities(
-    views: int, steps: tuple[int, ...], pack_tiny: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("alexnet_dist.runs.evaluation.ROWS", 5)  # the second batch has two empty rows
-    runs, split = [trained(tmp_path, step) for step in steps], opened(pack_tiny)
+def literal_scores(split: Split, means: list[Tensor]) -> Scores:
+    """The errors and the loss of a whole split; equal probabilities rank by the class's index."""
     loss = top1 = top5 = 0.0
-    for sample in range(split.images):
-        picture = simplejpeg.decode_jpeg(split.jpeg(sample), "RGB")
-        mean = torch.stack([probabilities(run, picture, views) for run in runs]).mean(0)
-        order = mean.argsort(descending=True).tolist()
+    for sample, mean in enumerate(means):
+        order = sorted(range(CLASSES), key=lambda label: (-float(mean[label]), label))
         label = split.label(sample)
         loss -= math.log(float(mean[label]))
         top1, top5 = top1 + (label not in order[:1]), top5 + (label not in order[:5])
-    found = evaluate(runs, split, views, CPU, workers=0)
-    assert found.loss == pytest.approx(loss / 8, rel=1e-5)
-    assert found == Result(top1 / 8, top5 / 8, found.loss, 8, views, "val", list(steps))
+    return Scores(top1 / len(means), top5 / len(means), loss / len(means))
+
+
+def by_run(runs: list[LoadedRun], split: Split, views: int) -> list[list[Tensor]]:
+    """The probabilities of each run for each image."""
+    pictures = [simplejpeg.decode_jpeg(split.jpeg(sample), "RGB") for sample in range(split.images)]
+    return [[probabilities(run, picture, views) for picture in pictures] for run in runs]
+
+
+def averaged(of_runs: list[list[Tensor]], weights: Sequence[float]) -> list[Tensor]:
+    """The weighted mean of the runs for each image."""
+    return [
+        torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum(0)
+        for parts in zip(*of_runs, strict=True)
+    ]
+
+
+def assert_scores(found: Scores, expected: Scores) -> None:
+    assert (found.top1_error, found.top5_error) == (expected.top1_error, expected.top5_error)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("views", "steps", "weights", "name"),
+    [(1, (3, 4), None, "val"), (10, (3,), None, "test"), (10, (3, 4, 5), (0.5, 0.125, 0.375), "test")],
+)
+def test_an_evaluation_is_the_mean_of_the_probabilities(
+    views: int,
+    steps: tuple[int, ...],
+    weights: tuple[float, ...] | None,
+    name: str,
+    pack_tiny: Pack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("alexnet_dist.runs.evaluation.ROWS", 5)  # the second batch has two empty rows
+    runs, split = [trained(tmp_path, step) for step in steps], opened(pack_tiny, split=name)
+    parts, equal = by_run(runs, split, views), [1 / len(runs)] * len(runs)
+    found = evaluate(runs, split, views, CPU, workers=0, weights=weights)
+    assert_scores(found, literal_scores(split, averaged(parts, weights or equal)))
+    assert_scores(found.plain_mean, literal_scores(split, averaged(parts, equal)))
+    for run, scores, own in zip(runs, found.runs, parts, strict=True):
+        assert_scores(scores, literal_scores(split, own))
+        assert scores.directory == str(run.directory)
+    assert (found.images, found.views, found.split, found.steps) == (8, views, name, list(steps))
+    assert found.weights == Weights("given" if weights else "equal", list(weights or equal))
+    assert not found.optimistic
     assert 0 < found.top1_error != found.top5_error
+
+
+def test_equal_probabilities_rank_by_index(pack_tiny: Pack, tmp_path: Path) -> None:
+    """A net that gives all classes the same probability is right for label 0 in the top 1, for 0 to 4 in the top 5."""
+    run, split = trained(tmp_path, 3), opened(pack_tiny)
+    with torch.no_grad():
+        for name, parameter in run.model.named_parameters():
+            if ".fc8." in name:
+                parameter.zero_()
+    found = evaluate([run, run], split, 1, CPU, workers=0)
+    labels = [split.label(sample) for sample in range(8)]
+    assert found.top1_error == sum(label > 0 for label in labels) / 8
+    assert found.top5_error == 0.0
+    assert found.loss == pytest.approx(math.log(CLASSES))
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_searched_weights_are_those_of_the_validation_split(
+    name: str, pack_tiny: Pack, draw_jpegs: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet_dist.runs.evaluation.ROWS", 5)
+    runs, val = [trained(tmp_path, step) for step in (3, 4, 5)], opened(pack_tiny)
+    split = val if name == "val" else opened(pack_tiny, draw_jpegs(9, SIZE)[1:], "test")
+    parts = by_run(runs, val, 1)
+    truth = torch.tensor([val.label(sample) for sample in range(8)])
+    expected = search_weights(torch.stack([torch.stack(own) for own in parts]).float(), truth)
+    computed = 0
+
+    def counted(run: LoadedRun, images: Tensor, views: int, device: torch.device) -> Tensor:
+        nonlocal computed
+        computed += len(images)
+        return view_probabilities(run, images, views, device)
+
+    monkeypatch.setattr("alexnet_dist.runs.evaluation.view_probabilities", counted)
+    found = evaluate(runs, split, 1, CPU, workers=0, search_on=val)
+    assert found.weights == Weights("searched", expected, "val")
+    assert expected != [1 / 3] * 3
+    assert found.optimistic == (name == "val")
+    assert computed == 3 * 8 * (1 if name == "val" else 2)  # no net sees an image twice
+    assert_scores(found, literal_scores(split, averaged(by_run(runs, split, 1), expected)))
+
+
+def test_a_search_that_does_not_fit_into_memory_is_refused(
+    pack_tiny: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet_dist.process.available_memory_bytes", lambda: 800)
+    runs, split = [trained(tmp_path, step) for step in (3, 4)], opened(pack_tiny)
+    with pytest.raises(UserError, match=r"2 runs for 8 images of val and 7 classes take 8\.96e-07 GB of memory, 8e-07"):
+        evaluate(runs, split, 1, CPU, workers=0, search_on=split)
 
 
 def test_five_classes_have_no_top_5(pack_tiny: Pack, tmp_path: Path) -> None:
@@ -117,6 +205,53 @@ def test_the_command_takes_the_newest_or_the_asked_checkpoint(
     main([*words, "--step", "3", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["steps"], found["images"], found["views"]) == ([3], 8, 1)
+
+
+def test_the_command_evaluates_an_ensemble_on_the_test_split(
+    pack_tiny: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (write_run(tmp_path / home, (step,))[0] for home, step in (("a", 3), ("b", 4)))
+    root = opened(pack_tiny).root
+    opened(pack_tiny, split="test")
+    words = [str(first), str(second), "--data", str(root), "--device", "cpu", "--split", "test"]
+    main(words)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{first} (step 3): top-1 error ")
+    assert lines[1].startswith(f"{second} (step 4): top-1 error ")
+    assert lines[2].startswith("the plain mean of 2 runs: top-1 error ")
+    assert lines[2].endswith(" on 8 images of test, 1 view(s) an image")
+    assert len(lines) == 3
+    main([*words, "--weights", "1,3"])
+    assert "\nthe mean with weights 0.25, 0.75, as given: top-1 error " in capsys.readouterr().out
+    main([*words, "--weights", "search"])
+    said = capsys.readouterr().out
+    assert ", searched for the top-5 error on val: top-1 error " in said
+    assert "optimistic" not in said
+    words[-1] = "val"
+    main([*words, "--weights", "search"])
+    assert "\nthis last error is optimistic: its weights were searched on the same images; " in capsys.readouterr().out
+    main([*words, "--weights", "search", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["weights"]["kind"], found["weights"]["searched_on"], found["optimistic"]) == ("searched", "val", True)
+    assert {"top1_error", "top5_error", "loss", "images", "views", "split", "steps"} <= set(found)
+    assert [run["directory"] for run in found["runs"]] == [str(first), str(second)]
+
+
+@pytest.mark.parametrize(
+    ("runs", "text", "message"),
+    [
+        (2, "0.3", "--weights: 1 for 2 runs; expected one for each RUN, in their order"),
+        (2, "0.3,x", "--weights: '0.3,x'; expected search, or numbers of at least 0 such as 0.3,0.7"),
+        (2, "-1,2", "--weights: '-1,2'; expected search, or numbers"),
+        (2, "0,0", "--weights: '0,0'; expected search, or numbers"),
+        (2, "nan,1", "--weights: 'nan,1'; expected search, or numbers"),
+        (1, "search", "--weights search: one RUN, which needs none; name several, or leave out --weights"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(runs: int, text: str, message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        main([*["runs/none"] * runs, f"--weights={text}"])
+    assert str(refusal.value).startswith(message)
 
 
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99"])

@@ -24,7 +24,7 @@ FLOORS = (
     {"training.context"},
     {"training.feed", "training.inputs"},
     {"training.step"},
-    {"training.build", "training.resume"},
+    {"training.build", "training.resume", "training.initial"},
     {"training.run_logger", "training.ending"},
     {"training.pipeline"},
     {"training.loop"},

@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from alexnet_dist.errors import UserError
 from alexnet_dist.process import (
     LaunchInfo,
+    available_memory_bytes,
     chosen_interface,
     launch_info,
     prepare_cuda,
@@ -166,6 +167,13 @@ def test_the_state_of_a_sibling_is_seen() -> None:
         said, _ = process.communicate(timeout=30)
     # Process 1 has another parent.
     assert said.split("\n")[:-1] == ["running", "stopped", "signal 9", "gone", "exit code 3", "gone"]
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux has /proc/meminfo")
+def test_the_available_memory_is_at_most_the_machines() -> None:
+    available = available_memory_bytes()
+    assert available is not None
+    assert 0 < available < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_torchrun_reads_the_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

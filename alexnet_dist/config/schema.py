@@ -95,6 +95,11 @@ def find_conflicts(config: Config) -> Iterator[Conflict]:
             f"optim.warmup_epochs = {optim.warmup_epochs:g}: expected at most {min(drops):g}, the first of"
             " optim.drop_epochs: the learning rate drops after the warm-up",
         )
+    if (layers := list(config.run.initial_layers)) and config.run.initial_weights is None:
+        yield Conflict(
+            ("run.initial_layers", "run.initial_weights"),
+            f"run.initial_layers = {layers}: expected [] without run.initial_weights, the run to copy them from",
+        )
     yield from _rate_conflicts(config)
     for key, norm, centre in (("norm", model.norm, "channel"), ("spatial_norm", model.spatial_norm, "pixel")):
         if norm.size % 2 == 0:

@@ -215,6 +215,10 @@ class RunConfig(Section):
     """Steps between lines of metrics.jsonl."""
     evaluate_every: int = Field(1, ge=0)
     """Epochs between evaluations on the validation set; 0: never, and the run needs no validation shards."""
+    initial_weights: str | None = Field(None, min_length=1)
+    """If set, directory of another run: a new run begins with weights of its newest checkpoint (table 2, nets *)."""
+    initial_layers: tuple[str, ...] = ()
+    """Layers to copy from initial_weights; []: all whose name and shape are the same there. The others are drawn."""
     events: tuple[Event, ...] = ()
     """Changes at given epochs, in order, as the authors made them by hand (layer-params-145.cfg); the paper: none."""
     record_samples: bool = False

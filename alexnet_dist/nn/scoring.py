@@ -10,14 +10,23 @@ from torch.nn import functional as F
 def score(logits: Tensor, labels: Tensor) -> Tensor:
     """Return float64 sums over samples: (loss, top-1 wrong, top-5 wrong, images); samples labelled -1 do not count.
 
-    logits: (n, classes); labels: (n,) int64. A sample is right in the top k if fewer than k classes rank before its
-    label: by logit, and by index among equal logits. A sample with a logit that is not finite is wrong.
+    logits: (n, classes); labels: (n,) int64. A sample is right in the top k if its place is below k.
     """
     valid = labels >= 0
-    logits, labels = logits[valid].double(), labels[valid][:, None]
-    of_label = logits.gather(1, labels)
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    position = ((logits > of_label) | ((logits == of_label) & (classes < labels))).sum(1)
-    position[~logits.isfinite().all(1)] = logits.shape[1]
-    loss = F.cross_entropy(logits, labels[:, 0], reduction="sum")
+    logits, labels = logits[valid].double(), labels[valid]
+    position = places(logits, labels)
+    loss = F.cross_entropy(logits, labels, reduction="sum")
     return torch.stack([loss, (position >= 1).sum(), (position >= 5).sum(), valid.sum()]).double().cpu()
+
+
+def places(values: Tensor, labels: Tensor) -> Tensor:
+    """Return how many classes rank before each sample's label, (n,) int64.
+
+    values: (n, classes), logits or probabilities; labels: (n,) int64, none of them -1. Classes rank by value, and by
+    index among equal values. A sample with a value that is not finite has the place after the last.
+    """
+    of_label = values.gather(1, labels[:, None])
+    classes = torch.arange(values.shape[1], device=values.device)
+    position = ((values > of_label) | ((values == of_label) & (classes < labels[:, None]))).sum(1)
+    position[~values.isfinite().all(1)] = values.shape[1]
+    return position

@@ -21,6 +21,8 @@ from alexnet_dist.training.inputs import NODE_KEYS
 from alexnet_dist.training.schedule import Progress
 from alexnet_dist.training.step import Engine
 
+BEGINNING_KEYS = ("run.initial_weights", "run.initial_layers")  # only a new run uses them
+
 
 @dataclass(frozen=True)
 class Start:
@@ -142,4 +144,8 @@ def config_changes(run: RunContext) -> list[str]:
         return []
     current = configs.flat(run.config)
     keys = [key for key in {**previous, **current} if key not in NODE_KEYS and previous.get(key) != current.get(key)]
-    return [f"{key}: {previous.get(key)} before, {current.get(key)} now" for key in keys]
+    return [f"{key}: {previous.get(key)} before, {current.get(key)} now{_remark(key)}" for key in keys]
+
+
+def _remark(key: str) -> str:
+    return ", without effect: the run has begun" if key in BEGINNING_KEYS else ""

@@ -30,6 +30,7 @@ from alexnet_dist.training.build import build_engine, slow_dtype_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.ending import explained
 from alexnet_dist.training.feed import Feed
+from alexnet_dist.training.initial import copy_initial_weights
 from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, shard_warnings
 from alexnet_dist.training.loop import Loop
 from alexnet_dist.training.resume import Start, config_changes, resume
@@ -72,6 +73,8 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         if start.step >= run.plan.steps and not run.plan.evaluation_missing(start.step, start.evaluated_step):
             run.log(f"{run.directory} is finished: {start.step:,} steps; raise run.steps or run.epochs to continue")
             return
+        if start.step == 0:
+            copy_initial_weights(run, engine, control)
         check_room(profile_steps, run.plan.steps - start.step)
         announce(run, start, accept(run, start, control), cache_note)
         feed = open_feed(run, start, loader, engine)

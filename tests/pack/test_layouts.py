@@ -12,10 +12,12 @@ import pytest
 
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.errors import UserError
+from alexnet_dist.evaluate import main as evaluate
 from alexnet_dist.pack.packing import pack
 from alexnet_dist.pack.sources.layouts import detect_layout, list_split
 from support.folders import contents, image_source, request
 from support.layouts import CLASSES, DESCRIPTIONS, WRITERS, Images, draw_images, source_path
+from support.runs import SIZE, write_run
 
 LAYOUTS = tuple(WRITERS)
 WITH_DESCRIPTIONS = ("ilsvrc2012", "ilsvrc2010", "kaggle")
@@ -114,6 +116,20 @@ def test_2010_has_a_test_split_with_labels(sets: dict[str, Path], tmp_path: Path
         assert packed.split == split
     test, val = (np.load(tmp_path / f"{split}.index.npy") for split in ("test", "val"))
     assert np.bincount(test["label"]).tolist() == np.bincount(val["label"]).tolist() == [2] * 5
+
+
+def test_a_run_is_evaluated_on_the_test_split_of_2010(
+    sets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, _ = write_run(tmp_path / "home", (3,), f"model.classes={len(CLASSES)}")
+    for split in ("train", "test"):
+        pack(request(sets["ilsvrc2010"], tmp_path / "out", split, size=SIZE))
+    shutil.copy(tmp_path / "out" / "train.manifest.json", directory)
+    capsys.readouterr()
+    evaluate([str(directory), "--data", str(tmp_path / "out"), "--split", "test", "--views", "10", "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert said.startswith(f"{directory} (step 3): top-1 error ")
+    assert said.endswith(" on 10 images of test, 10 view(s) an image\n")
 
 
 def test_our_own_shards_may_be_packed_again(reference: Path, tmp_path: Path) -> None:

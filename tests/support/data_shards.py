@@ -15,6 +15,7 @@ import pytest
 import simplejpeg
 
 from alexnet_dist.data import manifest
+from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Class, Colour, Manifest, Options, Shard, Sidecar
 
 Jpegs = Sequence[bytes]
@@ -61,7 +62,7 @@ def pack_tiny(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a packed split of the JPEGs, with label = id mod 5, and returns its folder."""
 
     def pack(
-        jpegs: Jpegs | None = None, counts: Sequence[int] = (7, 1, 12), size: int = 16, split: str = "train"
+        jpegs: Jpegs | None = None, counts: Sequence[int] = (7, 1, 12), size: int = 16, split: SplitName = "train"
     ) -> Path:
         root = tmp_path / "shards"
         root.mkdir(exist_ok=True)
@@ -82,7 +83,7 @@ def pack_tiny(tmp_path: Path) -> Callable[..., Path]:
         mean = np.arange(3 * size * size, dtype=np.float32).reshape(3, size, size) / 10
         manifest.save(
             Manifest(
-                split="train" if train else "val",
+                split=split,
                 size=size,
                 images=len(jpegs),
                 classes=tuple(Class(f"class{label}") for label in range(5)),
