@@ -95,7 +95,7 @@ def _caption(joins: dict[str, Crossing]) -> str:
         return "What to look for: how the sides of the maps shrink from layer to layer. Boxes are not to scale."
     total = sum(sum(crossing.sizes_bytes) for crossing in joins.values())
     return (
-        "What to look for: the crossing arrows, the only places where a tower reads what the other one computed. On"
+        "What to look for: the crossing arrows, the only points at which a tower reads what the other one computed. On"
         " each is what a tower sends in a forward pass for one image in float32;"
         f" all of them add up to {total:,} bytes. Boxes are not to scale."
     )
@@ -201,7 +201,7 @@ def _write(axes: Axes, column: Column, row: float, tower: int, below: bool) -> N
 
 
 def _draw_crossing(axes: Axes, before: Column, column: Column, rows: list[float], crossing: Crossing) -> None:
-    """Draw each tower's arrow to the other tower, and what crosses where they meet."""
+    """Draw each tower's arrow to the other tower, and what crosses, at their crossing."""
     for start, end, colour in zip(rows, reversed(rows), TOWERS, strict=True):
         _draw_arrow(axes, (before.right, start), (column.left, end), colour, 1.4)
     lines = [f"{crossing.side} × {crossing.side} × {crossing.maps}"] if crossing.side > 1 else []

@@ -53,7 +53,7 @@ def draw_predictions(
     ]
     caption = (
         "What to look for: whether the right class (the red bar, as in figure 4 of the paper) is first, how sure the"
-        " net is, and whether the classes that it confuses look alike. Above each image is its right class."
+        " net is, and whether the classes that it confuses look similar. Above each image is its right class."
     )
     title = f"{clipped(run, 30)}: {len(pictures)} held-out images, {wrong} of them wrong"
     figure = new_page(3.5 * rows, title, caption, keys)

@@ -172,4 +172,4 @@ def _dropout_claims() -> Iterator[Claim]:
         yield DROPOUT.below(f"{name}: its largest deviation", Tower.stage, 1e-12, spread)
     yield DROPOUT.equal("dropped units after conv3, conv4", Tower.stage, "none", " ".join(zeroed) or "none")
     agreement = ((again > 0) == (training["fc6"] > 0)).double().mean().item()
-    yield DROPOUT.close("units alike in the next step's mask", layers.dropout, 0.5, agreement, 2.5 / len(again) ** 0.5)
+    yield DROPOUT.close("units equal in the next step's mask", layers.dropout, 0.5, agreement, 2.5 / len(again) ** 0.5)

@@ -127,8 +127,8 @@ def _activation_claims() -> Iterator[Claim]:
     with torch.no_grad():
         logits = model(images)
     names = list(model.net.layers)
-    cut = [a for a, b in pairwise(names) if outputs[a].min() < 0 <= seen[b].min()]
-    yield topic.equal("hidden layers without negative outputs", Tower.stage, 7, len(cut))
+    active = [a for a, b in pairwise(names) if outputs[a].min() < 0 <= seen[b].min()]
+    yield topic.equal("hidden layers without negative outputs", Tower.stage, 7, len(active))
     yield topic.equal("fc8 has none: negative logits", Tower.stage, True, bool((logits < 0).any()))
 
 

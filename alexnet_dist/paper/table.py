@@ -35,8 +35,8 @@ def table(claims: Sequence[Claim]) -> str:
         chosen = [claim for claim in claims if claim.outcome == outcome]
         if chosen:
             lines += ["", title]
-        for note, alike in groupby(chosen, lambda claim: claim.note):
-            lines += _details(note, list(alike))
+        for note, same in groupby(chosen, lambda claim: claim.note):
+            lines += _details(note, list(same))
     return "\n".join([*lines, "", summary(claims)])
 
 

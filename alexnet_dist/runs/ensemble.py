@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alexnet_dist.nn.scoring import places
+from alexnet_dist.nn.scoring import positions
 
 GRID = 20  # a weight is tried in steps of 1/20
 CHUNK = 1_000_000  # probabilities of a run that are averaged at once
@@ -34,7 +34,7 @@ def wrong(probabilities: Tensor, labels: Tensor, weights: Sequence[float]) -> in
     top, count = _top(probabilities), 0
     for rows in _chunks(probabilities):
         mean = weighted_mean(probabilities[:, rows], weights)
-        count += int((places(mean, labels[rows]) >= top).sum())
+        count += int((positions(mean, labels[rows]) >= top).sum())
     return count
 
 

@@ -1,4 +1,4 @@
-"""The page: captions and legends, and names and numbers short enough for their place."""
+"""The page: captions and legends, and names and numbers short enough for their columns."""
 
 from __future__ import annotations
 

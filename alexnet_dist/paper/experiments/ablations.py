@@ -99,12 +99,12 @@ def draw(rows: Sequence[Row]) -> Figure:
     ]
     figure = new_page(0.4 * len(shown) + 0.8, "Ablations: change of the top-1 error, in points", CAPTION, keys)
     axes = figure.subplots()
-    for place, row in enumerate(shown):
+    for position, row in enumerate(shown):
         assert row.difference is not None
         if row.arm.published is not None:
-            axes.barh(place, row.arm.published, height=0.5, color=VALIDATION, alpha=0.45)
+            axes.barh(position, row.arm.published, height=0.5, color=VALIDATION, alpha=0.45)
         bar = None if row.standard_error is None else 2 * row.standard_error
-        axes.errorbar(row.difference, place, xerr=bar, fmt="o", color=TRAINING, capsize=3, markersize=5)
+        axes.errorbar(row.difference, position, xerr=bar, fmt="o", color=TRAINING, capsize=3, markersize=5)
     axes.axvline(0, color=TEXT_COLOUR, linewidth=0.8)
     axes.set_yticks(range(len(shown)), [row.arm.name.replace("_", " ") for row in shown])
     axes.invert_yaxis()
