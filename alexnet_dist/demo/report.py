@@ -59,9 +59,11 @@ def report(result: DemoResult) -> str:
     python = ".venv/bin/python"
     descriptions = {
         figures / "curves.png": "loss and error during training",
+        figures / "net.png": "the net, and what its towers send each other",
         figures / "conv1.png": "the kernels learned by the first layer, by tower",
         figures / "predictions.png": "held-out images and their most probable classes",
         figures / "neighbours.png": "held-out images and their nearest neighbours in feature space",
+        figures / "activations.png": "what the towers send each other for one image",
         run / "metrics.jsonl": "loss, error and times, logged every few steps",
         run / "evaluations.jsonl": "error on the held-out images during training",
         run / "checkpoints": "weights of both towers, to resume from or to export",
