@@ -107,11 +107,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def own_id() -> int:
-    """Return this process's id."""
-    return os.getpid()
-
-
 def use_interface(name: str) -> None:
     """Let the process groups to come use a network interface, unless the user has chosen one."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

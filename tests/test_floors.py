@@ -42,8 +42,7 @@ CONFIG_READERS = {
 DISTRIBUTED = {"distributed"}
 # What torch's own calls take is measured beside ours.
 DISTRIBUTED_FOLDERS = ("alexnet_dist/benchmark/contenders/",)
-# process reads the environment; the demo passes it on to the processes that it starts.
-ENVIRONMENT = ("alexnet_dist/process.py", "alexnet_dist/demo/")
+ENVIRONMENT = ("alexnet_dist/process.py",)
 MOST_LINES, MOST_ENTRIES = 300, 25
 
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
+from alexnet_dist import process
 from alexnet_dist.benchmark.rounds import MIN_ROUNDS
 from alexnet_dist.errors import UserError
 
 MINIMUMS = {"batch": 2, "steps": 1, "threads": 1, "repeats": 1, "pair_batch": 2}
 POSITIVE = ("step_ms", "network_gbit", "link_gbytes", "peak_tflops")
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -70,7 +65,11 @@ def _add_training_suites(
     for suite in (step_parser, link_parser, scaling_parser):
         suite.add_argument("--batch", type=int, default=32, metavar="N", help="images of a replica (default: 32)")
         suite.add_argument(
-            "--threads", type=int, default=cores(), metavar="N", help="of all ranks together (default: all cores)"
+            "--threads",
+            type=int,
+            default=process.cores(),
+            metavar="N",
+            help="of all ranks together (default: all cores)",
         )
     for suite in (step_parser, scaling_parser):
         suite.add_argument("--steps", type=int, default=4, metavar="N", help="timed steps in a round (default: 4)")

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from alexnet_dist.benchmark import options, synthetic
+from alexnet_dist import process
+from alexnet_dist.benchmark import synthetic
 from alexnet_dist.benchmark.contenders.packing import run_pack
 from alexnet_dist.benchmark.contenders.training_steps import StepSettings
 from alexnet_dist.benchmark.rounds import Result, run_rounds
@@ -52,7 +53,7 @@ def _loader(arguments: argparse.Namespace, folder: Path) -> SuiteReport:
     if shards is None:
         source, shards = folder / "photographs", folder / "shards"
         synthetic.write(source, arguments.images, synthetic.PACKED_SIDES, synthetic.PACKED_CONTRAST)
-        run_pack(source, shards, options.cores(), SAMPLES_PER_SHARD)
+        run_pack(source, shards, process.cores(), SAMPLES_PER_SHARD)
     contenders = loader.contenders(shards, folder / "others", arguments.workers, arguments.batch)
     results = run_rounds(contenders, arguments.rounds)
     return SuiteReport(results, loader.COLUMNS, loader.ratios(results))

@@ -6,7 +6,6 @@ Every step except drawing images runs the command that a user would type, in its
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_dist import config
+from alexnet_dist import config, process
 from alexnet_dist.data.reader import Split
 from alexnet_dist.demo import images
 from alexnet_dist.demo.paths import DemoPaths, discard, example_image, has_held_out, prepare
@@ -80,7 +79,7 @@ def draw(paths: DemoPaths) -> None:
     """Draw the demo's images."""
     classes = len(images.CLASSES)
     print_step(1, f"draw {TRAIN_IMAGES:,} images to train on and {VAL_IMAGES:,} held-out images, {classes} classes")
-    processes = len(os.sched_getaffinity(0))
+    processes = process.cores()
     images.write(paths.images, SEED, "train", TRAIN_IMAGES, processes)
     images.write(paths.images, SEED, "val", VAL_IMAGES, processes)
 
@@ -163,20 +162,20 @@ def run_step(step: str, arguments: list[str], capture: bool = False) -> str:
 
     On failure, print the step, its exit code and its command, and exit with that code.
     """
-    process = subprocess.run(
+    done = subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=process.child_environment(threads=1),
         stdout=subprocess.PIPE if capture else None,
         text=True,
         check=False,
     )
-    if process.returncode:
-        code = process.returncode if process.returncode > 0 else 128 - process.returncode
-        print(process.stdout or "", end="", file=sys.stderr)
+    if done.returncode:
+        code = done.returncode if done.returncode > 0 else 128 - done.returncode
+        print(done.stdout or "", end="", file=sys.stderr)
         print(
             f"demo stopped: step {step} failed with exit code {code}; its output is above. The command was:\n"
             f"  {shlex.join([sys.executable, *arguments])}",
             file=sys.stderr,
         )
         sys.exit(code)
-    return process.stdout or ""
+    return done.stdout or ""

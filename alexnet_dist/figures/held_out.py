@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
-from tqdm import tqdm
 
 from alexnet_dist import rng
 from alexnet_dist.data import augment
@@ -19,6 +17,7 @@ from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn import geometry
 from alexnet_dist.runs.load import LoadedRun
+from alexnet_dist.runs.progress import Progress
 
 Floats = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.uint8]
@@ -58,13 +57,10 @@ def held_out_images(run: LoadedRun, split: Split) -> HeldOut:
     except (BadSample, ValueError) as error:
         raise UserError(f"{split.root}: {error}; pack it again") from None
     features = []
-    with (
-        torch.no_grad(),
-        tqdm(total=len(ids), unit=" images", desc="held-out images", disable=not sys.stderr.isatty()) as bar,
-    ):
+    with torch.no_grad(), Progress("held-out images", len(ids)) as progress:
         for first in range(0, len(ids), BATCH):
             features.append(run.model.features(_network_inputs(run, pictures[first : first + BATCH])))
-            bar.update(len(features[-1]))
+            progress.add(len(features[-1]))
     return HeldOut(pictures, [split.label(sample) for sample in ids], torch.cat(features).double().numpy())
 
 

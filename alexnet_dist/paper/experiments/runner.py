@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -90,7 +91,7 @@ class Experiment:
         words = [*files, "metrics.port=null", *job.overrides(self.data, self.directory)]
         with self._log(job).open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-c", CODE.format(parent=process.own_id()), *words],
+                [sys.executable, "-c", CODE.format(parent=os.getpid()), *words],
                 env=process.child_environment(threads=max(1, process.cores() // self.parallel)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
