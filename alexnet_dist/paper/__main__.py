@@ -27,9 +27,9 @@ def main(arguments: list[str]) -> None:
 def _audit(options: argparse.Namespace) -> None:
     """Print the audit; RunError if a claim fails."""
     # It imports torch: --help does without it.
-    from alexnet_dist.paper.audit import run
+    from alexnet_dist.paper.audit.run import run_audit
 
-    run(options.json)
+    run_audit(options.json)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -14,8 +14,8 @@ from alexnet_dist.data import augment
 from alexnet_dist.errors import RunError
 from alexnet_dist.nn import layers
 from alexnet_dist.pack.__main__ import _parser
-from alexnet_dist.paper import audit, evaluation_claims, learning_claims, norm_claims, table
-from alexnet_dist.paper.claims import Claim, Topic
+from alexnet_dist.paper.audit import evaluation_claims, learning_claims, norm_claims, run, table
+from alexnet_dist.paper.audit.claims import Claim, Topic
 from alexnet_dist.runs import inference
 from alexnet_dist.runs.load import LoadedRun
 from alexnet_dist.training import optim
@@ -34,7 +34,7 @@ NUMBERS = (
 
 @pytest.fixture(scope="module")
 def claims() -> list[Claim]:
-    return audit.audit()
+    return run.audit()
 
 
 def failed(claims: Iterable[Claim]) -> set[str]:
@@ -95,9 +95,9 @@ def test_a_claim_that_fails_ends_the_command_with_its_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = (TOPIC.equal("k", layers.window_sum, 2, 3), TOPIC.deviates("n", layers.window_sum, 5, 7, 5, "S5: so"))
-    monkeypatch.setattr(audit, "GROUPS", (lambda: iter(wrong),))
+    monkeypatch.setattr(run, "GROUPS", (lambda: iter(wrong),))
     with pytest.raises(RunError, match=r"2 claims: .* 2 fail: k; n; expected none to fail"):
-        audit.run(as_json=False)
+        run.run_audit(as_json=False)
     printed = capsys.readouterr().out
     assert "    expected 2, found 3: alexnet_dist/nn/layers.py:window_sum" in printed
     assert "! n. Expected here: 7" in printed
@@ -109,7 +109,7 @@ def test_a_claim_that_fails_ends_the_command_with_its_name(
 def test_a_norm_of_the_mean_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     total = layers.window_sum
     monkeypatch.setattr(layers, "window_sum", lambda maps, size: total(maps, size) / size)
-    found = failed(claim for claim in audit.audit([norm_claims.claims]) if claim.source == "paper")
+    found = failed(claim for claim in run.audit([norm_claims.claims]) if claim.source == "paper")
     assert {"alpha, of the sum", "is the formula, a sum, after ReLU", "conv1: ReLU, norm, pool"} <= found
     assert "k (minDiv)" not in found
 
@@ -122,7 +122,7 @@ def test_decay_of_biases_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         descend(parameters, rate, momentum, decay=0.0005)
 
     monkeypatch.setattr(optim, "_descend", decaying)
-    assert failed(audit.audit([learning_claims.claims])) == {
+    assert failed(run.audit([learning_claims.claims])) == {
         "decay of biases (the source's wc = 0)",
         "a step is the rule on its mean gradient",
     }
@@ -149,7 +149,7 @@ def _mean_of_nine(run: LoadedRun, images: Tensor, views: int, device: torch.devi
 @pytest.mark.parametrize("mutant", NINE)
 def test_a_mean_of_nine_views_fails(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     NINE[mutant](monkeypatch)
-    found = failed(audit.audit([evaluation_claims.claims]))
+    found = failed(run.audit([evaluation_claims.claims]))
     assert "mean of ten softmax outputs, by hand" in found
     assert ("views" in found) == (mutant == "views")
     assert "centre view's softmax output, by hand" not in found

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from alexnet_dist.nn.geometry import Geometry, Layer, Norm
 from alexnet_dist.nn.layers import local_response_norm, spatial_norm
 from alexnet_dist.nn.model import AlexNet, Tower
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
 
 PAPER = Topic("§3.3 Local response normalisation", "paper")
 SOURCE = Topic("§3.3 Local response normalisation", "layers-145.cfg, layer.py")

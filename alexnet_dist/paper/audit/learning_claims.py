@@ -15,8 +15,8 @@ from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn import layers
 from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import AlexNet, Tower
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
 from alexnet_dist.training import optim
 from alexnet_dist.training.build import rule_of
 from alexnet_dist.training.feed import Batch

@@ -14,8 +14,8 @@ from alexnet_dist.data import augment
 from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.nn.scoring import score
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
 from alexnet_dist.runs import inference
 from alexnet_dist.runs.load import LoadedRun
 

@@ -17,8 +17,8 @@ from alexnet_dist.nn import geometry, layers
 from alexnet_dist.nn.geometry import Layer
 from alexnet_dist.nn.layers import Convolution, Dense
 from alexnet_dist.nn.model import AlexNet, Tower
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
 
 LAYERS = Topic("§3.5 The layers of each tower", "paper; layers-145.cfg")
 IMAGE = Topic("§3.5 224 pixels", "layer.py, cuda-convnet2")

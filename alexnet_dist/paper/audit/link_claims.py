@@ -10,9 +10,9 @@ import torch
 from alexnet_dist.distributed.tower_parallel import LinkedTower, exchange, gather
 from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import Tower
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
-from alexnet_dist.paper.links import MeasuringLink
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
+from alexnet_dist.paper.audit.links import MeasuringLink
 
 FORWARD = Topic("§3.2 What crosses between the towers, forward", "layers-145.cfg")
 BACKWARD = Topic("§3.2 What crosses between the towers, backward", "layers-145.cfg")

@@ -15,9 +15,9 @@ from alexnet_dist.distributed.tower_parallel import LinkedTower, exchange
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.layers import Convolution, Cross, Dense
 from alexnet_dist.nn.model import AlexNet, Tower
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
-from alexnet_dist.paper.links import MeasuringLink, ThreadLink, on_both
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
+from alexnet_dist.paper.audit.links import MeasuringLink, ThreadLink, on_both
 from alexnet_dist.process import LaunchInfo
 from alexnet_dist.training.build import rule_of, schedule_of
 from alexnet_dist.training.schedule import Progress, rates_at

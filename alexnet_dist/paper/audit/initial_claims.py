@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from alexnet_dist.nn.model import Tower
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
 
 ONES = ("conv2", "conv4", "conv5", "fc6", "fc7")
 WIDE = ("conv3", "conv4", "conv5")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -12,16 +15,21 @@ from alexnet_dist.errors import RunError
 from alexnet_dist.paper.experiments.arms import Arm, Job
 from alexnet_dist.paper.experiments.runner import Experiment
 
-TINY = str(Path(__file__).parents[1] / "support" / "tiny.yaml")
+TINY = str(Path(__file__).parents[2] / "support" / "tiny.yaml")
 SHORT = ("run.steps=12", "data.workers=0", "topology.timeout_s=30")
 GOOD = Job(Arm("good", (TINY,), SHORT), 0)
 DIVERGING = Job(Arm("diverging", (TINY,), (*SHORT, "optim.learning_rate=1e18")), 0)
 ENDLESS = Job(Arm("endless", (TINY,), (*SHORT, "run.steps=1000000", "run.save_every=1000000")), 0)
 
 
+def steps_of(log: Path) -> list[int]:
+    """Return the steps in metrics.jsonl, whose last line may still be incomplete."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+
+
 def is_decided(job: Job, run: Path) -> bool:
-    log = run / "metrics.jsonl"
-    return job == ENDLESS and log.exists() and log.read_text().count("\n") >= 3
+    return job == ENDLESS and len(steps_of(run / "metrics.jsonl")) >= 3
 
 
 def test_runs_end_diverge_or_are_decided_and_are_not_run_again(
@@ -40,12 +48,29 @@ def test_runs_end_diverge_or_are_decided_and_are_not_run_again(
     assert capsys.readouterr().out == "3 runs: 3 finished, 0 to train\n"
 
 
-def test_when_the_time_is_up_runs_save_and_are_resumed(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_run_is_saved_and_resumed(shards: Path, tmp_path: Path) -> None:
+    log = tmp_path / "out" / ENDLESS.name / "metrics.jsonl"
+
+    def interrupt() -> None:
+        while len(steps_of(log)) < 3:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        Experiment(shards, tmp_path / "out", 1).run([ENDLESS], time.monotonic() + 100)
+    saved = len(steps_of(log))
+    later = Experiment(shards, tmp_path / "out", 1, lambda _, __: len(steps_of(log)) >= saved + 3)
+    results = later.run([ENDLESS], time.monotonic() + 100)
+    assert ENDLESS in results
+    steps = steps_of(log)
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) >= saved + 3
+
+
+def test_nothing_begins_without_time_and_an_error_ends_all(shards: Path, tmp_path: Path) -> None:
     assert Experiment(shards, tmp_path / "out", 1).run([GOOD], time.monotonic()) == {}
     assert not (tmp_path / "out" / "good").exists()
     broken = Job(Arm("broken", (TINY,), (*SHORT, "model.classes=3")), 0)
     with pytest.raises(RunError, match=r"broken/seed-0: training ended with exit code 2: .*model\.classes: 3"):
         Experiment(shards, tmp_path / "out", 1).run([broken], time.monotonic() + 100)
-    capsys.readouterr()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 
-from alexnet_dist.paper.claims import Claim
+from alexnet_dist.paper.audit.claims import Claim
 
 WIDTH = 120
 MARKS = {"holds": "=", "deviates": "~", "by test": "t", "fails": "!"}

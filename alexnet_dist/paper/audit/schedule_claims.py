@@ -9,8 +9,8 @@ import numpy as np
 
 from alexnet_dist.config import Config
 from alexnet_dist.data.plan import EpochPlan
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
 from alexnet_dist.training.build import schedule_of
 from alexnet_dist.training.optim import Rates
 from alexnet_dist.training.run_plan import RunPlan

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from alexnet_dist.data.transform import one_thread
 from alexnet_dist.errors import RunError
-from alexnet_dist.paper import (
+from alexnet_dist.paper.audit import (
     count_claims,
     data_claims,
     evaluation_claims,
@@ -18,8 +18,8 @@ from alexnet_dist.paper import (
     schedule_claims,
     tower_claims,
 )
-from alexnet_dist.paper.claims import Claim
-from alexnet_dist.paper.table import json_lines, summary, table
+from alexnet_dist.paper.audit.claims import Claim
+from alexnet_dist.paper.audit.table import json_lines, summary, table
 
 GROUPS: tuple[Callable[[], Iterator[Claim]], ...] = (
     data_claims.image_claims,
@@ -43,7 +43,7 @@ def audit(groups: Sequence[Callable[[], Iterator[Claim]]] = GROUPS) -> list[Clai
         return [claim for group in groups for claim in group()]
 
 
-def run(as_json: bool) -> None:
+def run_audit(as_json: bool) -> None:
     """Print the audit; RunError if a claim fails."""
     claims = audit(GROUPS)
     print(json_lines(claims) if as_json else table(claims), flush=True)

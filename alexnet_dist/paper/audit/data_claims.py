@@ -17,8 +17,8 @@ from alexnet_dist.data.augment import TrainDraws
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.data.loader import row_bytes
 from alexnet_dist.data.manifest import Options, manifest_path
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
 from alexnet_dist.training import feed
 from alexnet_dist.training.feed import Preparation
 from alexnet_dist.training.run_plan import BatchSpec

@@ -12,9 +12,9 @@ from torch import nn
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import PAPER_LAYERS, Geometry, Layer, Shape
 from alexnet_dist.nn.model import AlexNet, Tower
-from alexnet_dist.paper import recipes
-from alexnet_dist.paper.claims import Claim, Topic
-from alexnet_dist.paper.net_claims import watch
+from alexnet_dist.paper.audit import recipes
+from alexnet_dist.paper.audit.claims import Claim, Topic
+from alexnet_dist.paper.audit.net_claims import watch
 
 COUNTS = Topic("Figure 2: parameters, multiply-adds and units", "paper; layers-145.cfg")
 DEVICES = Topic("Parameters of each device", "layers-145.cfg")
