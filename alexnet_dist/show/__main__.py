@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("sheet.png"), metavar="PNG", help="default: sheet.png")
     parser.add_argument("--count", type=int, default=32, metavar="N", help="number of pictures (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="for choosing and augmenting samples (default: 0)")
-    parser.add_argument("--epoch", type=int, default=0, help="for choosing and augmenting samples (default: 0)")
+    parser.add_argument("--epoch", type=int, default=0, help="of the augmentation; the samples stay (default: 0)")
     parser.add_argument(
         "--crop", type=int, metavar="PIXELS", help="side of a picture (default: 7/8 of the packed size)"
     )

@@ -29,12 +29,12 @@ class SamplePictures:
 
 
 def sample_pictures(split: Split, count: int, seed: int, epoch: int, crop: int) -> SamplePictures:
-    """Return `count` samples, chosen by (seed, epoch), as the net sees them.
+    """Return `count` samples, chosen by the seed, as the net sees them in an epoch.
 
-    Samples of train are augmented, samples of other splits are centre-cropped.
+    Samples of train are augmented, by (seed, epoch), samples of other splits are centre-cropped.
     Raises UserError for a sample that cannot be read.
     """
-    ids = rng.permutation(split.images, seed, "show", epoch)[:count]
+    ids = rng.permutation(split.images, seed, "show")[:count]
     try:
         images = [simplejpeg.decode_jpeg(split.jpeg(sample), "RGB", strict=True) for sample in ids.tolist()]
     except (BadSample, ValueError) as error:

@@ -39,7 +39,7 @@ def test_every_file_opens_with_a_command_that_loads_it(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_says_the_packed_size_of_which_its_crop_is_seven_eighths(path: Path) -> None:
-    (size,) = re.findall(r"packed with --size (\d+)", header_of(path))
+    (size,) = re.findall(r"[Pp]acked with --size (\d+)", header_of(path))
     crop = load(files_of_its_command(path), []).config.data.crop
     assert int(size) * 7 == crop * 8 or (path.stem, int(size)) == ("figure1", crop)  # whole images
 

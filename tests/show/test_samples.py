@@ -38,7 +38,9 @@ def test_training_pictures_are_the_nets_input_with_its_mean_again(pack_tiny: Pac
         assert ("flipped" in samples.notes[n]) == draws.flip[n]
         assert samples.captions[n] == f"class{sample % 5}"
     other = sample_pictures(split, count=9, seed=4, epoch=3, crop=14)
+    assert sample_ids(other) == ids
     assert not np.array_equal(other.pictures, samples.pictures)
+    assert sample_ids(sample_pictures(split, count=9, seed=5, epoch=2, crop=14)) != ids
 
 
 def test_validation_pictures_are_centres(pack_tiny: Pack) -> None:

@@ -84,8 +84,8 @@ def _line(row: Row) -> str:
     training = "-" if row.training_error is None else f"{row.training_error:.1f} %"
     spread = "" if row.standard_error is None else f" +- {row.standard_error:.2f}"
     difference = "" if row.arm.name == BASELINE else "-" if row.difference is None else f"{row.difference:+.2f}{spread}"
-    published = "no number" if row.arm.published is None else f"{row.arm.published:+.2f}"
-    source = "" if row.arm.name == BASELINE else f"{published:<10} {row.arm.section}"
+    published = "no number" if row.arm.published is None else f"{row.arm.qualifier} {row.arm.published:+.2f}".strip()
+    source = "" if row.arm.name == BASELINE else f"{published:<11} {row.arm.section}"
     runs = f"{row.runs}" + (f", {row.diverged} diverged" if row.diverged else "")
     return f"{row.arm.name:<20} {runs:>6}   {error:>11}   {training:>8}   {difference:<19}   {source}".rstrip()
 

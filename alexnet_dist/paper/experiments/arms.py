@@ -18,6 +18,7 @@ class Arm:
     """One arm: the named configurations that it merges, its overrides, and the published difference in points.
 
     published: top-1 error on ImageNet minus that of the paper's net, None where there is no number; section: where.
+    qualifier: the paper's word before the number.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Arm:
     overrides: tuple[str, ...] = ()
     section: str = ""
     published: float | None = None
+    qualifier: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,26 @@ class Job:
         return config.load([Path(name) for name in self.arm.configs], self.overrides(data, directory)).config
 
 
-def _ablation(name: str, section: str, published: float | None = None, folder: str = "ablations") -> Arm:
-    return Arm(name, ("ablations/cifar10/baseline", f"{folder}/{name}"), (), section, published)
+def _ablation(
+    name: str, section: str, published: float | None = None, qualifier: str = "", folder: str = "ablations"
+) -> Arm:
+    return Arm(name, ("ablations/cifar10/baseline", f"{folder}/{name}"), (), section, published, qualifier)
 
 
 # Published differences: alexnet-2012's paper, and for no_links run 150 of its source.
 ABLATIONS = (
     Arm(BASELINE, ("ablations/cifar10/baseline",)),
-    _ablation("half_net", "§3.2", 1.7, "ablations/cifar10"),
-    _ablation("no_links", "run 150", 1.16, "ablations/cifar10"),
+    _ablation("half_net", "§3.2", 1.7, folder="ablations/cifar10"),
+    _ablation("no_links", "run 150 of the source", 1.16, folder="ablations/cifar10"),
     _ablation("no_norm", "§3.3", 1.4),
-    _ablation("no_overlap", "§3.4", 0.4, "ablations/cifar10"),
+    _ablation("no_overlap", "§3.4", 0.4, folder="ablations/cifar10"),
     _ablation("no_crops_and_flips", "§4.1"),
-    _ablation("no_colour_noise", "§4.1", 1.0),
+    _ablation("no_colour_noise", "§4.1", 1.0, "over"),
     _ablation("no_dropout", "§4.2"),
     _ablation("tanh", "§3.1"),
-    _ablation("no_conv3", "§7", 2.0),
-    _ablation("no_conv4", "§7", 2.0),
-    _ablation("no_conv5", "§7", 2.0),
+    _ablation("no_conv3", "§7", 2.0, "about"),
+    _ablation("no_conv4", "§7", 2.0, "about"),
+    _ablation("no_conv5", "§7", 2.0, "about"),
 )
 FIGURE1 = tuple(
     Arm(f"{activation}-{rate:g}", ("figure1",), (f"model.activation={activation}", f"optim.learning_rate={rate:g}"))

@@ -48,6 +48,8 @@ def test_the_table_has_the_papers_numbers_beside_ours() -> None:
     lines = ablations.table(ablations.compare(ABLATIONS, FOUND)).splitlines()
     (row,) = [line for line in lines if line.startswith("no_norm")]
     assert row.split() == ["no_norm", "3", "52.00", "%", "50.0", "%", "+2.00", "+-", "1.00", "+1.40", "§3.3"]
+    (bound,) = [line for line in lines if line.startswith("no_conv3")]
+    assert bound.endswith("about +2.00 §7")
     (diverged,) = [line for line in lines if line.startswith("tanh")]
     assert diverged.split()[:5] == ["tanh", "0,", "1", "diverged", "-"]
 
