@@ -187,9 +187,9 @@ def _label_last(axes: Axes, run: Record, key: str) -> None:
 
 
 def _mark_drops(axes: Axes, steps: Sequence[dict[str, Any]]) -> None:
-    """Mark the epochs at which the learning rate drops."""
-    for before, after in itertools.pairwise(steps):
-        if after["learning_rate"] < before["learning_rate"]:
-            epoch, note = before["epoch"], f"lr {after['learning_rate']:g} "
-            axes.axvline(epoch, color=TEXT_COLOUR, linewidth=0.8, linestyle=":")
-            axes.text(epoch, 0.98, note, transform=axes.get_xaxis_transform(), ha="right", va="top", fontsize=8)
+    """Mark the epochs at which the learning rate drops; labels of neighbours stand in two rows."""
+    drops = [pair for pair in itertools.pairwise(steps) if pair[1]["learning_rate"] < pair[0]["learning_rate"]]
+    for number, (before, after) in enumerate(drops):
+        epoch, note, height = before["epoch"], f"lr {after['learning_rate']:g} ", 0.98 - 0.05 * (number % 2)
+        axes.axvline(epoch, color=TEXT_COLOUR, linewidth=0.8, linestyle=":")
+        axes.text(epoch, height, note, transform=axes.get_xaxis_transform(), ha="right", va="top", fontsize=8)
