@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 
 def sync_folder(folder: Path) -> None:
@@ -28,12 +28,28 @@ def replace_durably(temporary: Path, path: Path) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file as ``<name>.tmp``, then rename it, so that `path` is never half-written.
 
-    The temporary name is fixed: a killed writer leaves at most one, which the next writer overwrites. Two writers of
+    The temporary name is fixed: a killed writer leaves at most one, which the next writer removes. Two writers of
     one path need a lock. Raises OSError.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
+    temporary = temporary_of(path)
+    with open_new(temporary) as file:
+        file.write(content)
     replace_durably(temporary, path)
+
+
+def temporary_of(path: Path) -> Path:
+    """Return the path under which a file is written before it is renamed: ``<name>.tmp`` beside it."""
+    return path.with_name(path.name + ".tmp")
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Create a file for writing in place of what a killed writer has left there. Raises OSError.
+
+    It is created exclusively: a symbolic link that somebody has put there is removed and not followed, so that nothing
+    else is overwritten.
+    """
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def lock_file(path: Path) -> TextIO | None:

@@ -76,6 +76,19 @@ def test_a_file_is_synced_before_the_rename_and_its_folder_after(
     assert (tmp_path / "file").read_bytes() == b"content"
 
 
+def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file.json"
+    replace_file(target, b"old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(target, b"new")
+    assert target.read_text() == "old"
+
+
 def test_only_one_process_holds_a_lock_and_a_kill_releases_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with start(HOLD, path) as holder:

@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 
+from alexnet_dist.files import replace_file
+from alexnet_dist.monitoring.server import PageServer
 from alexnet_dist.monitoring.timeline import PHASES, Times
 
 PREFIX = "alexnet_train_"
@@ -31,7 +31,10 @@ COUNTERS = {
     "images_total": "Training images, this rank's share: its replica's images divided among the replica's ranks, so"
     " that sum() over ranks is the run's images and sum(rate()) its throughput.",
     "steps_total": "Optimizer steps completed by this process.",
-    "nonfinite_loss_total": "Steps whose loss over the global batch was not finite.",
+    "nonfinite_loss_total": "Steps whose loss over the global batch was not finite, or above train.max_loss.",
+    "checkpoint_failures_total": "Checkpoints that could not be written, such as to a full disk.",
+    "skipped_batches_total": "Batches that have changed no weight, because their numbers were not finite, or because a"
+    " rollback has left them out.",
     "model_flops_total": "Floating-point operations of the net's training (a multiply-add is two), this rank's share.",
 }
 GAUGES = {
@@ -118,7 +121,7 @@ class Metrics:
         # The start and not 0, so that a run before its first step does not look stalled since 1970.
         self._gauges["last_step_timestamp_seconds"].labels(**self._labels).set_to_current_time()
         self._world_size, self._progress_images = world_size, 0.0
-        self._server: tuple[WSGIServer, Thread] | None = None
+        self._server: PageServer | None = None
 
     def _register_rank_info(self) -> None:
         software = {"torch": _version("torch"), "version": _version("alexnet_dist")}
@@ -199,8 +202,16 @@ class Metrics:
         """Count a sample for which another was substituted; reason: one of bad_sample_reasons."""
         self._bad_samples[reason].inc()
 
+    def add_checkpoint_failure(self) -> None:
+        """Count a checkpoint that could not be written."""
+        self._counters["checkpoint_failures_total"].inc()
+
+    def add_skipped_batch(self) -> None:
+        """Count a batch that has changed no weight."""
+        self._counters["skipped_batches_total"].inc()
+
     def add_nonfinite(self, count: int) -> None:
-        """Count steps whose loss was not finite."""
+        """Count steps whose loss was not finite, or too large."""
         self._counters["nonfinite_loss_total"].inc(count)
 
     def serve(self, address: str = "127.0.0.1", port: int = 0) -> int | None:
@@ -213,11 +224,11 @@ class Metrics:
         for candidate in dict.fromkeys((port, 0)):
             try:
                 # OverflowError: the base port is so high that this rank's port exceeds 65535.
-                self._server = start_http_server(candidate, address, registry=self.registry)
+                self._server = PageServer(lambda: generate_latest(self.registry), address, candidate)
             except (OSError, OverflowError, UnicodeError) as error:
                 first_error = first_error or error
                 continue
-            served_port = int(self._server[0].server_port)
+            served_port = self._server.port
             if self._labels["rank"] == "0" and not _is_loopback(address):
                 _warn(
                     f"{prefix} are served on {address} without a password, to anyone who can reach it; with"
@@ -232,10 +243,8 @@ class Metrics:
     def close(self) -> None:
         """Stop the server, if it was started."""
         if self._server:
-            (server, thread), self._server = self._server, None
-            server.shutdown()
-            server.server_close()
-            thread.join()
+            self._server.close()
+            self._server = None
 
 
 def endpoint(address: str, port: int) -> str:
@@ -254,13 +263,11 @@ def endpoint(address: str, port: int) -> str:
 def write_targets(path: Path, endpoints: Sequence[str]) -> None:
     """Write the addresses of the ranks' metrics for Prometheus's file_sd; endpoints: host:port, one a rank.
 
-    No labels: the ranks expose run, rank, replica and tower themselves. The file is renamed into position atomically.
+    No labels: the ranks expose run, rank, replica and tower themselves. The file is renamed into position atomically,
+    from a name that does not end in .json, so that no file_sd pattern matches a half-written file.
     """
-    # Hidden and not *.json, so that no file_sd pattern matches a half-written file.
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps([{"targets": list(endpoints)}], indent=1) + "\n")
-        temporary.replace(path)
+        replace_file(path, (json.dumps([{"targets": list(endpoints)}], indent=1) + "\n").encode())
     except OSError as error:
         _warn(f"{path} not written, so Prometheus will not find this run: {error.strerror}")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
+from typing import BinaryIO
 
 from alexnet_dist.data.manifest import Options, Rejected
 from alexnet_dist.data.transform import UnusableImageError, one_thread, training_image
-from alexnet_dist.files import sync_folder
+from alexnet_dist.files import open_new, sync_folder, temporary_of
 from alexnet_dist.pack import spool
 from alexnet_dist.pack.accumulator import PixelAccumulator
 from alexnet_dist.pack.sources.huggingface import read_container
@@ -27,12 +27,12 @@ def spool_container(job: ContainerJob) -> int:
     record = spool.load_record(job)
     if record is not None:
         return len(record.images)
-    temporary = job.file(".bin.tmp")
+    temporary = temporary_of(job.file(".bin"))
     images: list[SpooledImage] = []
     rejected: list[Rejected] = []
     accumulator = PixelAccumulator(job.options.size) if job.needs_sums else None
     noted_s = 0.0
-    with one_thread(), temporary.open("wb") as file:
+    with one_thread(), open_new(temporary) as file:
         for image in read_container(job.path, job.layout, job.columns):
             if image.problem is not None and not image.class_name:
                 rejected.append(Rejected(image.name, image.problem))
@@ -54,7 +54,7 @@ def spool_container(job: ContainerJob) -> int:
 
 
 def _write_jpeg(
-    image: StreamImage, options: Options, file: io.BufferedWriter, accumulator: PixelAccumulator | None
+    image: StreamImage, options: Options, file: BinaryIO, accumulator: PixelAccumulator | None
 ) -> str | None:
     """Write an image's training JPEG to `file`; return the reason if it is rejected, or None."""
     if image.problem is not None:

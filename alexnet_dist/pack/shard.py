@@ -20,7 +20,7 @@ from webdataset.writer import TarWriter
 from alexnet_dist.data.manifest import INDEX_DTYPE, Options, Rejected
 from alexnet_dist.data.transform import UnusableImageError, one_thread, training_image
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import sync_folder
+from alexnet_dist.files import open_new, sync_folder, temporary_of
 from alexnet_dist.pack.accumulator import PixelAccumulator
 from alexnet_dist.pack.records import ShardJob, ShardRecord, how_to_start_over, load_finished, save_record
 from alexnet_dist.pack.sources.listing import LARGEST_FILE_BYTES, TOO_LARGE, ImageFile
@@ -46,7 +46,7 @@ def write_shard(job: ShardJob) -> ShardResult:
     record = load_finished(job)
     if record is not None:
         return ShardResult(record.images, record.rejected, written=False)
-    temporary = job.record_path.with_suffix(".tar.tmp")
+    temporary = temporary_of(job.record_path.with_suffix(".tar"))
     with one_thread():
         record = _write_tar(job, temporary)
     if record.images:
@@ -94,7 +94,7 @@ def _write_tar(job: ShardJob, path: Path) -> ShardRecord:
     rejected: list[Rejected] = []
     accumulator = PixelAccumulator(job.options.size) if job.needs_sums else None
     with (
-        path.open("wb") as file,
+        open_new(path) as file,
         _open_tar(file) as (hashing, writer),
         closing(_FileReader(job.folder, how_to_start_over(job.out, job.split))) as reader,
     ):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from alexnet_dist.data.reader import BAD_KINDS
-from alexnet_dist.monitoring import metrics
+from alexnet_dist.monitoring import metrics, server
 from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
 from alexnet_dist.monitoring.timeline import PHASES, Times
 
@@ -191,7 +191,8 @@ def test_promtool_accepts_the_exposition() -> None:
     assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
 
 
-def test_a_scrape_sees_the_run_grow(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scrape_sees_the_run_grow(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PAGE_S", 0.0)
     metrics = rank_3()
     threads = threading.active_count()
     with served(metrics) as port:
@@ -274,7 +275,7 @@ def test_targets_appear_by_a_rename_of_a_name_that_no_pattern_finds(
 
     monkeypatch.setattr(Path, "replace", spy)
     write_targets(tmp_path / "targets.json", ["127.0.0.1:9410"])
-    assert seen == [(".targets.json.tmp", [])]
+    assert seen == [("targets.json.tmp", [])]
 
 
 def test_targets_that_cannot_be_written_do_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from alexnet_dist.data.reader import BAD_KINDS
 from alexnet_dist.monitoring.metrics import LABELS, PREFIX, Metrics
+from alexnet_dist.monitoring.server import PAGE_S
 from alexnet_dist.monitoring.timeline import Times
 from alexnet_dist.runs import directory as run_directory
 from support.prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
@@ -197,6 +198,7 @@ def scraped(endpoint: str) -> dict[str, float]:
 def bracketed(training: Training) -> tuple[list[float], int, int]:
     """Return the images counted by each rank, and the steps logged before and after the scrapes."""
     before = training.step()
+    time.sleep(PAGE_S + 0.05)  # an older page may be served until then
     images = [scraped(endpoint)[f"{PREFIX}images_total"] for endpoint in training.endpoints()]
     return images, before, training.step()
 
