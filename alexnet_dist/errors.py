@@ -33,6 +33,13 @@ class LostRankRunError(RunError):
     permanent = False
 
 
+class RollbackError(RunError):
+    """The end of an attempt whose numbers went wrong: the run continues from its last checkpoint without a batch.
+
+    Every rank of the run raises it at the same step, and nothing of the attempt is under way any more.
+    """
+
+
 class PermanentError(RunError):
     """A RunError in which a restart would end again, such as a full disk."""
 

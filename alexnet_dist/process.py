@@ -11,10 +11,12 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from alexnet_dist.errors import PermanentError, UserError
 from alexnet_dist.signals import GROUP_SIGNALS, ignore_signals
@@ -69,6 +71,22 @@ def launch_info(environment: Mapping[str, str] | None = None) -> LaunchInfo:
         nccl_multi_rank=variables.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1",
         agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
+
+
+def run_again() -> NoReturn:
+    """Replace this process's program by the same command, from its beginning: it stays the process that it is.
+
+    What started it, such as torchrun's agent, sees no end. Files, sockets and memory are released.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def most_restarts() -> int | None:
+    """Return how often torchrun may restart this process, None if torchrun has not started it."""
+    text = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "")
+    return int(text) if text.isdecimal() else None
 
 
 def write_error_file(message: str, time_s: float) -> None:

@@ -19,8 +19,16 @@ from typing import NoReturn
 
 from alexnet_dist import config as configs
 from alexnet_dist.distributed import final_error
-from alexnet_dist.errors import LostRankRunError, PermanentError, RunError, UserError, exit_code_of, run_command
-from alexnet_dist.process import LaunchInfo, die_with_parent, launch_info, write_error_file
+from alexnet_dist.errors import (
+    LostRankRunError,
+    PermanentError,
+    RollbackError,
+    RunError,
+    UserError,
+    exit_code_of,
+    run_command,
+)
+from alexnet_dist.process import LaunchInfo, die_with_parent, launch_info, run_again, write_error_file
 from alexnet_dist.signals import GROUP_SIGNALS, START_GRACE_S, StopRequest, print_error
 
 RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
@@ -78,6 +86,12 @@ def main_once(arguments: list[str]) -> None:
             )
             die_with_parent(os.getppid())
         main(arguments, stop)
+    except RollbackError as error:
+        if stop:  # the request would be forgotten
+            raise
+        if launched.rank == 0:
+            print(f"warning: {error}", file=sys.stderr, flush=True)
+        run_again()
     except UserError as error:
         failed_s, message = time.time(), str(error)
         if launched.rank:

@@ -25,12 +25,12 @@ FLOORS = (
     {"training.feed", "training.inputs"},
     {"training.step"},
     {"training.build", "training.resume", "training.initial"},
-    {"training.run_logger", "training.ending"},
+    {"training.run_logger", "training.ending", "training.saver"},
     {"training.pipeline"},
     {"training.loop"},
     {"training.train"},
     {"pack", "show", "train", "evaluate", "predict", "export", "figures", "benchmark", "demo"},
-    {"paper"},
+    {"paper", "doctor"},
     {"__main__", "launch"},
 )
 COMMANDS = FLOORS[-3] | FLOORS[-2] | {"__main__", "launch"}

@@ -165,6 +165,8 @@ class TrainConfig(Section):
     """Micro-batches per step and replica; more of them need less memory, and the gradient is the same."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Type of the activations; the weights are float64 if it is float64, else float32."""
+    max_loss: float = Field(1000.0, gt=0)
+    """Mean cross-entropy, in nats, above which training has diverged and nothing more is saved. Our choice."""
     deterministic: bool = False
     """Whether torch raises an error on operations that are not reproducible."""
     channels_last: bool = False
@@ -209,8 +211,14 @@ class RunConfig(Section):
     """Seed of the initial weights, the order of the samples, augmentation and dropout."""
     save_every: int = Field(1000, ge=1)
     """Steps between checkpoints; the end of the run is always saved."""
+    on_save_error: Literal["continue", "stop"] = "continue"
+    """After a checkpoint that could not be written: train on and try again until the next one is due, or end."""
     keep: int = Field(3, ge=1)
     """Number of checkpoints kept; older ones are deleted."""
+    on_divergence: Literal["stop", "skip", "rollback"] = "stop"
+    """After numbers that are not finite: the run ends, the step changes no weight, or it resumes without its batch."""
+    max_skipped: int = Field(10, ge=1)
+    """Batches that skip or rollback leaves out; the next one ends the run."""
     log_every: int = Field(20, ge=1)
     """Steps between lines of metrics.jsonl."""
     evaluate_every: int = Field(1, ge=0)

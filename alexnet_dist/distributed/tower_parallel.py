@@ -21,7 +21,7 @@ from alexnet_dist.distributed.link import Handle, PairLink
 from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import Tower, hook_gradient
 
-LOGITS, PIXELS = "logits", "pixels"  # the joins that are not a layer's
+LOGITS, PIXELS, UPDATE = "logits", "pixels", "update"  # the joins that are not a layer's
 
 # torch.autograd.Function is untyped: `apply` returns Any and a context is open to any attribute.
 
@@ -54,6 +54,12 @@ class Exchange:
         self.link, self.join = link, join
         self.forward: Handle | None = None
         self.backward: Handle | None = None
+
+
+def both_towers(own: bool, link: PairLink, device: torch.device) -> bool:
+    """Return whether a statement holds in both towers; each waits for the other's answer. device: of the link."""
+    answer = torch.tensor([float(own)], device=device)
+    return bool(own and link.wait(link.start(answer, (1,), UPDATE)).item())
 
 
 def _wait(link: PairLink, handle: Handle | None) -> Tensor:

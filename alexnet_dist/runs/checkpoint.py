@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import replace_durably, replace_file, sync_folder
+from alexnet_dist.files import replace_durably, replace_file, sync_folder, temporary_of
 
 FORMAT = 2
 STEP_NAME = re.compile(r"step-(\d{8})")
 MANIFEST = "manifest.json"
+DAMAGED = ".damaged"  # ends the name of a checkpoint that did not verify
 OS_ERROR = re.compile(r"os error (\d+)")  # in a message of safetensors
 
 
@@ -51,17 +53,20 @@ def tower_file(tower: int) -> str:
 def write_tower(directory: Path, step: int, tower: int, tensors: Mapping[str, Tensor]) -> None:
     """Write one tower's weights and velocities durably; the checkpoint counts only once `commit` has run.
 
-    Raises OSError, also for a full disk.
+    directory is made if it is missing, but not the run's above it: that has been removed. Raises OSError, also for a
+    full disk.
     """
     target = step_directory(directory, step) / tower_file(tower)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(exist_ok=True)
+    target.parent.mkdir(exist_ok=True)
     sync_folder(directory)
     write_tensors(target, tensors)
 
 
 def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file durably, with metadata in its header; raises OSError, also for a full disk."""
-    temporary = target.with_name(target.name + ".tmp")
+    temporary = temporary_of(target)
+    temporary.unlink(missing_ok=True)  # a link that stands there is not followed
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(on_host, temporary, None if metadata is None else dict(metadata))
@@ -75,8 +80,7 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping
 def commit(directory: Path, step: int, state: Mapping[str, Any], keep: int, towers: int = 2) -> None:
     """Write the manifest of the towers' files, then delete all but the newest `keep` checkpoints (rank 0 only).
 
-    A checkpoint of a later step can only be one that did not verify when the run was resumed: it is deleted too, and
-    does not count.
+    Checkpoints of later steps are not counted, and deleted too: `set_aside` has moved those that a start found damaged.
     """
     home = step_directory(directory, step)
     files = {tower_file(tower): _record(home / tower_file(tower)) for tower in range(towers)}
@@ -142,6 +146,20 @@ def remove_unfinished(directory: Path) -> None:
     for home in directory.glob("step-*"):
         if STEP_NAME.fullmatch(home.name) and not (home / MANIFEST).exists():
             shutil.rmtree(home)
+
+
+def set_aside(directory: Path, step: int) -> list[Path]:
+    """Rename the checkpoints of later steps than that of a start, which did not verify; return their new paths.
+
+    A name ends in .damaged, and is never read or removed: whoever wants to know what happened can look.
+    """
+    moved: list[Path] = []
+    for number in sorted(number for number in finished_steps(directory) if number > step):
+        home = step_directory(directory, number)
+        names = chain([DAMAGED], (f"{DAMAGED}-{copy}" for copy in count(2)))
+        free = (target for name in names if not (target := home.with_name(home.name + name)).exists())
+        moved.append(home.rename(next(free)))
+    return moved
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,7 +22,9 @@ CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
     "PREEMPTED",
 )
 LOCK, MEAN, CHECKPOINTS, PROFILE = ".lock", "train.mean.npy", "checkpoints", "profile"
+SAVED = ".saved"  # names the step of the first checkpoint: a run that has it never starts from step 0 again
 POST_MORTEM = "post-mortem.txt"
+SKIPPED = "skipped.jsonl"  # batches that are left out after a rollback, by the number of steps completed before them
 
 
 def samples_file(rank: int) -> str:
@@ -46,26 +48,66 @@ def open_directory(directory: Path) -> TextIO:
         return _lock(directory / LOCK)
 
 
-def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inputs: Mapping[str, bytes]) -> None:
+def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inputs: Mapping[str, bytes]) -> list[str]:
     """Restore a run's directory to what it was at a step, and write the files of this start (rank 0 only).
 
-    Before this call a start may still be rejected, and leaves the directory unchanged. evaluated_step: of the last
-    evaluation by then. inputs: name to content of the files that make the run self-contained, class names and mean
-    image, as Split.to_keep returns them. Raises UserError if the directory cannot be written.
+    Return notes on what was damaged: checkpoints are set aside, lines of records dropped. Before this call a start may
+    still be rejected, and leaves the directory unchanged. evaluated_step: of the last evaluation by then. inputs: name
+    to content of the files that make the run self-contained, class names and mean image, as Split.to_keep returns them.
+    Raises UserError if the directory cannot be written.
     """
     with _os_error_as_user_error(directory):
         checkpoint.remove_unfinished(directory / CHECKPOINTS)
-        truncate_records(directory, step, evaluated_step)
+        aside = checkpoint.set_aside(directory / CHECKPOINTS, step)
+        notes = [f"damaged checkpoint set aside: {path}" for path in aside]
+        notes += truncate_records(directory, step, evaluated_step)
         (directory / PREEMPTED).unlink(missing_ok=True)
         # The config first: a directory with other files and without a config is not a run.
         replace_file(directory / CONFIG, config_yaml.encode())
         for name, content in inputs.items():
             replace_file(directory / name, content)
+        if step:
+            mark_saved(directory, step)  # a run of an earlier version has no mark yet
+        else:
+            (directory / SAVED).unlink(missing_ok=True)
+    return notes
+
+
+def skip_batches(directory: Path, steps: Sequence[int], reason: str) -> None:
+    """Add batches to those that later starts leave out (rank 0 only). Raises OSError."""
+    path = directory / SKIPPED
+    lines = [*(path.read_text().splitlines() if path.exists() else []), json.dumps({"steps": steps, "reason": reason})]
+    replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def skipped_batches(directory: Path) -> list[int]:
+    """Return the batches that a start leaves out; UserError if the file is not readable."""
+    try:
+        return sorted({int(step) for line in read_lines(directory / SKIPPED) for step in line["steps"]})
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory / SKIPPED}: not a list of skipped batches ({error}); expected lines such as"
+            ' {"steps": [41, 42], "reason": "..."}; restore it, or remove it to train on all batches'
+        ) from None
+
+
+def mark_saved(directory: Path, step: int) -> None:
+    """Note, once a run's first checkpoint is durable, that there is one (rank 0 only). Raises OSError."""
+    if not (directory / SAVED).exists():
+        replace_file(directory / SAVED, f"{step}\n".encode())
+
+
+def first_saved(directory: Path) -> str | None:
+    """Return the step of the first checkpoint that was ever saved; None before, or if the directory was emptied."""
+    path = directory / SAVED
+    if not (path.exists() and (directory / CONFIG).exists()):
+        return None
+    return path.read_text(errors="replace").strip()
 
 
 def mark_preempted(directory: Path, step: int) -> None:
     """Leave the file that says that the run was asked to stop and is saved at a step (rank 0 only)."""
-    (directory / PREEMPTED).write_text(f"stopped and saved at step {step}\n")
+    replace_file(directory / PREEMPTED, f"stopped and saved at step {step}\n".encode())
 
 
 @contextmanager
@@ -82,7 +124,7 @@ def _os_error_as_user_error(directory: Path) -> Iterator[None]:
 def _lock(path: Path) -> TextIO:
     lock = lock_file(path)
     if lock is None:
-        holder = path.read_text().strip()
+        holder = path.read_text(errors="replace").strip()
         raise UserError(
             f"run.directory: {path.parent} is in use by another run ({holder}); stop that one or choose another"
         )
@@ -92,22 +134,30 @@ def _lock(path: Path) -> TextIO:
     return lock
 
 
-def truncate_records(directory: Path, step: int, evaluated_step: int) -> None:
-    """Drop the records after a step, which the run is about to repeat, and half-written lines.
+def truncate_records(directory: Path, step: int, evaluated_step: int) -> list[str]:
+    """Drop the records after a step, which the run is about to repeat, and a last line that was not written whole.
 
-    evaluated_step: the step of the last evaluation that is not repeated.
+    Return a note for each file in which other lines cannot be read: they are dropped too. evaluated_step: the step of
+    the last evaluation that is not repeated.
     """
+    notes: list[str] = []
     last_steps = {directory / METRICS: step, directory / EVALUATIONS: evaluated_step}
     for path, last in (last_steps | dict.fromkeys(directory.glob("samples-rank-*.jsonl"), step)).items():
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= last]
-            replace_file(path, "".join(f"{line}\n" for line in kept).encode())
+            *whole, rest = path.read_bytes().split(b"\n")
+            steps = [_step(line) for line in whole]
+            kept = [line for line, number in zip([*whole, rest], [*steps, _step(rest)], strict=True) if number <= last]
+            replace_file(path, b"".join(line + b"\n" for line in kept))
+            if unreadable := steps.count(float("inf")):
+                notes.append(f"{path}: {unreadable} line(s) that are not JSON with a step are dropped")
+    return notes
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
+    """Return a record's step, infinity if the line is not a record."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
 
 
@@ -120,7 +170,19 @@ def append(path: Path, value: Mapping[str, Any]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file; an empty list if there is no file.
 
-    A last line without its end, which a live or killed run leaves, is ignored.
+    A last line without its end, which a live or killed run leaves, is ignored. Raises UserError for any other line
+    that is no object.
     """
-    finished = path.read_text().rpartition("\n")[0] if path.exists() else ""
-    return [json.loads(line) for line in finished.splitlines()]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [_object(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Return the object of a line of a file; UserError if it is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}:{number}: not a line of JSON ({error}); remove the line") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}:{number}: {line[:40]!r} is not a JSON object; remove the line")
+    return value

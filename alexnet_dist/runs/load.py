@@ -105,9 +105,25 @@ def load_run(directory: Path, step: int | None = None) -> LoadedRun:
         raise UserError(f"{directory}: no checkpoint {'verifies: ' if complaints else 'yet'}{'; '.join(complaints)}")
     for complaint in complaints:
         print(f"checkpoint skipped: {complaint}; step {saved.step:,} is used", file=sys.stderr, flush=True)
-    mean = torch.from_numpy(np.load(directory / MEAN))
     train_manifest = manifest.load(manifest.manifest_path(directory, "train"))
+    mean = _read_mean(directory / MEAN, train_manifest.size)
     return LoadedRun(directory, config, train_manifest, mean, model.eval(), saved.step)
+
+
+def _read_mean(path: Path, size: int) -> Tensor:
+    """Return the mean image, float32 (3, size, size); UserError if the file is anything else. Nothing is unpickled."""
+    try:
+        mean = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        found = str(error)
+    else:
+        found = f"{mean.dtype} {mean.shape}" if isinstance(mean, np.ndarray) else "an archive of arrays"
+        if found == f"float32 {(3, size, size)}":
+            return torch.from_numpy(mean)
+    raise UserError(
+        f"{path}: not the mean image of this run: {found}; expected an array of float32 (3, {size}, {size}): copy"
+        f" {MEAN} from the shards that it was trained on"
+    )
 
 
 def _deleted(before: Sequence[int], home: Path) -> bool:

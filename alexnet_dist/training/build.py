@@ -66,6 +66,7 @@ def build_engine(run: RunContext, groups: Groups) -> Engine:
         config.train.accumulate,
         COMPUTE_DTYPES[config.train.dtype],
         timeline,
+        guarded=config.run.on_divergence == "skip",
     )
 
 

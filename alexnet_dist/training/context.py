@@ -48,6 +48,7 @@ class RunContext:
         return {
             **self.plan.position(step, self.splits["train"].manifest.sha256),
             "events": [event.changes() for event in past],
+            "skipped": sorted(number for number in self.plan.skipped if number < step),
         }
 
     def log(self, text: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.distributed.lost_rank import LostRankError, lost_rank_sentence
 from alexnet_dist.distributed.post_mortem import Diagnosis, diagnose, explanation, page
-from alexnet_dist.errors import LostRankRunError, UserError
+from alexnet_dist.errors import LostRankRunError, RollbackError, UserError
 from alexnet_dist.files import replace_file
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, POST_MORTEM
@@ -25,6 +25,8 @@ def explained(run: RunContext, reports: EndReports) -> Iterator[None]:
     """
     try:
         yield
+    except RollbackError:
+        raise  # the same command goes on, in the same processes
     except LostRankError as error:
         raise _explain(run, reports, error) from None
     except Exception as error:

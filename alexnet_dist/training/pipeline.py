@@ -55,6 +55,14 @@ class StepPipeline(Generic[Launched, Finished]):
         """Finish every step and apply every status, as before anything is saved; return whether to stop."""
         return self._advance(depth=0)
 
+    def abandon(self) -> list[Finished]:
+        """Finish every step and return those whose status was not applied: nothing is in flight afterwards."""
+        while self._launched:
+            self._finished.append(self._finish(self._launched.popleft()))
+        finished = list(self._finished)
+        self._finished.clear()
+        return finished
+
     def _advance(self, depth: int) -> bool:
         """Keep at most `depth` launched and `depth` finished steps; return whether any status asks to stop."""
         stopping = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from alexnet_dist import config as configs
@@ -13,7 +13,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.nn.model import Tower
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.checkpoint import Checkpoint
-from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG
+from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, SAVED, SKIPPED, first_saved, skipped_batches
 from alexnet_dist.runs.load import differences, geometry_state, saved_geometry
 from alexnet_dist.runs.weights import restore
 from alexnet_dist.training.context import RunContext
@@ -26,16 +26,27 @@ BEGINNING_KEYS = ("run.initial_weights", "run.initial_layers")  # only a new run
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run stands: completed steps, the step of the last evaluation, the schedule's state, training seconds."""
+    """Where a run stands: completed steps, the step of the last evaluation, the schedule's state, training seconds.
+
+    unchanged: steps so far that have changed no weight, because their gradients were not finite.
+    """
 
     step: int = 0
     evaluated_step: int = 0
     progress: Progress = field(default_factory=Progress)
     time_s: float = 0.0
+    unchanged: int = 0
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint stores of it besides the position."""
-        return {"evaluated_step": self.evaluated_step, "progress": asdict(self.progress), "time_s": self.time_s}
+        state = {"evaluated_step": self.evaluated_step, "progress": asdict(self.progress), "time_s": self.time_s}
+        return {**state, "unchanged": self.unchanged}
+
+
+def without_skipped(run: RunContext, control: Control) -> RunContext:
+    """Return the run without the batches that rollbacks leave out, as the directory of rank 0's node lists them."""
+    skipped = frozenset(control.run_on_rank0(lambda: skipped_batches(run.directory)))
+    return replace(run, plan=replace(run.plan, skipped=skipped))
 
 
 def resume(run: RunContext, engine: Engine, control: Control) -> Start:
@@ -62,21 +73,22 @@ def resume(run: RunContext, engine: Engine, control: Control) -> Start:
     engine.broadcast_weights()
     engine.broadcast_velocities()
     state = saved.state
-    return Start(saved.step, int(state["evaluated_step"]), Progress(**state["progress"]), float(state["time_s"]))
+    progress, unchanged = Progress(**state["progress"]), int(state.get("unchanged", 0))
+    return Start(saved.step, int(state["evaluated_step"]), progress, float(state["time_s"]), unchanged)
 
 
 def find_checkpoint(run: RunContext, by_node: Sequence[str]) -> Checkpoint | None:
     """Return the newest checkpoint that verifies, on rank 0; each of its files is read once. None at the beginning.
 
     by_node: what `_newest_on_node` returned, by rank; empty on a single node. Raises UserError if no checkpoint
-    verifies, if there are some on another node only, or if the newest one does not belong to this run.
+    verifies, if there are none any more or on another node only, or if the newest one does not belong to this run.
     """
     home = run.directory / CHECKPOINTS
     newest, complaints = checkpoint.find(home)
     for complaint in complaints:
         print(f"checkpoint skipped: {complaint}", file=sys.stderr, flush=True)
     if newest is None and complaints:
-        raise UserError(f"{home}: no checkpoint verifies; restore one, or remove the directory to start from step 0")
+        raise UserError(f"{home}: no checkpoint verifies; restore one, or remove {run.directory} to start from step 0")
     step, rank = max([(int(text), rank) for rank, text in enumerate(by_node) if text], default=(0, 0))
     if newest is None:
         if step:
@@ -84,6 +96,11 @@ def find_checkpoint(run: RunContext, by_node: Sequence[str]) -> Checkpoint | Non
                 f"{home}: no checkpoint here, on rank 0's node, but one of step {step} on rank {rank}'s node: make that"
                 " node the first (torchrun --node-rank=0), or copy its run directory to this one; to start from step"
                 " 0, remove it there"
+            )
+        if first := first_saved(run.directory):
+            raise UserError(
+                f"{home}: no checkpoint, although this run has saved some, the first at step {first} ({SAVED} says so);"
+                f" restore one, or remove {run.directory} to start from step 0"
             )
         return None
     if by_node and step > int(by_node[0] or 0):
@@ -121,12 +138,18 @@ def check_resumable(saved: Checkpoint, net_state: Mapping[str, Any], position: M
     lines = [
         f"{keys.get(key, key)}: {value!r} in the checkpoint, {position[key]!r} now"
         for key, value in saved.state["position"].items()
-        if key not in ("step", "events") and value != position[key]
+        if key not in ("step", "events", "skipped") and value != position[key]
     ]
     if lines:
         raise UserError(
             f"{saved.directory}: resuming would change the order of samples: {'; '.join(lines)};"
             " set them back, or choose another run.directory"
+        )
+    skipped = saved.state["position"].get("skipped", [])
+    if skipped != position["skipped"]:
+        raise UserError(
+            f"{saved.directory}: trained without the batches {skipped}, but {SKIPPED} of the run directory has"
+            f" {position['skipped']} before step {saved.step}; restore that file"
         )
     events = saved.state["position"].get("events", [])
     if events != position["events"]:

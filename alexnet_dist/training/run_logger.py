@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -14,7 +14,8 @@ from tqdm import tqdm
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.nn import geometry
-from alexnet_dist.runs.directory import EVALUATIONS, METRICS, append, samples_file
+from alexnet_dist.runs.directory import EVALUATIONS, METRICS, samples_file
+from alexnet_dist.runs.records import Records
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import rows_of_rank
 from alexnet_dist.training.resume import Start
@@ -55,13 +56,15 @@ class RunLogger:
     def __init__(self, run: RunContext, metrics: Metrics, start: Start) -> None:
         """Begin at a start; start.time_s: seconds of training in earlier starts of this run.
 
-        finished_step: the last one that this rank has finished.
+        finished_step: the last one that this rank has finished. unchanged: steps that have changed no weight, over all
+        starts.
         """
         self._run, self._metrics = run, metrics
         self._flops_per_image = geometry.training_flops(run.net)
         self._began_s = time.monotonic() - start.time_s
         self._logged_step, self._logged_s = start.step, start.time_s
-        self.finished_step = start.step
+        self.finished_step, self.unchanged = start.step, start.unchanged
+        self._records, self._is_full = Records(run.directory), False
         self._bar: tqdm[object] | None = None
         if run.topology.is_rank0 and sys.stderr.isatty():
             self._bar = tqdm(total=run.plan.steps, initial=start.step, unit="step", dynamic_ncols=True)
@@ -98,7 +101,7 @@ class RunLogger:
         """Record which samples each rank decoded for a step; ids_by_rank: what `decoded_ids` returned on each."""
         if self._run.topology.is_rank0:
             for rank, ids in enumerate(ids_by_rank):
-                append(self._run.directory / samples_file(rank), {"step": step, "ids": json.loads(ids)})
+                self._record(samples_file(rank), {"step": step, "ids": json.loads(ids)})
 
     def log_bad_samples(self, bad: list[BadSample]) -> None:
         """Report samples for which others were substituted."""
@@ -132,7 +135,7 @@ class RunLogger:
             "data_wait_s": record.report.times.phase_s["data_wait"],
             "time_s": record.time_s,
         }
-        append(self._run.directory / METRICS, line)
+        self._record(METRICS, line)
         images_per_s = (step - self._logged_step) * plan.global_batch / (record.time_s - self._logged_s)
         self._logged_step, self._logged_s = step, record.time_s
         text = (
@@ -158,7 +161,7 @@ class RunLogger:
                 "top5_error": evaluation.top5_error,
                 "time_s": self.time_s,
             }
-            append(self._run.directory / EVALUATIONS, line)
+            self._record(EVALUATIONS, line)
             top5 = "" if evaluation.top5_error is None else f"  top-5 error {evaluation.top5_error:.2%}"
             self.log(
                 f"validation after epoch {step // plan.steps_per_epoch}:"
@@ -171,9 +174,33 @@ class RunLogger:
         self._metrics.observe_checkpoint("save", seconds)
         self._logged_s += seconds
 
+    def log_save_failure(self, text: str) -> None:
+        """Count and report a checkpoint that could not be written."""
+        self._metrics.add_checkpoint_failure()
+        if self._run.topology.is_rank0:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def log_unchanged(self, step: int) -> None:
+        """Count and report a step whose gradients were not finite, so that it has changed no weight."""
+        self.unchanged += 1
+        self._metrics.add_skipped_batch()
+        self.log(f"step {step:,}: gradients that are not finite; skipped: the weights stay as they were")
+
+    def log_left_out(self, step: int) -> None:
+        """Count and report a step whose batch a rollback has left out."""
+        self._metrics.add_skipped_batch()
+        self.log(f"step {step:,}: left out after a rollback")
+
     def log_divergence(self) -> None:
-        """Count a loss that is not finite."""
+        """Count a loss that is not finite or too large."""
         self._metrics.add_nonfinite(1)
+
+    def _record(self, name: str, line: Mapping[str, object]) -> None:
+        """Append a line to a file of the run directory; without room it waits, which is reported once."""
+        problem = self._records.append(name, line)
+        if problem and not self._is_full:
+            print(f"warning: {problem}; lines wait in memory until there is room", file=sys.stderr, flush=True)
+        self._is_full = bool(problem)
 
     def __enter__(self) -> RunLogger:
         """Return the logger."""
@@ -184,5 +211,7 @@ class RunLogger:
     ) -> None:
         """Close the progress bar and mark this rank as no longer training."""
         self._metrics.set_running(False)
+        if problem := self._records.flush_all():
+            print(f"warning: {problem}; {self._records.waiting} line(s) are lost", file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.close()

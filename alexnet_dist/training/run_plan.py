@@ -37,6 +37,7 @@ class RunPlan:
 
     counts: samples of each training shard. steps: steps of the whole run. validation_images: 0 for no validation.
     evaluate_every: epochs between validations of the whole validation set.
+    skipped: batches that are left out, by the number of steps completed before them; their steps change nothing.
     """
 
     counts: tuple[int, ...]
@@ -49,6 +50,7 @@ class RunPlan:
     validation_images: int
     validation_rows: int
     evaluate_every: int
+    skipped: frozenset[int] = frozenset()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -85,7 +87,7 @@ class RunPlan:
             if epoch_plan is None or epoch_plan.epoch != epoch:
                 epoch_plan = EpochPlan(self.counts, self.seed, epoch, self.global_batch, self.lanes, self.window)
             slots = replica_slots(replica, replicas, self.global_batch)
-            for index in range(self.accumulate):
+            for index in range(self.accumulate) if step not in self.skipped else ():
                 first, end = micro_batch(index, self.accumulate, *slots)
                 yield BatchSpec(True, epoch, step, epoch_plan.sample_ids(batch, first, end), first)
             step += 1

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
 from alexnet_dist.distributed.data_parallel import Reducer
-from alexnet_dist.distributed.tower_parallel import LinkedTower
+from alexnet_dist.distributed.tower_parallel import LinkedTower, both_towers
 from alexnet_dist.monitoring.timeline import StepTrace, Timeline, Times, region
 from alexnet_dist.nn.layers import DropoutKey
-from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
+from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.nn.scoring import score
 from alexnet_dist.training import optim
 from alexnet_dist.training.feed import Batch
@@ -39,6 +39,7 @@ class Engine:
 
     weights, velocities: by tower index, then by the parameter's name in that tower.
     compute: dtype of the multiplications; weights stay float32 when it is bfloat16.
+    guarded: whether a step whose gradients are not finite changes nothing; the host then waits for each step's end.
     """
 
     model: AlexNet | LinkedTower
@@ -51,6 +52,7 @@ class Engine:
     accumulate: int
     compute: torch.dtype
     timeline: Timeline
+    guarded: bool = False
 
     def logits(self, batch: Batch, dropout_key: DropoutKey | None = None) -> Tensor:
         """Return the logits of a batch, in at least float32; dropout_key: required in training.
@@ -79,12 +81,26 @@ class Engine:
         """Return a tower's gradients; after a step, those of the global batch."""
         return {name: weight.grad for name, weight in self.weights[tower].items() if weight.grad is not None}
 
-    def state(self, tower: int) -> dict[str, Tensor]:
-        """Return a tower's tensors for a checkpoint: conv1.weight, ..., velocity.conv1.weight, ..., merged."""
-        velocities = merge_cross_weights(tower, self.velocities[tower])
-        return merge_cross_weights(tower, self.weights[tower]) | {
-            f"velocity.{name}": value for name, value in velocities.items()
-        }
+    def may_update(self) -> bool:
+        """Return whether the gradients of the global batch are finite in both towers; always, if not guarded.
+
+        The same on every rank: replicas have the same sums of gradients, and the towers of a pair ask each other.
+        """
+        if not self.guarded:
+            return True
+        gradients = [gradient for tower in self.weights for gradient in self.gradients(tower).values()]
+        finite = bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
+        if isinstance(self.model, LinkedTower):
+            return both_towers(finite, self.model.link, gradients[0].device)
+        return finite
+
+    def tensors(self, tower: int) -> dict[str, Tensor]:
+        """Return a tower's weights and velocities themselves: conv1.weight, ..., velocity.conv1.weight, ...
+
+        A checkpoint stores them after `merge_cross_weights`.
+        """
+        weights = {name: weight.detach() for name, weight in self.weights[tower].items()}
+        return weights | {f"velocity.{name}": value for name, value in self.velocities[tower].items()}
 
 
 def new_engine(
@@ -96,6 +112,7 @@ def new_engine(
     accumulate: int,
     compute: torch.dtype,
     timeline: Timeline,
+    guarded: bool = False,
 ) -> Engine:
     """Return an engine before its first step: velocities zero."""
     towers = [tower for tower in model.modules() if isinstance(tower, Tower)]
@@ -103,7 +120,7 @@ def new_engine(
     velocities = {
         index: {name: torch.zeros_like(weight) for name, weight in named.items()} for index, named in weights.items()
     }
-    return Engine(model, reducer, weights, velocities, rule, seed, global_batch, accumulate, compute, timeline)
+    return Engine(model, reducer, weights, velocities, rule, seed, global_batch, accumulate, compute, timeline, guarded)
 
 
 @dataclass(frozen=True)
@@ -112,6 +129,7 @@ class StepReport:
 
     loss: this replica's part of the global batch's mean loss. wrong: how many of its samples had a wrong top guess.
     batches: the micro-batches. times: where the time went. sent_bytes, received_bytes: over the link.
+    updated: whether the step has changed the weights.
     """
 
     loss: float
@@ -120,24 +138,27 @@ class StepReport:
     times: Times
     sent_bytes: int
     received_bytes: int
+    updated: bool = True
 
 
 @dataclass(frozen=True)
 class PendingStep:
     """A step that the host has launched; the device may still compute it.
 
-    sums: float64 (loss, wrong) on its way to the host.
+    sums: float64 (loss, wrong) on its way to the host. updated: whether the weights have changed.
     """
 
     batches: tuple[BatchSpec, ...]
     sums: Tensor
     trace: StepTrace
+    updated: bool = True
 
     def read(self) -> StepReport:
         """Wait until the device has finished the step, and return its report."""
         times = self.trace.read()  # waits for the last mark, which comes after the sums
         loss, wrong = self.sums.tolist()
-        return StepReport(loss, wrong, self.batches, times, self.trace.sent_bytes, self.trace.received_bytes)
+        sent, received = self.trace.sent_bytes, self.trace.received_bytes
+        return StepReport(loss, wrong, self.batches, times, sent, received, self.updated)
 
 
 def train_step(engine: Engine, source: BatchSource, step: int, rates: Rates) -> PendingStep:
@@ -173,11 +194,12 @@ def train_step(engine: Engine, source: BatchSource, step: int, rates: Rates) -> 
         engine.reducer.finish()
     timeline.mark("backward")
     with region("optimizer"):
-        for tower, weights in engine.weights.items():
+        updated = engine.may_update()
+        for tower, weights in engine.weights.items() if updated else ():
             optim.update(weights, engine.gradients(tower), engine.velocities[tower], rates, engine.rule)
     total = _copy_to_host(torch.stack(sums).sum(0))
     timeline.mark("optimizer")
-    return PendingStep(tuple(batches), total, timeline.take())
+    return PendingStep(tuple(batches), total, timeline.take(), updated)
 
 
 def _copy_to_host(sums: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.initial import copy_initial_weights
 from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, shard_warnings
 from alexnet_dist.training.loop import Loop
-from alexnet_dist.training.resume import Start, config_changes, resume
+from alexnet_dist.training.resume import Start, config_changes, resume, without_skipped
 from alexnet_dist.training.run_logger import RunLogger
+from alexnet_dist.training.saver import Saver
 from alexnet_dist.training.step import Engine
 
 
@@ -66,6 +67,7 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         control = Control(groups.world)
         if stopped_early(run, control, stop):
             return
+        run = without_skipped(run, control)
         engine = build_engine(run, groups)
         if run.topology.device.type == "cuda":
             loader.pin()
@@ -82,6 +84,7 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         if run.topology.is_rank0:
             stack.callback(remove_targets, run.directory / run_directory.TARGETS)
         logger = stack.enter_context(RunLogger(run, metrics, start))
+        saver = stack.enter_context(closing(Saver(run, control)))
         after_launch = stack.enter_context(
             profiled(profile_steps, run.directory / run_directory.PROFILE, run.topology.rank, run.topology.device.type)
         )
@@ -90,7 +93,7 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         stop.allow(SAVE_GRACE_S, reports.waits_in_vain)
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
-            Loop(run, engine, feed, control, logger, lambda: bool(stop)).train(start, after_launch)
+            Loop(run, engine, feed, control, logger, saver, lambda: bool(stop)).train(start, after_launch)
         stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank
 
 
@@ -132,7 +135,9 @@ def accept(run: RunContext, start: Start, control: Control) -> list[str]:
     def begin() -> list[str]:
         changes = config_changes(run) if start.step else []
         inputs = run.splits["train"].to_keep()
-        run_directory.begin(run.directory, start.step, start.evaluated_step, configs.to_yaml(run.config), inputs)
+        config_yaml = configs.to_yaml(run.config)
+        for note in run_directory.begin(run.directory, start.step, start.evaluated_step, config_yaml, inputs):
+            print(f"warning: {note}", file=sys.stderr, flush=True)
         return changes
 
     return control.run_on_rank0(begin)

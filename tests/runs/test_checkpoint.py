@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import inspect
 import json
 import os
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from alexnet_dist import files
 from alexnet_dist.errors import UserError
 from alexnet_dist.runs import checkpoint
 
@@ -205,6 +206,22 @@ def test_a_newer_step_that_did_not_hold_takes_no_place(tmp_path: Path) -> None:
     assert steps(tmp_path) == ["step-00000015"]
 
 
+def test_damaged_checkpoints_are_set_aside_and_stay(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        write(tmp_path, step)
+    for step in (20, 30):
+        flip_a_bit(tmp_path / f"step-000000{step}" / "tower-0.safetensors")
+    moved = checkpoint.set_aside(tmp_path, 10)
+    assert [path.name for path in moved] == ["step-00000020.damaged", "step-00000030.damaged"]
+    assert checkpoint.finished_steps(tmp_path) == [10]
+    write(tmp_path, 20, keep=1)
+    (again,) = checkpoint.set_aside(tmp_path, 0)
+    checkpoint.remove_unfinished(tmp_path)
+    assert again.name == "step-00000020.damaged-2"
+    assert steps(tmp_path) == [path.name for path in (moved[0], again, moved[1])]
+    assert checkpoint.find(tmp_path) == (None, [])
+
+
 def test_a_step_can_be_written_again(tmp_path: Path) -> None:
     write(tmp_path, 10)
     checkpoint.write_tower(tmp_path, 10, 0, tensors(99, 0))
@@ -228,23 +245,25 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path) -> None:
         checkpoint.read_tower(saved, 1)
 
 
-def test_what_safetensors_cannot_write_is_an_os_error(tmp_path: Path) -> None:
-    (tmp_path / "step-00000003" / "tower-0.safetensors.tmp").mkdir(parents=True)
-    with pytest.raises(OSError, match="directory"):
+def test_what_safetensors_cannot_write_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
         checkpoint.write_tower(tmp_path, 3, 0, tensors(3, 0))
+    assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "file.json"
-    files.replace_file(target, b"old")
-
-    def full(_descriptor: int) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
-        files.replace_file(target, b"new")
-    assert target.read_text() == "old"
+def test_a_link_that_stands_where_a_file_is_written_is_not_followed(tmp_path: Path) -> None:
+    victim, home = tmp_path / "victim", tmp_path / "step-00000004"
+    victim.write_text("whole")
+    home.mkdir()
+    for name in ("tower-0.safetensors", "tower-1.safetensors", "manifest.json"):
+        (home / f"{name}.tmp").symlink_to(victim)
+    write(tmp_path, 4)
+    assert victim.read_text() == "whole"
+    assert not any(path.is_symlink() for path in home.iterdir())
 
 
 def test_file_and_folder_are_synced_before_the_manifest_is_there(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from support.runs import write_shards
 
@@ -19,6 +20,7 @@ from support.runs import write_shards
 HOLDER = """
 import os, sys, time
 from pathlib import Path
+from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 directory, shards = map(Path, sys.argv[1:])
 lock = run_directory.open_directory(directory)
@@ -66,6 +68,22 @@ def test_a_run_is_opened_again_with_a_new_config(tmp_path: Path, shards: Path) -
     assert run_directory.read_lines(directory / "evaluations.jsonl") == [{"step": 1}]
     assert not (directory / "PREEMPTED").exists()
     assert len((directory / ".lock").read_text().splitlines()) == 1
+
+
+def test_the_first_checkpoint_is_noted_once(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    assert run_directory.first_saved(tmp_path) is None
+    run_directory.mark_saved(tmp_path, 40)
+    run_directory.mark_saved(tmp_path, 80)
+    assert run_directory.first_saved(tmp_path) == "40"
+    (tmp_path / "config.yaml").unlink()  # as after rm -r RUN/*
+    assert run_directory.first_saved(tmp_path) is None
+
+
+def test_a_run_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        checkpoint.write_tower(tmp_path / "removed" / "checkpoints", 3, 0, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_with_nothing_but_a_lock_is_new(tmp_path: Path) -> None:

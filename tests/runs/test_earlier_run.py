@@ -41,7 +41,7 @@ def test_an_earlier_run_may_be_resumed() -> None:
     saved, complaints = find(EARLIER / CHECKPOINTS)
     assert complaints == []
     assert saved is not None
-    position = {**saved.state["position"], "step": 0, "events": []}
+    position = {**saved.state["position"], "step": 0, "events": [], "skipped": []}
     check_resumable(saved, geometry_state(run.model.net), position)
     assert Progress(**saved.state["progress"]).best_error == pytest.approx(
         read_lines(EARLIER / EVALUATIONS)[-1]["top1_error"]

@@ -74,7 +74,7 @@ def train_and_catch(files: list[Path], words: list[str]) -> str:
 @pytest.mark.parametrize(
     ("learning_rate", "message"),
     [
-        ("1e45", "after step 1 there are weights or velocities that are not finite: training has diverged; lower"),
+        ("1e45", "step 1: there are weights or velocities that are not finite: training has diverged; lower"),
         ("1e30", "step 2: the loss is nan at a learning rate of 1e+30: training has diverged; lower"),
     ],
 )

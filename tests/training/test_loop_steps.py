@@ -29,6 +29,7 @@ from alexnet_dist.training.optim import Rates
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import RunLogger
 from alexnet_dist.training.run_plan import RunPlan
+from alexnet_dist.training.saver import Saver
 from alexnet_dist.training.schedule import Progress
 from alexnet_dist.training.step import StepReport
 from alexnet_dist.training.train import open_metrics
@@ -107,7 +108,8 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         run = context(settings(f"run.directory={tmp_path}", *words), plan=plan, topology=topology, net=SMALL)
         metrics = Metrics("mine", 0, 0, "0+1", 1, BAD_KINDS)
         with RunLogger(run, metrics, start) as logger:
-            parts: Any = (engine, feed, control or Control(None), logger, lambda: False)
+            shared = control or Control(None)
+            parts: Any = (engine, feed, shared, logger, Saver(run, shared), lambda: False)
             Loop(run, *parts).train(start, lambda: None)
         return trained
 
@@ -165,9 +167,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(play: Play, tmp
     assert not (tmp_path / run_directory.CHECKPOINTS).exists()
 
 
+def test_a_loss_beyond_the_limit_ends_the_run_and_is_not_saved(play: Play, tmp_path: Path) -> None:
+    limit = "train.max_loss=50"
+    with pytest.raises(
+        UserError, match=r"step 1: the loss is 51, above train\.max_loss = 50 .*, at .*: training has diverged"
+    ):
+        play(BLIND, "run.save_every=1", limit, loss=51.0)
+    assert not (tmp_path / run_directory.CHECKPOINTS).exists()
+    play(BLIND, "run.save_every=1", limit, loss=50.0)
+    assert (tmp_path / run_directory.SAVED).read_text() == "1\n"
+
+
 def test_a_signal_to_one_rank_stops_all_when_they_have_saved(play: Play, tmp_path: Path) -> None:
     trained = play(
-        BLIND, "run.save_every=100", control=OtherRank([1.0, 0.0, 0.0]), topology=replace(ALONE, world_size=4)
+        BLIND,
+        "run.save_every=100",
+        control=OtherRank([1.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+        topology=replace(ALONE, world_size=4),
     )
     assert len(trained.saved) == 1
     (number,) = trained.saved
@@ -178,7 +194,7 @@ def test_a_signal_to_one_rank_stops_all_when_they_have_saved(play: Play, tmp_pat
 def test_a_run_that_is_asked_to_stop_at_its_last_step_is_finished(
     play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = play(replace(BLIND, steps=1), control=OtherRank([1.0, 0.0, 0.0]))
+    trained = play(replace(BLIND, steps=1), control=OtherRank([1.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
     assert list(trained.saved) == [1]
     assert not (tmp_path / run_directory.PREEMPTED).exists()
     assert "finished: 1 steps in" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.groups import close_groups, open_groups
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.geometry import Geometry
+from alexnet_dist.nn.model import merge_cross_weights
 from alexnet_dist.process import launch_info
 from alexnet_dist.runs import checkpoint
+from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG
 from alexnet_dist.runs.load import geometry_state
 from alexnet_dist.training.build import build_engine
@@ -27,6 +30,7 @@ from support.runs import context, settings, write_run
 POSITION = {
     "plan_version": 1, "seed": 0, "step": 40, "global_batch": 8, "lanes": 4, "window": 16, "manifest_sha256": "ab",
     "events": [{"epoch": 2.0, "colour_noise": 0.0}],
+    "skipped": [],
 }  # fmt: skip
 
 
@@ -69,7 +73,7 @@ def test_other_events_before_the_checkpoint_are_refused(events: list[Any]) -> No
 
 def test_a_checkpoint_from_before_there_were_events_has_none() -> None:
     earlier = checkpoint.Checkpoint(Path("step"), 40, {"geometry": geometry_state(Geometry()), "position": {}})
-    check_resumable(earlier, geometry_state(Geometry()), {"events": []})
+    check_resumable(earlier, geometry_state(Geometry()), {"events": [], "skipped": []})
 
 
 def test_another_architecture_is_refused() -> None:
@@ -97,7 +101,10 @@ def pass_on(source: Path, target: Path, words: list[str]) -> Start:
     start = resume(run, engine, control)
     if run.topology.replica == 0:
         for tower in run.topology.towers:
-            checkpoint.write_tower(target / CHECKPOINTS, start.step, tower, engine.state(tower))
+            target.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_tower(
+                target / CHECKPOINTS, start.step, tower, merge_cross_weights(tower, engine.tensors(tower))
+            )
     control.sums([0.0])
     if run.topology.is_rank0:
         state = {**start.state(), "geometry": geometry_state(run.net), "position": {}}
@@ -163,7 +170,9 @@ def restored(source: Path, missing: Path) -> tuple[Start, dict[str, Tensor]]:
     engine = build_engine(run, groups)
     start = resume(run, engine, Control(groups.world))
     close_groups()
-    return start, {name: tensor.clone() for name, tensor in engine.state(run.topology.towers[0]).items()}
+    (tower,) = run.topology.towers
+    merged = merge_cross_weights(tower, engine.tensors(tower))
+    return start, {name: tensor.clone() for name, tensor in merged.items()}
 
 
 def test_only_the_first_replica_reads_the_run_directory(tmp_path: Path, run_ranks: Ranks) -> None:
@@ -219,6 +228,18 @@ def test_a_checkpoint_on_another_node_only_is_reported(tmp_path: Path, capsys: p
         assert found.step == 3
         expected = "rank 2's node has a checkpoint of step 40, which is not used: rank 0's node counts"
         assert (expected in capsys.readouterr().err) == warned
+
+
+def test_a_run_that_has_lost_its_checkpoints_is_refused(tmp_path: Path) -> None:
+    source, _ = write_run(tmp_path, (3,))
+    run = context(settings(f"run.directory={source}"))
+    run_directory.mark_saved(source, 3)
+    for lost in (source / CHECKPOINTS / "step-00000003" / "manifest.json", source / CHECKPOINTS):
+        shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+        with pytest.raises(
+            UserError, match=r"no checkpoint, although .* the first at step 3 .*; restore one, or remove "
+        ):
+            find_checkpoint(run, [])
 
 
 def weights_after_broadcast() -> float:
