@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "classify images with a trained run",
     "export": "write a run's weights as one device's net",
     "figures": "draw a run's net, kernels, curves, predictions, neighbours and activations",
+    "doctor": "examine a run's machines, data and speed before it starts; doctor chaos: a run under random faults",
     "paper": "compare the code with the paper claim by claim, or run its experiments",
     "benchmark": "measure ours beside named alternatives",
     "demo": "the whole job on drawn images, on this CPU",

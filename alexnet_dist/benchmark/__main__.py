@@ -1,4 +1,4 @@
-"""The command ``python -m alexnet_dist.benchmark pack|loader|step|link|scaling``: ours beside others, with ratios."""
+"""The command ``python -m alexnet_dist.benchmark SUITE``: ours beside others, with ratios."""
 
 from __future__ import annotations
 

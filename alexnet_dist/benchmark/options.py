@@ -31,7 +31,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     loader_parser.add_argument("--workers", type=int, default=2, metavar="N")
     loader_parser.add_argument("--batch", type=int, default=128, metavar="N")
-    for suite in (pack_parser, loader_parser, *_add_training_suites(suites)):
+    checkpoint_parser = suites.add_parser("checkpoint", help="a save of the paper's net, beside a copy in memory")
+    checkpoint_parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where to write 0.5 GB (default: the folder for temporary files)"
+    )
+    checkpoint_parser.add_argument("--repeats", type=int, default=4, metavar="N", help="saves in a round (default: 4)")
+    _add_threads(checkpoint_parser)
+    for suite in (pack_parser, loader_parser, checkpoint_parser, *_add_training_suites(suites)):
         suite.add_argument("--rounds", type=int, default=MIN_ROUNDS, metavar="N", help=f"at least {MIN_ROUNDS}")
         suite.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     return benchmark
@@ -64,16 +70,16 @@ def _add_training_suites(
         scaling_parser.add_argument(option, type=convert, default=default, metavar=metavar, help=text)
     for suite in (step_parser, link_parser, scaling_parser):
         suite.add_argument("--batch", type=int, default=32, metavar="N", help="images of a replica (default: 32)")
-        suite.add_argument(
-            "--threads",
-            type=int,
-            default=process.cores(),
-            metavar="N",
-            help="of all ranks together (default: all cores)",
-        )
+        _add_threads(suite)
     for suite in (step_parser, scaling_parser):
         suite.add_argument("--steps", type=int, default=4, metavar="N", help="timed steps in a round (default: 4)")
     return [step_parser, link_parser, scaling_parser]
+
+
+def _add_threads(suite: argparse.ArgumentParser) -> None:
+    suite.add_argument(
+        "--threads", type=int, default=process.cores(), metavar="N", help="of all ranks together (default: all cores)"
+    )
 
 
 def check(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The five benchmarks: each runs its contenders and returns the report that the command prints."""
+"""The six benchmarks: each runs its contenders and returns the report that the command prints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alexnet_dist.benchmark import synthetic
 from alexnet_dist.benchmark.contenders.packing import run_pack
 from alexnet_dist.benchmark.contenders.training_steps import StepSettings
 from alexnet_dist.benchmark.rounds import Result, run_rounds
-from alexnet_dist.benchmark.suites import link, loader, pack, scaling, step
+from alexnet_dist.benchmark.suites import checkpoint, link, loader, pack, scaling, step
 
 SAMPLES_PER_SHARD = 1000  # of the set that is generated for `loader`
 
@@ -34,7 +34,14 @@ class SuiteReport:
 
 def run_benchmark(arguments: argparse.Namespace) -> SuiteReport:
     """Run the benchmark that `arguments.benchmark` names, with a temporary folder for its files."""
-    suites = {"pack": _pack, "loader": _loader, "step": _step, "link": _link, "scaling": _scaling}
+    suites = {
+        "pack": _pack,
+        "loader": _loader,
+        "step": _step,
+        "link": _link,
+        "scaling": _scaling,
+        "checkpoint": _checkpoint,
+    }
     with tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as folder:
         return suites[arguments.benchmark](arguments, Path(folder))
 
@@ -81,6 +88,13 @@ def _link(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
     contenders = link.contenders(arguments.batch, arguments.repeats, threads, arguments.device)
     results = run_rounds(contenders, arguments.rounds)
     return SuiteReport(link.by_join(results, arguments.batch), link.COLUMNS, link.ratios(results))
+
+
+def _checkpoint(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
+    results = run_rounds(
+        checkpoint.contenders(arguments.folder, arguments.repeats, arguments.threads), arguments.rounds
+    )
+    return SuiteReport(results, checkpoint.COLUMNS, checkpoint.ratios(results))
 
 
 def _scaling(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:

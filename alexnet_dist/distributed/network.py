@@ -75,7 +75,7 @@ def _check_network(
 ) -> tuple[Interface, list[str]]:
     rank, problem, lines = launched.rank, "", []
     if is_loopback(interface.address) and not chosen_interface():
-        nodes = [node for node in _nodes(room, timeout_s) if node.first_rank != rank - launched.local_rank]
+        nodes = [node for node in nodes_of(room, timeout_s) if node.first_rank != rank - launched.local_rank]
         try:
             interface = reach_node(interface, [node.address for node in nodes], rendezvous_address()[0])
         except UserError as error:
@@ -102,7 +102,7 @@ def _check_node(room: Store, rank: int, address: str, problem: str, timeout_s: f
     with socket.create_server((address, 0), family=_family(address), backlog=1024) as listener:
         _leave(room, f"listener/{rank}", [address, listener.getsockname()[1], problem])
         if rank == 0:
-            nodes = _nodes(room, timeout_s)
+            nodes = nodes_of(room, timeout_s)
             listeners = _gather(room, "listener", nodes, timeout_s)
             nodes = [replace(node, address=listeners[node.first_rank][0]) for node in nodes]
             _leave(room, "listeners", [(first, *where) for first, (*where, wrong) in listeners.items() if not wrong])
@@ -180,5 +180,6 @@ def _gather(room: Store, key: str, nodes: Sequence[Node], timeout_s: float) -> d
     return {node.first_rank: json.loads(room.get(f"{key}/{node.first_rank}")) for node in nodes}
 
 
-def _nodes(room: Store, timeout_s: float) -> list[Node]:
+def nodes_of(room: Store, timeout_s: float) -> list[Node]:
+    """Return the nodes that rank 0 has left in the room."""
     return [Node(**fields) for fields in _fetch(room, "nodes", timeout_s)]

@@ -21,6 +21,7 @@ TASKS = {
     "plain_step": "training_steps:measure_plain",
     "fused_step": "training_steps:measure_fused",
     "norm": "norm:measure",
+    "checkpoint": "checkpoints:measure",
     # Several processes: the task `ranks` starts one of the tasks below in each.
     "ranks": "ranks:measure",
     "rank_step": "training_steps:measure_rank",
