@@ -130,8 +130,7 @@ class PageServer:
         """Return the page, at most a second old."""
         now_s = time.monotonic()
         if now_s - self._made_s >= PAGE_S:
-            self._made_s = now_s
-            self._page = self._make_page()
+            self._page, self._made_s = self._make_page(), now_s
         return self._page
 
 

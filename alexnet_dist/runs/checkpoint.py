@@ -77,16 +77,20 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     replace_durably(temporary, target)
 
 
-def commit(directory: Path, step: int, state: Mapping[str, Any], keep: int, towers: int = 2) -> None:
-    """Write the manifest of the towers' files, then delete all but the newest `keep` checkpoints (rank 0 only).
-
-    Checkpoints of later steps are not counted, and deleted too: `set_aside` has moved those that a start found damaged.
-    """
+def commit(directory: Path, step: int, state: Mapping[str, Any], towers: int = 2) -> None:
+    """Write the manifest of the towers' files, which makes the checkpoint valid (rank 0 only). Raises OSError."""
     home = step_directory(directory, step)
     files = {tower_file(tower): _record(home / tower_file(tower)) for tower in range(towers)}
     replace_file(
         home / MANIFEST, _text({"format": FORMAT, "step": step, "towers": towers, "files": files, **state}).encode()
     )
+
+
+def delete_old(directory: Path, step: int, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints up to that of a step (rank 0 only). Raises OSError.
+
+    Checkpoints of later steps are not counted, and deleted too: `set_aside` has moved those that a start found damaged.
+    """
     finished = finished_steps(directory)
     kept = sorted(number for number in finished if number <= step)[-keep:]
     for number in set(finished).difference(kept):

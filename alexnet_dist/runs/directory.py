@@ -171,9 +171,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file; an empty list if there is no file.
 
     A last line without its end, which a live or killed run leaves, is ignored. Raises UserError for any other line
-    that is no object.
+    that is no object, and for a file that cannot be read.
     """
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; expected a file of JSON lines") from None
     return [_object(path, number, line) for number, line in enumerate(lines, 1)]
 
 

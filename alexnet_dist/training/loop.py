@@ -81,7 +81,7 @@ class Loop:
                 self.save(at)
             if evaluating and not stopping:
                 at, stopping = self.evaluate(at)
-        self.settle(self.saver.finish())
+        self.settle(self.saver.finish(), ending=True)
         if self.saver.failure is not None:
             self.end_unsaved(self.saver.failure)
         return at
@@ -162,9 +162,11 @@ class Loop:
         They are the last one, and the one before it, whose update may have done it; but none from before the last
         checkpoint, whose weights are finite. Raises UserError if the file cannot be written.
         """
+        self.saver.close()  # a checkpoint may become valid until then
         saved = max(checkpoint.finished_steps(self.run.directory / CHECKPOINTS), default=0)
         skipped = self.run.plan.skipped
-        new = [number for number in (steps - 2, steps - 1) if number >= saved and number not in skipped]
+        room = self.run.config.run.max_skipped - len(skipped)
+        new = [number for number in (steps - 2, steps - 1) if number >= saved and number not in skipped][-room:]
         try:
             if new:
                 skip_batches(self.run.directory, new, reason)
@@ -221,19 +223,23 @@ class Loop:
             "position": self.run.position(at.step),
         }
 
-    def settle(self, saved: Saved | None) -> None:
-        """Act on how a save has ended, on every rank; None: it has not.
+    def settle(self, saved: Saved | None, ending: bool = False) -> None:
+        """Act on how a save has ended, on every rank; None: it has not. ending: whether no later one follows.
 
         Raises what `diverged` returns if the weights are not finite. A file that could not be written is a warning, if
-        run.on_save_error allows it, until the next checkpoint that is due fails too.
+        run.on_save_error allows it, until the next checkpoint that is due fails too. A run whose directory has been
+        removed ends.
         """
+        if saved is not None and saved.note:
+            self.logger.log_warning(saved.note)
         if saved is None or not (saved.not_finite or saved.error):
             return
         if saved.not_finite:
             raise self.diverged(saved.step, "there are weights or velocities that are not finite")
         failed_before = self.saver.failure is not None
         self.saver.failure = self.saver.failure or saved
-        if self.run.config.run.on_save_error == "stop" or (failed_before and self.is_due(saved.step)):
+        due_again = failed_before and self.is_due(saved.step)
+        if ending or saved.gone or due_again or self.run.config.run.on_save_error == "stop":
             self.end_unsaved(saved)
         self.logger.log_save_failure(f"{self.not_written(saved)}; training goes on, and tries again")
 

@@ -177,6 +177,10 @@ class RunLogger:
     def log_save_failure(self, text: str) -> None:
         """Count and report a checkpoint that could not be written."""
         self._metrics.add_checkpoint_failure()
+        self.log_warning(text)
+
+    def log_warning(self, text: str) -> None:
+        """Print a warning, on rank 0 only."""
         if self._run.topology.is_rank0:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +24,7 @@ from alexnet_dist.nn.model import merge_cross_weights
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, mark_saved
 from alexnet_dist.training.context import RunContext
+from alexnet_dist.training.faults import SAVE, Injector
 
 # Of writes that a restart would not cure: the disk is full, or the run directory was removed.
 PERMANENT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT)
@@ -33,46 +34,50 @@ BACKGROUND_BYTES = 2**26  # of a net's state, from which it is written behind th
 
 @dataclass(frozen=True)
 class Report:
-    """What a rank says of its part of a save. error: why its file was not written, empty if it was."""
+    """What a rank says of its part of a save, as in Saved."""
 
     not_finite: int = 0
     error: str = ""
     permanent: bool = False
+    gone: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Save:
     """A save in progress. state: of the manifest. writing: this rank's part, None if it has none.
 
-    towers_written: whether only the manifest is missing. is_new: whether the checkpoint does not exist yet.
+    towers_written: whether only the manifest is missing.
     """
 
     step: int
     state: Mapping[str, Any]
     writing: Future[Report] | None
     towers_written: bool = False
-    is_new: bool = True
 
 
 @dataclass(frozen=True)
 class Saved:
-    """How a save ended, the same on every rank; it is valid unless something is set.
+    """How a save ended, the same on every rank; it is valid unless `not_finite` or `error` is set.
 
     not_finite: tensors that are not finite. error: why a file could not be written, permanent: also after a restart.
+    gone: because the run directory has been removed. note: what else went wrong.
     """
 
     step: int
     not_finite: int = 0
     error: str = ""
     permanent: bool = False
+    gone: bool = False
+    note: str = ""
 
 
 class Saver:
     """Saves one checkpoint at a time; every rank calls it at the same steps."""
 
-    def __init__(self, run: RunContext, control: Control) -> None:
-        """Begin with no save in progress."""
-        self._run, self._control = run, control
+    def __init__(self, run: RunContext, control: Control, injector: Injector | None = None) -> None:
+        """Begin with no save in progress; injector: of faults, in tests."""
+        self._run, self._control, self._injector = run, control, injector
         self._home = run.directory / CHECKPOINTS
         # Of weights and velocities; from the geometry, as the ranks of a node may have both towers and others one.
         self._in_background = 2 * 4 * geometry.parameter_count(run.net) >= BACKGROUND_BYTES
@@ -128,7 +133,7 @@ class Saver:
     def rewrite_manifest(self, step: int, state: Mapping[str, Any]) -> Saved:
         """Write the manifest of the last checkpoint again, with another state; return how that ended."""
         writing = self._submit_manifest(Save(step, state, None))
-        self._save = Save(step, state, writing, towers_written=True, is_new=False)
+        self._save = Save(step, state, writing, towers_written=True)
         return self._end_manifest()
 
     def close(self) -> None:
@@ -141,6 +146,8 @@ class Saver:
             return Report(not_finite)
         try:
             for tower, tensors in towers.items():
+                if self._injector is not None:
+                    self._injector.strike(step, SAVE)
                 # Here and not before the copy, which would take twice as long.
                 checkpoint.write_tower(self._home, step, tower, merge_cross_weights(tower, tensors))
         except OSError as error:
@@ -149,11 +156,14 @@ class Saver:
 
     def _write_manifest(self, save: Save) -> Report:
         try:
-            towers = self._run.net.towers
-            checkpoint.commit(self._home, save.step, save.state, self._run.config.run.keep, towers)
-            mark_saved(self._run.directory, save.step)
+            checkpoint.commit(self._home, save.step, save.state, self._run.net.towers)
         except OSError as error:
             return _failed(error)
+        try:  # the checkpoint is valid, whatever happens now
+            mark_saved(self._run.directory, save.step)
+            checkpoint.delete_old(self._home, save.step, self._run.config.run.keep)
+        except OSError as error:
+            return Report(note=f"{self._home}: not tidied after step {save.step}: {error.strerror or error}")
         return Report()
 
     def _end_towers(self) -> Saved | None:
@@ -161,9 +171,10 @@ class Saver:
         save = self._save
         assert save is not None
         ended = self._exchange(save)
-        if ended is None:
-            self._save = replace(save, writing=self._submit_manifest(save), towers_written=True)
-        return ended
+        if ended.not_finite or ended.error:
+            return ended
+        self._save = replace(save, writing=self._submit_manifest(save), towers_written=True)
+        return None
 
     def _submit_manifest(self, save: Save) -> Future[Report] | None:
         return self._thread.submit(self._write_manifest, save) if self._run.topology.is_rank0 else None
@@ -172,26 +183,30 @@ class Saver:
         save = self._save
         assert save is not None
         ended = self._exchange(save)
-        if ended is None:
-            ended, self.saved_step, self.failure = Saved(save.step), save.step, None
+        if not (ended.not_finite or ended.error):
+            self.saved_step, self.failure = save.step, None
         self._save = None
         return ended
 
-    def _exchange(self, save: Save) -> Saved | None:
-        """Return how a save has ended with this phase, None if nothing went wrong; all ranks wait for each other."""
+    def _exchange(self, save: Save) -> Saved:
+        """Return how this phase of a save has ended; all ranks wait for each other."""
         own = Report() if save.writing is None else save.writing.result()
-        texts = self._control.gather(json.dumps([own.not_finite, own.error, own.permanent]))
-        reports = [Report(*json.loads(text)) for text in texts]
+        reports = [Report(**json.loads(text)) for text in self._control.gather(json.dumps(asdict(own)))]
         not_finite = sum(report.not_finite for report in reports)
-        errors = [report for report in reports if report.error]
-        if not (not_finite or errors):
-            return None
-        self._save = None
-        if self._run.topology.is_rank0 and save.is_new:
-            with suppress(OSError):  # room for the next one
-                shutil.rmtree(checkpoint.step_directory(self._home, save.step))
-        permanent = any(report.permanent for report in errors)
-        return Saved(save.step, not_finite, errors[0].error if errors else "", permanent)
+        first = next((report for report in reports if report.error), Report())
+        permanent, gone = (any(getattr(report, name) for report in reports) for name in ("permanent", "gone"))
+        note = next((report.note for report in reports if report.note), "")
+        if not_finite or first.error:
+            self._save = None
+            self._remove(save)
+        return Saved(save.step, not_finite, first.error, permanent, gone, note)
+
+    def _remove(self, save: Save) -> None:
+        """Make room for the next checkpoint, unless this one is valid."""
+        home = checkpoint.step_directory(self._home, save.step)
+        if self._run.topology.is_rank0 and not (home / checkpoint.MANIFEST).exists():
+            with suppress(OSError):
+                shutil.rmtree(home)
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -200,4 +215,4 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _failed(error: OSError) -> Report:
-    return Report(0, error.strerror or str(error), error.errno in PERMANENT)
+    return Report(0, error.strerror or str(error), error.errno in PERMANENT, error.errno == errno.ENOENT)

@@ -34,7 +34,8 @@ def tensors(step: int, tower: int, dtype: torch.dtype = torch.float32) -> dict[s
 def write(directory: Path, step: int, keep: int = 3) -> None:
     for tower in (0, 1):
         checkpoint.write_tower(directory, step, tower, tensors(step, tower))
-    checkpoint.commit(directory, step, STATE, keep)
+    checkpoint.commit(directory, step, STATE)
+    checkpoint.delete_old(directory, step, keep)
 
 
 def steps(directory: Path) -> list[str]:
@@ -52,7 +53,7 @@ def test_a_round_trip_is_bit_exact(tmp_path: Path, dtype: torch.dtype) -> None:
     strange = torch.tensor([0.0, -0.0, 1e-45, 3.4e38, float("inf"), float("nan"), 0.1]).to(dtype)
     for tower in (0, 1):
         checkpoint.write_tower(tmp_path, 50, tower, tensors(50, tower, dtype) | {"strange": strange})
-    checkpoint.commit(tmp_path, 50, STATE, 3)
+    checkpoint.commit(tmp_path, 50, STATE)
     found, complaints = checkpoint.find(tmp_path)
     assert complaints == []
     assert found is not None
@@ -72,7 +73,7 @@ def test_parameters_views_and_transposes_are_saved_as_they_read(tmp_path: Path) 
     odd = {"weight": torch.nn.Parameter(base), "part": base[:, 1:3], "turned": base.t()}
     for tower in (0, 1):
         checkpoint.write_tower(tmp_path, 1, tower, odd)
-    checkpoint.commit(tmp_path, 1, {}, 1)
+    checkpoint.commit(tmp_path, 1, {})
     found, _ = checkpoint.find(tmp_path)
     assert found is not None
     read = checkpoint.read_tower(found, 1)

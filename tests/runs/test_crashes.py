@@ -24,7 +24,8 @@ CALLS: tuple[tuple[Any, str], ...] = (
 def save(directory: Path, step: int) -> None:
     for tower in (0, 1):
         checkpoint.write_tower(directory, step, tower, {"weight": KEPT + step + tower})
-    checkpoint.commit(directory, step, {}, 1)
+    checkpoint.commit(directory, step, {})
+    checkpoint.delete_old(directory, step, 1)
 
 
 def crashing(function: Callable[..., Any], at: int, is_after: bool, calls: list[int]) -> Callable[..., Any]:

@@ -95,5 +95,5 @@ def write_run(home: Path, steps: tuple[int, ...] = (3,), *words: str) -> tuple[P
             velocities = {f"velocity.{name}": value + 1 for name, value in weights.items()}
             checkpoint.write_tower(directory / run_directory.CHECKPOINTS, step, tower.index, weights | velocities)
         state = {"geometry": geometry_state(configs.geometry(config)), "position": {}}
-        checkpoint.commit(directory / run_directory.CHECKPOINTS, step, state, len(steps), len(nets[step].towers))
+        checkpoint.commit(directory / run_directory.CHECKPOINTS, step, state, len(nets[step].towers))
     return directory, nets

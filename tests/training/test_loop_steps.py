@@ -102,7 +102,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         monkeypatch.setattr(checkpoint, "commit", commit)
         start, engine, feed = (
             at or Start(),
-            SimpleNamespace(state=lambda _: {}, weights={0: {}, 1: {}}),
+            SimpleNamespace(tensors=lambda _: {}, weights={0: {}, 1: {}}),
             SimpleNamespace(take_bad=list),
         )
         run = context(settings(f"run.directory={tmp_path}", *words), plan=plan, topology=topology, net=SMALL)

@@ -108,7 +108,7 @@ def pass_on(source: Path, target: Path, words: list[str]) -> Start:
     control.sums([0.0])
     if run.topology.is_rank0:
         state = {**start.state(), "geometry": geometry_state(run.net), "position": {}}
-        checkpoint.commit(target / CHECKPOINTS, start.step, state, 1)
+        checkpoint.commit(target / CHECKPOINTS, start.step, state)
     close_groups()
     return start
 
@@ -119,7 +119,7 @@ def write_state(source: Path) -> None:
     state = {
         **START.state(), "geometry": geometry_state(configs.geometry(settings())), "position": {},
     }  # fmt: skip
-    checkpoint.commit(source / CHECKPOINTS, 3, state, 1)
+    checkpoint.commit(source / CHECKPOINTS, 3, state)
 
 
 def written(directory: Path) -> list[bytes]:

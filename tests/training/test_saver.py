@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.saver import Saved, Saver
 from support.runs import context, settings
 
+BUSY = "Device or resource busy"
 STATE = {"evaluated_step": 0}
 
 
@@ -109,6 +111,31 @@ def test_a_full_disk_is_reported_and_tried_again(
     assert behind.finish() == Saved(18)
     assert not any(map(behind.is_retry, range(30)))
     assert steps(run) == [5, 18]
+
+
+@pytest.mark.parametrize("part", ["delete_old", "mark_saved"])
+def test_a_checkpoint_stays_valid_if_old_ones_cannot_be_deleted(
+    part: str, run: RunContext, behind: Saver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise OSError(16, BUSY)
+
+    monkeypatch.setattr(checkpoint if part == "delete_old" else saver, part, busy)
+    behind.begin(5, STATE, towers())
+    ended = behind.finish()
+    assert ended is not None
+    assert (ended.error, ended.note) == ("", f"{run.directory / CHECKPOINTS}: not tidied after step 5: {BUSY}")
+    assert steps(run) == [5]
+    assert behind.saved_step == 5
+
+
+def test_a_removed_directory_is_told_from_a_full_disk(run: RunContext, behind: Saver) -> None:
+    shutil.rmtree(run.directory)
+    behind.begin(5, STATE, towers())
+    ended = behind.finish()
+    assert ended is not None
+    assert ended.gone
+    assert not run.directory.exists()
 
 
 def save_on_all_ranks(directory: Path) -> list[tuple[int, Saved | None]]:
