@@ -12,6 +12,7 @@ import atexit
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import StringIO
 from signal import SIGTERM
@@ -51,6 +52,13 @@ def main(arguments: list[str], stop: StopRequest | None = None) -> None:
         metavar="N",
         help="write a torch profiler's trace and summary of N steps, after the first three, into run.directory/profile",
     )
+    parser.add_argument(
+        "--unsafe-fault",
+        action="append",
+        default=[],
+        metavar="FAULT",
+        help="for tests of this package: let a rank harm itself once, such as rank=2,step=7,phase=forward,kind=kill",
+    )
     for argument in arguments:
         if argument.startswith("--") and "." in argument.partition("=")[0]:
             raise UserError(f"command line: {argument}: a key takes no dashes: {argument.lstrip('-')}")
@@ -66,13 +74,20 @@ def main(arguments: list[str], stop: StopRequest | None = None) -> None:
         if launch_info().rank == 0:
             print(configs.print_config(resolved), end="")
         return
-    from alexnet_dist.training.train import train  # imports torch: --help does without it
+    # They import torch: --help does without it.
+    from alexnet_dist.training.faults import parse_fault
+    from alexnet_dist.training.train import train
 
-    train(resolved.config, parsed.profile, stop)
+    train(resolved.config, parsed.profile, stop, [parse_fault(text) for text in parsed.unsafe_fault])
 
 
 def main_once(arguments: list[str]) -> None:
-    """Run `main` on this rank so that a mistake is reported once.
+    """Run `main` on this rank so that a mistake is reported once."""
+    run_once(main, arguments)
+
+
+def run_once(command: Callable[[list[str], StopRequest | None], None], arguments: list[str]) -> None:
+    """Run a command on this rank so that a mistake is reported once; command: takes what watches signals, too.
 
     Every rank sees most mistakes: rank 0 reports at once, and torchrun then ends the others, which wait silently. A
     mistake that only another rank sees is reported by that rank, a little later. torchrun's agent learns of a mistake,
@@ -85,7 +100,7 @@ def main_once(arguments: list[str]) -> None:
                 GROUP_SIGNALS, START_GRACE_S, final_error.is_reported, lambda late: _end_job(late, launched)
             )
             die_with_parent(os.getppid())
-        main(arguments, stop)
+        command(arguments, stop)
     except RollbackError as error:
         if stop:  # the request would be forgotten
             raise

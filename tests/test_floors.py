@@ -23,7 +23,7 @@ FLOORS = (
     {"training.schedule"},
     {"training.context"},
     {"training.feed", "training.inputs"},
-    {"training.step"},
+    {"training.step", "training.faults"},
     {"training.build", "training.resume", "training.initial"},
     {"training.run_logger", "training.ending", "training.saver"},
     {"training.pipeline"},

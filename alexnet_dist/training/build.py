@@ -16,6 +16,7 @@ from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.layers import compile_problem
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.training.context import COMPUTE_DTYPES, WEIGHT_DTYPES, RunContext, memory_format_of
+from alexnet_dist.training.faults import FaultyTimeline, Injector
 from alexnet_dist.training.optim import Rule
 from alexnet_dist.training.schedule import Schedule
 from alexnet_dist.training.step import Engine, new_engine
@@ -36,9 +37,10 @@ def has_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def build_engine(run: RunContext, groups: Groups) -> Engine:
+def build_engine(run: RunContext, groups: Groups, injector: Injector | None = None) -> Engine:
     """Build this rank's wiring of the net, with counter-based initial weights, and what trains it.
 
+    injector: of faults, in tests.
     Raises UserError if train.compile_norm is set and torch.compile does not work here.
     """
     config, topology, dtype = run.config, run.topology, WEIGHT_DTYPES[run.config.train.dtype]
@@ -48,7 +50,8 @@ def build_engine(run: RunContext, groups: Groups) -> Engine:
             f"train.compile_norm: torch.compile fails here: {problem};"
             " install a C++ compiler (Debian: apt install g++), or set train.compile_norm=false"
         )
-    timeline = Timeline(topology.device)
+    device = topology.device
+    timeline = Timeline(device) if injector is None else FaultyTimeline(device, injector=injector)
     model: AlexNet | LinkedTower
     if groups.pair is None:
         model = AlexNet(run.net, config.run.seed, dtype, config.train.compile_norm)

@@ -6,6 +6,7 @@ Every rank runs all of it; only rank 0 writes the files of the run.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
 from alexnet_dist import config as configs
@@ -29,6 +30,7 @@ from alexnet_dist.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE_S, Sto
 from alexnet_dist.training.build import build_engine, slow_dtype_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.ending import explained
+from alexnet_dist.training.faults import Fault, FaultyFeed, FaultyTimeline, Injector
 from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.initial import copy_initial_weights
 from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, shard_warnings
@@ -39,11 +41,13 @@ from alexnet_dist.training.saver import Saver
 from alexnet_dist.training.step import Engine
 
 
-def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = None) -> None:
+def train(
+    config: Config, profile_steps: int = 0, stop: StopRequest | None = None, faults: Sequence[Fault] = ()
+) -> None:
     """Train or resume the run in `run.directory`; return when it is finished or was asked to stop.
 
     profile_steps: how many steps to profile, after the first three of this start. stop: what watches this process's
-    signals; None: a signal before the first step ends the process at once.
+    signals; None: a signal before the first step ends the process at once. faults: of all ranks, for tests.
 
     Raises UserError for what the user can fix, before the first step if it can be seen there, and RunError for anything
     else that ends the run.
@@ -68,7 +72,9 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         if stopped_early(run, control, stop):
             return
         run = without_skipped(run, control)
-        engine = build_engine(run, groups)
+        own_faults = [fault for fault in faults if fault.rank == run.topology.rank]
+        injector = Injector(own_faults, run.directory) if own_faults else None
+        engine = build_engine(run, groups, injector)
         if run.topology.device.type == "cuda":
             loader.pin()
         start = resume(run, engine, control)
@@ -84,7 +90,7 @@ def train(config: Config, profile_steps: int = 0, stop: StopRequest | None = Non
         if run.topology.is_rank0:
             stack.callback(remove_targets, run.directory / run_directory.TARGETS)
         logger = stack.enter_context(RunLogger(run, metrics, start))
-        saver = stack.enter_context(closing(Saver(run, control)))
+        saver = stack.enter_context(closing(Saver(run, control, injector)))
         after_launch = stack.enter_context(
             profiled(profile_steps, run.directory / run_directory.PROFILE, run.topology.rank, run.topology.device.type)
         )
@@ -169,7 +175,8 @@ def open_feed(run: RunContext, start: Start, loader: Loader, engine: Engine) -> 
     topology = run.topology
     batches = run.plan.batches(topology.replica, topology.replicas, start.step, start.evaluated_step)
     link = engine.model.link if isinstance(engine.model, LinkedTower) else None
-    return Feed(run, batches, loader, link, engine.timeline)
+    kind = FaultyFeed if isinstance(engine.timeline, FaultyTimeline) else Feed
+    return kind(run, batches, loader, link, engine.timeline)
 
 
 def open_metrics(run: RunContext, control: Control) -> Metrics:
