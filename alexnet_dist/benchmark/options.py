@@ -33,7 +33,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     loader_parser.add_argument("--batch", type=int, default=128, metavar="N")
     checkpoint_parser = suites.add_parser("checkpoint", help="a save of the paper's net, beside a copy in memory")
     checkpoint_parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="where to write 0.5 GB (default: the folder for temporary files)"
+        "--folder", type=Path, metavar="DIR", help="where to write 1 GB (default: the folder for temporary files)"
     )
     checkpoint_parser.add_argument("--repeats", type=int, default=4, metavar="N", help="saves in a round (default: 4)")
     _add_threads(checkpoint_parser)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from alexnet_dist.config.arguments import add_config_arguments as add_config_arguments
     from alexnet_dist.config.arguments import from_arguments as from_arguments
+    from alexnet_dist.config.arguments import positive as positive
     from alexnet_dist.config.keys import flat as flat
     from alexnet_dist.config.loading import LoadedConfig as LoadedConfig
     from alexnet_dist.config.loading import load as load
@@ -29,6 +30,7 @@ _MODULE_OF = {
     "from_arguments": "arguments",
     "geometry": "schema",
     "load": "loading",
+    "positive": "arguments",
     "print_config": "printing",
     "to_yaml": "printing",
 }

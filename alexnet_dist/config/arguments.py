@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,3 +41,19 @@ def from_arguments(arguments: argparse.Namespace) -> LoadedConfig:
     from alexnet_dist.config.loading import load
 
     return load(arguments.config, arguments.overrides)
+
+
+def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """Return what parses a number above 0 for argparse."""
+
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = 0
+        if not 0 < number < float("inf"):
+            noun = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {noun} above 0")
+        return number
+
+    return parse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -10,7 +11,8 @@ import torch
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.doctor.findings import Finding
 
-TOPOLOGY_S = 10
+SMI_S = 10
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")  # around its headers
 # What `nvidia-smi topo -m` calls a path between two devices.
 PATHS = {
     "NV": "NVLink",
@@ -35,8 +37,13 @@ def devices(topology: Topology, local_ranks: int) -> Finding:
     )
     if topology.layout != "paired" or topology.backend != "nccl":
         return Finding("device", "ok", found)
-    other = own ^ 1
-    found += f"; devices {min(own, other)} and {max(own, other)}: {path_between(smi_topology(), own, other)}"
+    other = (topology.local_rank ^ 1) % torch.cuda.device_count()
+    if other == own:
+        return Finding(
+            "device", "warn", f"{found}; both towers of a pair share it", "give each rank a device of its own"
+        )
+    path = path_between(smi("topo", "-m"), *_physical(own, other))
+    found += f"; devices {min(own, other)} and {max(own, other)}: {path}"
     if not torch.cuda.can_device_access_peer(own, other):
         return Finding(
             "device",
@@ -52,21 +59,28 @@ def _layout(topology: Topology) -> str:
     return "one tower a rank" if topology.layout == "paired" else "all towers in one rank"
 
 
-def smi_topology() -> str:
-    """Return what `nvidia-smi topo -m` prints, or an empty text."""
+def smi(*words: str) -> str:
+    """Return what nvidia-smi prints, or an empty text."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return ""
     try:
-        done = subprocess.run([command, "topo", "-m"], capture_output=True, text=True, timeout=TOPOLOGY_S, check=False)
+        done = subprocess.run([command, *words], capture_output=True, text=True, timeout=SMI_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
 
 
+def _physical(*devices: int) -> list[int]:
+    """Return nvidia-smi's numbers of devices, which CUDA_VISIBLE_DEVICES numbers anew; -1 for an unknown one."""
+    rows = [line.split(", ") for line in smi("--query-gpu=index,uuid", "--format=csv,noheader").splitlines()]
+    numbers = {row[1].removeprefix("GPU-"): int(row[0]) for row in rows if len(row) == 2}
+    return [numbers.get(str(torch.cuda.get_device_properties(device).uuid), -1) for device in devices]
+
+
 def path_between(text: str, left: int, right: int) -> str:
     """Return what connects two devices, from the table of `nvidia-smi topo -m`."""
-    rows = [line.split("\t") for line in text.splitlines() if "\t" in line]
+    rows = [line.split("\t") for line in ESCAPE.sub("", text).splitlines() if "\t" in line]
     columns = next((row for row in rows if f"GPU{right}" in [cell.strip() for cell in row[1:]]), [])
     names = [cell.strip() for cell in columns]
     for row in rows:

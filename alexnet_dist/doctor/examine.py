@@ -3,79 +3,98 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 from alexnet_dist import process
 from alexnet_dist.config import Config
 from alexnet_dist.data.loader import Loader, worker_death_as_error
+from alexnet_dist.data.shards import LocalFiles
 from alexnet_dist.distributed.control import Control
-from alexnet_dist.distributed.groups import Groups, close_groups
+from alexnet_dist.distributed.groups import Groups
+from alexnet_dist.distributed.lost_rank import LostRankError
 from alexnet_dist.doctor import findings as reports
 from alexnet_dist.doctor.findings import Finding
 from alexnet_dist.doctor.machine import examine_machine
 from alexnet_dist.doctor.peers import connect
 from alexnet_dist.doctor.shards import examine_shards
-from alexnet_dist.doctor.speed import examine_speed, loader_rate
+from alexnet_dist.doctor.speed import check_engine, examine_speed, loader_rate
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.training.context import RunContext
-from alexnet_dist.training.inputs import open_loader, open_run, shard_warnings
+from alexnet_dist.training.inputs import check_cache_room, open_loader, open_run, shard_warnings
+from alexnet_dist.training.train import close_groups_unless_failed
 
-NOT_MEASURED = Finding("speed", "warn", "not measured: the ranks do not work together", "mend what has failed first")
+NOT_MEASURED = Finding("speed", "warn", "not measured: something else has failed", "mend that first")
 
 
 def examine(config: Config) -> list[Finding] | None:
-    """Return the findings of all ranks on rank 0, None on ranks whose findings rank 0 reports."""
+    """Return the findings of all ranks on rank 0; on others None, or their own if rank 0 does not learn them."""
     process.keep_freed_memory()
     process.prepare_cuda()
     set_precision(config.train.deterministic, config.train.tf32)
     launched = process.launch_info()
     try:
         run = open_run(config, launched)
+        check_cache_room(run)
+        run.directory.absolute()
     except UserError as error:
-        found, _, advice = str(error).rpartition("; ")
-        failed = Finding("run", "fail", found or str(error), advice if found else "")
-        return None if launched.rank else [failed]
-    own = [*examine_machine(run), *_data(run)]
-    return _with_others(run, own)
+        return None if launched.local_rank else [_failed("run", error)]
+    own: list[Finding] = []
+    place = f"{process.host_name()}, rank {launched.rank}"
+    try:
+        with ExitStack() as stack, worker_death_as_error():
+            return _examine_run(run, own, stack)
+    except LostRankError as error:
+        return None if launched.local_rank else [*own, Finding("ranks", "fail", f"lost one: {error}", where=place)]
+    except (UserError, RunError) as error:
+        return [*own, replace(_failed("speed", error), where=place)]
 
 
-def _data(run: RunContext) -> list[Finding]:
-    warnings = [Finding("data", "warn", text.removeprefix("warning: ")) for text in shard_warnings(run)]
-    shares = run.launched.local_world_size
-    return [*warnings, examine_shards(run.splits, run.launched.local_rank, shares)]
+def _failed(check: str, error: UserError | RunError) -> Finding:
+    found, _, advice = str(error).rpartition("; ")
+    return Finding(check, "fail", found or advice, advice if found else "")
 
 
-def _with_others(run: RunContext, own: list[Finding]) -> list[Finding] | None:
-    """Add what the ranks find together: whether they match, and how fast they are."""
-    with ExitStack() as stack:
-        loaders: list[Loader] = []
-        try:
-            # Forked before there are threads.
-            loaders += [stack.enter_context(open_loader(run)) for _ in range(2)]
-        except (UserError, RunError) as error:
-            own.append(Finding("loader", "fail", str(error)))
-        groups, found = connect(run)
-        own += found
-        if groups is None:
-            # No rank has the others' findings: the first of each node prints its own.
-            return [*own, NOT_MEASURED] if run.launched.local_rank == 0 else None
-        stack.callback(close_groups)
-        control = Control(groups.world)
-        own += measured(run, groups, control, loaders)
-        texts = control.gather(reports.dump(own))
-        hosts, nodes = control.gather(process.host_name()), control.gather(str(run.launched.node_rank))
+def _examine_run(run: RunContext, own: list[Finding], stack: ExitStack) -> list[Finding] | None:
+    """Make all checks, adding to this rank's findings; return those of all ranks on rank 0."""
+    loaders: list[Loader] = []
+    try:
+        # Forked before there are threads, process groups and CUDA. Two of them would share one cache of remote shards.
+        wanted = 2 if isinstance(run.splits["train"].root, LocalFiles) else 1
+        loaders += [stack.enter_context(open_loader(run)) for _ in range(wanted)]
+    except (UserError, RunError) as error:
+        own.append(_failed("loader", error))
+    own += examine_machine(run)
+    own += [Finding("data", "warn", text.removeprefix("warning: ")) for text in shard_warnings(run)]
+    groups, found = connect(run)
+    own += found
+    # Now, as the others would wait for this rank before they have met.
+    own.append(examine_shards(run.splits, run.launched.local_rank, run.launched.local_world_size))
+    if groups is None:
+        # No rank has the others' findings: the first of each node prints its own.
+        return None if run.launched.local_rank else [*own, NOT_MEASURED]
+    stack.push(close_groups_unless_failed)
+    control = Control(groups.world)
+    own += _measured(run, groups, control, loaders)
+    texts = control.gather(reports.dump(own))
+    hosts, nodes = control.gather(process.host_name()), control.gather(str(run.launched.node_rank))
     return reports.merge([reports.load(text) for text in texts], hosts, nodes) if run.topology.is_rank0 else None
 
 
-def measured(run: RunContext, groups: Groups, control: Control, loaders: list[Loader]) -> list[Finding]:
-    """Return what the speed of all ranks shows, or that it is not measured, the same on every rank."""
-    if control.sums([float(not loaders)])[0]:
-        return [NOT_MEASURED]
-    for_rate, for_steps = loaders
-    with worker_death_as_error():
-        try:
-            rate = loader_rate(run, for_rate)
-            control.sums([0.0])  # until then other ranks may still load
-            return examine_speed(run, groups, control, rate, for_steps)
-        except UserError as error:  # such as too many damaged samples; the other ranks end with this one
-            return [Finding("speed", "fail", str(error))]
+def _measured(run: RunContext, groups: Groups, control: Control, loaders: list[Loader]) -> list[Finding]:
+    """Return what the speed of all ranks shows, or that it is not measured, the same on every rank.
+
+    Raises UserError or RunError for what ends this rank while the others measure.
+    """
+    failed = [] if loaders else [NOT_MEASURED]
+    control.sums([0.0])  # all ranks load at the same time
+    rate = 0.0
+    try:
+        if len(loaders) == 2:
+            rate = loader_rate(run, loaders[0])
+        check_engine(run)
+    except (UserError, RunError) as error:
+        failed.append(_failed("loader", error))
+    if control.sums([float(bool(failed))])[0]:
+        return failed or [NOT_MEASURED]
+    return examine_speed(run, groups, control, rate, loaders[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import shutil
@@ -46,7 +47,7 @@ def examine_machine(run: RunContext) -> list[Finding]:
         open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], launched.world_size, config.data.workers),
         memory(process.available_memory_bytes(), needed_memory_bytes(run)),
         shared_memory(),
-        disk(run.directory, checkpoint_bytes, config.run.keep),
+        *([disk(run.directory, checkpoint_bytes, config.run.keep)] if launched.rank == 0 else []),
         restarts(launched, process.most_restarts(), process.final_error_file() is not None),
     ]
 
@@ -91,7 +92,7 @@ def needed_memory_bytes(run: RunContext) -> int:
     weights = TENSORS_IN_MEMORY * 4 * geometry.parameter_count(run.net)
     images = plan.global_batch // topology.replicas // accumulate
     maps = 3 * 4 * images * sum(shape.channels * shape.convolved_side**2 for shape in geometry.shapes(run.net))
-    replicas = max(1, run.launched.local_world_size * len(topology.towers) // run.net.towers)
+    replicas = max(1, run.launched.local_world_size * len(topology.towers) // 2)
     return replicas * (weights + maps) if topology.device.type == "cpu" else replicas * weights
 
 
@@ -119,18 +120,19 @@ def shared_memory() -> Finding:
 
 def disk(directory: Path, checkpoint_bytes: int, keep: int) -> Finding:
     """Compare the free disk with the checkpoints that a run keeps and the one that it writes."""
-    place = next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
     try:
+        place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            kind = "not writable" if place.is_dir() else "not a directory"
+            return Finding("disk", "fail", f"{directory}: {place} is {kind}", "choose another run.directory")
         free = shutil.disk_usage(place).free
+        written = len(checkpoint.finished_steps(directory / CHECKPOINTS))
     except OSError as error:
         return Finding("disk", "fail", f"{directory}: {error.strerror}", "choose another run.directory")
-    written = len(checkpoint.finished_steps(directory / CHECKPOINTS))
     needed = (max(0, keep - written) + 1) * checkpoint_bytes
-    found = (
-        f"{_size(free)} free for {directory}; {keep} checkpoints of {_size(checkpoint_bytes)} need {_size(needed)} more"
-    )
+    found = f"{_size(free)} free for {directory}; checkpoints of {_size(checkpoint_bytes)} need {_size(needed)} more"
     advice = "free some, lower run.keep, or choose another run.directory"
-    if free < 2 * checkpoint_bytes:
+    if free < min(needed, 2 * checkpoint_bytes):
         return Finding("disk", "fail", found, advice)
     return Finding("disk", "warn", found, advice) if free < needed else Finding("disk", "ok", found)
 
@@ -139,21 +141,22 @@ def port(address: str, base: int | None, local_rank: int) -> Finding:
     """Listen where this rank's metrics are to be served."""
     if base is None:
         return Finding("metrics", "ok", "not served: metrics.port is null")
-    if base == 0:
-        return Finding("metrics", "ok", f"served on any free port of {address}; targets.json names it")
+    number = base and base + local_rank
     host = address.removeprefix("[").removesuffix("]")
     try:
-        if base + local_rank > LAST_PORT:
+        if number > LAST_PORT:
             raise OSError(f"above {LAST_PORT}")
         family = socket.getaddrinfo(host, None)[0][0]
-        socket.create_server((host, base + local_rank), family=family).close()
-    except OSError as error:
+        socket.create_server((host, number), family=family).close()
+    except (OSError, UnicodeError) as error:
         return Finding(
             "metrics",
             "warn",
-            f"port {base + local_rank} of {address} cannot be used: {error.strerror or error}",
+            f"port {number} of {address} cannot be used: {getattr(error, 'strerror', None) or error}",
             "the run serves its metrics on another port, which targets.json names; set metrics.port to a free one",
         )
+    if base == 0:
+        return Finding("metrics", "ok", f"served on any free port of {address}; targets.json names it")
     return Finding("metrics", "ok", f"ports from {base} on {address}")
 
 

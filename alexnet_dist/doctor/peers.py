@@ -12,7 +12,7 @@ from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.inputs import must_match
 
-MOST_WAIT_S = 30.0  # for ranks that do not come
+ARRIVAL_S = 30.0  # for which ranks wait for each other; a run waits for topology.timeout_s
 OFF_S, FAR_OFF_S = 1.0, 5.0
 
 
@@ -22,29 +22,28 @@ def connect(run: RunContext) -> tuple[Groups | None, list[Finding]]:
     None for the groups, and a finding that says so, if that is not possible.
     """
     topology, launched = run.topology, run.launched
-    timeout_s = min(MOST_WAIT_S, run.config.topology.timeout_s)
     if topology.world_size == 1:
         one = Finding("ranks", "ok", "one rank; start this with torchrun to examine several")
-        return open_groups(topology, timeout_s), [one]
+        return open_groups(topology, ARRIVAL_S), [one]
     findings, check = [], "ranks"
     own = preflight.rank_info(launched, topology.layout, topology.device.type, topology.backend, must_match(run))
     try:
-        room = preflight.check_ranks(own, topology.world_size, timeout_s)
+        room = preflight.check_ranks(own, topology.world_size, ARRIVAL_S)
         assert room is not None
         nodes = "several nodes" if launched.spans_nodes else "one node"
         alike = f"{topology.world_size} on {nodes}; same versions, configuration and data"
         findings.append(Finding("ranks", "ok", alike))
         check = "network"
-        lines = network.use_network(room, launched, timeout_s)
+        lines = network.use_network(room, launched, ARRIVAL_S)
         if launched.spans_nodes:
             if topology.is_rank0:
                 findings.append(Finding("network", "ok", f"all nodes connect to each other: {'; '.join(lines)}"))
-            firsts = [node.first_rank for node in network.nodes_of(room, timeout_s) if node.first_rank]
-            offsets = clock_offsets_s(room, launched, firsts, timeout_s)
+            firsts = [node.first_rank for node in network.nodes_of(room, ARRIVAL_S) if node.first_rank]
+            offsets = clock_offsets_s(room, launched, firsts, ARRIVAL_S)
             findings += [clock_finding(offsets)] if topology.is_rank0 else []
-        return open_groups(topology, timeout_s, room), findings
+        return open_groups(topology, run.config.topology.timeout_s, room), findings
     except (UserError, RunError) as error:
-        found, _, advice = str(error).rpartition("; ")
+        found, _, advice = str(error).replace(" (topology.timeout_s)", "").rpartition("; ")
         failed = Finding(check, "fail", found or advice, advice if found else "see the output of the other ranks")
         return None, [*findings, failed]
 

@@ -18,7 +18,9 @@ from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.distributed.link import PairLink
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.doctor.findings import Finding
+from alexnet_dist.errors import UserError
 from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, DATA_WAIT, LINK_WAIT
+from alexnet_dist.nn.layers import compile_problem
 from alexnet_dist.training.build import build_engine, schedule_of
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed, rows_of_rank
@@ -61,14 +63,18 @@ def loader_rate(run: RunContext, loader: Loader) -> float:
     if began_s is None or not images:
         return 0.0
     # A rank of a pair decodes half of the replica's images.
-    return images * run.net.towers / len(topology.towers) / (time.monotonic() - began_s)
+    return images * 2 / len(topology.towers) / (time.monotonic() - began_s)
+
+
+TOO_SHORT = Finding("speed", "warn", "not measured: the run, or its epoch, has a single step")
 
 
 @dataclass(frozen=True)
 class Speed:
     """What one rank has measured, in seconds and images a second.
 
-    loader_rate: of the loader alone, for a replica. step_s: of a step. shares: of a step, by phase that waits.
+    loader_rate: of the loader alone, for a replica; 0 if it was not measured. step_s: of a step.
+    shares: of a step, by phase that waits.
     message_s: by size in bytes, between the towers; empty without a pair. reduce_s: of REDUCED_BYTES, else 0.
     """
 
@@ -94,7 +100,7 @@ def examine_speed(run: RunContext, groups: Groups, control: Control, rate: float
     reduce_s = _time(partial(_reduce, groups, device), device) if groups.dp is not None else 0.0
     times = [report.times for report in train_briefly(run, engine, control, loader)]
     if not times:
-        return [Finding("speed", "warn", "the run has too few steps to measure one", "raise run.steps")]
+        return [TOO_SHORT]
     shares = {phase: median(each.phase_s[phase] / each.step_s for each in times) for phase in NAMES}
     own = Speed(rate, median(each.step_s for each in times), shares, message_s, reduce_s)
     speeds = [Speed(**json.loads(text)) for text in control.gather(json.dumps(asdict(own)))]
@@ -102,6 +108,12 @@ def examine_speed(run: RunContext, groups: Groups, control: Control, rate: float
         return []
     images = run.plan.global_batch // run.topology.replicas
     return [*exchange_findings(speeds, run.topology.replicas), speed_finding(speeds, images)]
+
+
+def check_engine(run: RunContext) -> None:
+    """Raise the UserError with which the net cannot be built on this machine alone."""
+    if run.config.train.compile_norm and (problem := compile_problem(run.net.norm, run.topology.device)):
+        raise UserError(f"train.compile_norm: torch.compile fails here: {problem}; set train.compile_norm=false")
 
 
 def train_briefly(run: RunContext, engine: Engine, control: Control, loader: Loader) -> list[StepReport]:
@@ -142,14 +154,13 @@ def speed_finding(speeds: Sequence[Speed], images: int) -> Finding:
     step_s = max(speed.step_s for speed in speeds)
     rank = min(range(len(speeds)), key=lambda rank: speeds[rank].loader_rate)
     rate = speeds[rank].loader_rate
-    found = (
-        f"a replica trains {images / step_s:,.0f} images/s ({1000 * step_s:,.0f} ms a step of {images}); the slowest"
-        f" loader alone delivers {rate:,.0f} (rank {rank})"
-    )
+    found = f"a replica trains {images / step_s:,.0f} images/s ({1000 * step_s:,.0f} ms a step of {images})"
+    if rate:
+        found += f"; the slowest loader alone delivers {rate:,.0f} (rank {rank})"
     # A rank that waits for its loader makes the others wait for it at the link.
     shares = {phase: max(speed.shares[phase] for speed in speeds) for phase in NAMES}
     slowest = max(shares, key=lambda phase: shares[phase])
-    if rate < images / step_s or shares[DATA_WAIT] > WAITING:
+    if 0 < rate < images / step_s or shares[DATA_WAIT] > WAITING:
         slowest = DATA_WAIT
     elif shares[slowest] <= WAITING:
         return Finding("speed", "ok", f"{found}; computing is the bottleneck")

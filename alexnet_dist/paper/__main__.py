@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from alexnet_dist.config import positive
 from alexnet_dist.errors import run_command
 
 
@@ -41,22 +41,6 @@ def _run(options: argparse.Namespace) -> None:
     run_experiment(options.experiment, options.data, out, options.budget, options.seeds, options.parallel)
 
 
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """Return what parses a number above 0 for argparse."""
-
-    def parse(text: str) -> float:
-        try:
-            number = kind(text)
-        except ValueError:
-            number = 0
-        if not 0 < number < float("inf"):
-            noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected {noun} above 0")
-        return number
-
-    return parse
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_dist.paper",
@@ -71,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("experiment", choices=("ablations", "figure1"))
     run.add_argument("--data", type=Path, required=True, help="folder that alexnet_dist.pack wrote, with --size 32")
     run.add_argument("--out", type=Path, help="folder of the runs, the table and the picture; default: runs/EXPERIMENT")
-    run.add_argument("--budget", type=_positive(float), required=True, metavar="HOURS", help="to stop after")
-    run.add_argument("--seeds", type=_positive(int), default=1, help="runs of each arm (default: 1)")
-    run.add_argument("--parallel", type=_positive(int), help="runs at a time (default: one for each CPU core)")
+    run.add_argument("--budget", type=positive(float), required=True, metavar="HOURS", help="to stop after")
+    run.add_argument("--seeds", type=positive(int), default=1, help="runs of each arm (default: 1)")
+    run.add_argument("--parallel", type=positive(int), help="runs at a time (default: one for each CPU core)")
     run.set_defaults(command=_run)
     return parser
 

@@ -28,7 +28,7 @@ def contenders(folder: Path | None, repeats: int, threads: int) -> list[Contende
 
 
 def ratios(results: Sequence[Result]) -> dict[str, float]:
-    """Return how long ours stops training, in copies and in saves of torch's, and torch's whole save over ours."""
+    """Return how long ours stops training, in copies and in saves of torch's, and our whole save over torch's."""
     values = {
         "stall_vs_copy": ratio(results, OURS, COPY, "stall_ms"),
         "stall_vs_torch_save": ratio(results, OURS, TORCH, "stall_ms"),
