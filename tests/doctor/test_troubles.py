@@ -155,6 +155,7 @@ def test_ranks_that_cannot_work_together_are_named(
     assert about(report, "speed", "warn")["found"] == "not measured: something else has failed"
 
 
+@pytest.mark.slow
 def test_an_odd_number_of_ranks_is_named(shards: Path, tmp_path: Path) -> None:
     code, report, said = examined(tmp_path, settings(shards, tmp_path / "unused"), ranks=3)
     assert code == 1, said

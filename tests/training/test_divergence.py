@@ -64,7 +64,10 @@ def test_one_step_too_many_ends_the_run(shards: Path, tmp_path: Path, run_ranks:
     assert "step 4: the gradients are not finite, after 1 skipped steps: training has diverged" in errors[0]
 
 
-@pytest.mark.parametrize(("ranks", "limit"), [(4, 10), (2, 1)])
+SLOW = [pytest.param(ranks, limit, marks=pytest.mark.slow) for ranks, limit in ((4, 10), (2, 1))]
+
+
+@pytest.mark.parametrize(("ranks", "limit"), [(2, 10), *SLOW])
 def test_a_rollback_leaves_the_batch_out_and_goes_on(ranks: int, limit: int, shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = settings(shards, run, *WORDS, "run.on_divergence=rollback", f"run.max_skipped={limit}")

@@ -49,7 +49,8 @@ def test_a_fault_strikes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "faults",
     [
-        ["rank=1,step=10,phase=save,kind=kill"],
+        # While rank 1 saves, and the other writes its tower.
+        pytest.param(["rank=1,step=10,phase=save,kind=kill"], marks=pytest.mark.slow),
         pytest.param(
             [
                 f"rank={rank},step={step},phase={phase},kind=kill"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.agents import rank_process, wait_for_step
+from support.agents import wait_for_step
 from support.ranks import free_port
 from support.training import (
     DETERMINISTIC,
-    STEPS,
     assert_same_run,
     evaluations,
     finished,
@@ -75,9 +72,8 @@ def test_a_run_goes_on_with_another_number_of_replicas(
     assert [one["step"] for one in evaluations(directory)] == [12, 24, 36, 48]
 
 
-def test_stopped_or_killed_it_goes_on_bit_equal_by_the_same_command(
-    undisturbed: Path, shards: Path, tmp_path: Path
-) -> None:
+def test_stopped_it_goes_on_bit_equal_by_the_same_command(undisturbed: Path, shards: Path, tmp_path: Path) -> None:
+    """Killed, too: tests/doctor/chaos/test_drill.py."""
     directory = tmp_path / "run"
     words = settings(shards, directory, *DETERMINISTIC)
     process = torchrun(4, words)
@@ -90,14 +86,8 @@ def test_stopped_or_killed_it_goes_on_bit_equal_by_the_same_command(
     stopped_at = len(losses(directory))
     assert 17 <= stopped_at < 35
     assert (directory / "checkpoints" / f"step-{stopped_at:08d}").exists()
-    process = torchrun(4, words)
-    wait_for_step(directory, 35)
-    for rank in range(4):
-        os.kill(rank_process(process.pid, rank), signal.SIGKILL)
-    assert f"resuming from step {stopped_at}" in finished(process, 1)
+    assert f"resuming from step {stopped_at}" in finished(torchrun(4, words))
     assert not (directory / "PREEMPTED").exists()
-    assert not (directory / "checkpoints" / f"step-{STEPS:08d}").exists()
-    finished(torchrun(4, words))
     assert_same_run(directory, undisturbed)
 
 
@@ -110,14 +100,12 @@ def test_three_replicas_too(shards: Path, tmp_path: Path, run_ranks: Any) -> Non
     assert_same_run(tmp_path / "resumed", tmp_path / "undisturbed", 30)
 
 
-def test_two_agents_train_save_and_resume_like_one(two_replicas: Path, shards: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    for steps in (30, 50):
-        words = settings(shards, directory, "train.dtype=float64", f"run.steps={steps}")
-        port = free_port()
-        options = ["--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
-        agents = [torchrun(2, words, *options, f"--node-rank={node}") for node in (0, 1)]
-        for agent in agents:
-            finished(agent)
+def test_two_agents_train_like_one(two_replicas: Path, shards: Path, tmp_path: Path) -> None:
+    """They resume, too: tests/training/test_two_nodes.py."""
+    directory, port = tmp_path / "run", free_port()
+    words = settings(shards, directory, "train.dtype=float64", "run.steps=50")
+    options = ["--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    for agent in [torchrun(2, words, *options, f"--node-rank={node}") for node in (0, 1)]:
+        finished(agent)
     assert samples(directory) == samples(two_replicas)
     assert losses(directory) == pytest.approx(losses(two_replicas), rel=0, abs=1e-9)

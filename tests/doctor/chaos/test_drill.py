@@ -102,14 +102,14 @@ def test_what_a_job_leaves_is_found(tmp_path: Path) -> None:
 
 
 def test_a_job_that_cannot_train_is_told_with_its_last_line(tmp_path: Path) -> None:
-    job = Job([f"run.directory={tmp_path / 'run'}", "data.root=/nowhere/at/all"], 1, tmp_path / "log")
+    job = Job([f"run.directory={tmp_path / 'run'}", "data.root=/nowhere/at/all"], 2, tmp_path / "log", restarts=0)
     expected = r"the run without faults has not finished: /nowhere/at/all.*; see .*log"
     with pytest.raises(RunError, match=expected):
         run_to_its_end(job, 60)
 
 
 def test_what_cannot_be_drilled_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"--kinds: earthquake; expected some of kill-rank, "):
+    with pytest.raises(UserError, match=r"--kinds: earthquake; expected some of kill-rank,"):
         command.main(["--out", str(tmp_path / "new"), "--kinds", "earthquake"])
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
