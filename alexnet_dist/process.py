@@ -251,6 +251,19 @@ def sibling_state(process: int) -> str:
     return "stopped" if state in "Tt" else "running"
 
 
+def has_lost_sibling(local_world_size: int) -> bool:
+    """Return whether one of the ranks that torchrun has started beside this one is gone, ended or killed."""
+    alive = 0
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == os.getppid():
+                alive += any(
+                    variable.startswith(b"LOCAL_RANK=")
+                    for variable in (status.parent / "environ").read_bytes().split(b"\0")  # empty of one that has ended
+                )
+    return alive < local_world_size
+
+
 def init_worker(rank_pid: int) -> None:
     """Make a worker process forked by a rank ignore signals to the process group, and die with the rank.
 

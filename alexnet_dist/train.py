@@ -29,7 +29,14 @@ from alexnet_dist.errors import (
     exit_code_of,
     run_command,
 )
-from alexnet_dist.process import LaunchInfo, die_with_parent, launch_info, run_again, write_error_file
+from alexnet_dist.process import (
+    LaunchInfo,
+    die_with_parent,
+    has_lost_sibling,
+    launch_info,
+    run_again,
+    write_error_file,
+)
 from alexnet_dist.signals import GROUP_SIGNALS, START_GRACE_S, StopRequest, print_error
 
 RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
@@ -132,8 +139,13 @@ def run_once(command: Callable[[list[str], StopRequest | None], None], arguments
 
 
 def _end_job(late: str, launched: LaunchInfo) -> None:
-    """Report that this rank was asked to stop and cannot wait for the others: a restart would train to the end."""
+    """Report that this rank was asked to stop and cannot wait for the others: a restart would train to the end.
+
+    If another rank is gone, the agent asks all to stop because it is about to restart them.
+    """
     print_error(late)
+    if has_lost_sibling(launched.local_world_size):
+        return
     final_error.report(f"asked to stop before the first step; {late}", launched, 128 + SIGTERM)
 
 

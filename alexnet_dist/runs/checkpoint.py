@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -72,7 +73,9 @@ def write_tensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping
         save_file(on_host, temporary, None if metadata is None else dict(metadata))
     except SafetensorError as error:
         number = OS_ERROR.search(str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from None
+        if number is None:
+            raise OSError(errno.EIO, str(error)) from None
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
     temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
     replace_durably(temporary, target)
 

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from support.agents import backends, children, rank_process, wait_for_step
-from support.training import DETERMINISTIC, assert_same_run, finished, settings, torchrun
+from support.training import DETERMINISTIC, TRAIN, assert_same_run, finished, settings, torchrun
 
+KILLED_AT_START = """
+import os, time
+from pathlib import Path
+marker = Path('{marker}')
+if os.environ["RANK"] == "0" and not marker.exists():
+    marker.touch()
+    time.sleep(4)  # until the others wait
+    os.kill(os.getpid(), 9)
+from alexnet_dist.train import run
+run()
+"""
 TIMEOUT_S = 8  # of a stopped rank; a busy machine needs seconds for the first steps
 
 
@@ -90,3 +104,44 @@ def test_an_error_that_would_recur_is_reported_once_and_not_restarted(shards: Pa
     post_mortem = (directory / "post-mortem.txt").read_text()
     assert "failed first: step 2: the loss is nan" in post_mortem
     assert "there is no checkpoint: it starts from step 0" in post_mortem
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_before_it_has_met_the_others_comes_back(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for it, and cannot know that torchrun's signal means a restart and not a stop, but by its end."""
+    script = tmp_path / "train.py"
+    script.write_text(KILLED_AT_START.format(marker=tmp_path / "marker"))
+    monkeypatch.setattr("support.training.TRAIN", script)
+    output = finished(torchrun(4, words(shards, tmp_path / "run"), "--standalone", "--max-restarts=1"), timeout_s=120)
+    assert "finished: 60 steps" in output
+
+
+@pytest.mark.slow
+def test_damaged_shards_end_the_job_once(shards: Path, tmp_path: Path) -> None:
+    own, directory = tmp_path / "shards", tmp_path / "run"
+    shutil.copytree(shards, own)
+    for shard in own.glob("train-*.tar"):
+        shard.write_bytes(bytes(shard.stat().st_size))
+    words = settings(own, directory, "metrics.port=null")
+    output = finished(torchrun(4, words, "--standalone", "--max-restarts=3"), code=1)
+    assert "samples in a row could not be read" in output.partition("Root Cause")[0]
+    assert output.count(" parameters on 2 replica(s)") == 1
+
+
+@pytest.mark.slow
+def test_a_disk_that_stays_full_ends_the_job_once(shards: Path, tmp_path: Path) -> None:
+    """No file may have more than 16 KB, as the towers' files have."""
+    words = settings(shards, tmp_path / "run", "run.save_every=5", "run.evaluate_every=0", "metrics.port=null")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3", "--nproc-per-node=4"]
+    limited = ["sh", "-c", 'ulimit -f 32 && exec "$@"', "sh", *launcher, str(TRAIN), *words]
+    process = subprocess.Popen(
+        limited, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    output = finished(process, code=1)
+    assert output.count("checkpoint of step 5 not written: File too large; training goes on, and tries again") == 1
+    ours = output.partition("Root Cause")[0]
+    assert ours.count("error: /") == 1, output  # the other ranks say whom they have lost, and why
+    assert "checkpoint of step 10 not written: File too large" in ours
+    assert output.count(" parameters on 2 replica(s)") == 1

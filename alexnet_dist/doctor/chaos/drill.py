@@ -112,8 +112,8 @@ def _recover(job: Job, place: Place, kind: str, harm: Harm, before: Before, time
             time.sleep(POLL_S)
             ended = job.has_ended()
             printed = job.printed(before.offset)
-            started = STARTED.search(printed)
-            shows = ended or started or ERROR.search(printed) or (harm.noticed and harm.noticed in printed)
+            started, error = STARTED.search(printed), ERROR.search(printed)
+            shows = ended or started or error or (harm.noticed and harm.noticed in printed)
             if harm.mend is not None and not is_mended and (shows or elapsed_s > patience_s):
                 harm.mend()
                 is_mended = True
@@ -127,7 +127,7 @@ def _recover(job: Job, place: Place, kind: str, harm: Harm, before: Before, time
                 if (trains := STEP.search(printed, started.end())) is not None:
                     lost = _lost(printed[: trains.start()], started.start(), before.step)
                     return Record(kind, what, before.step, lost, elapsed_s, job.starts > starts)
-            elif is_mended and harm.mend is not None and _saved(place) > before.step:
+            elif is_mended and harm.mend is not None and not error and _saved(place) > before.step:
                 return Record(kind, what, before.step, 0, elapsed_s)
         return Record(kind, what, before.step, 0, None, job.starts > starts)
     finally:
