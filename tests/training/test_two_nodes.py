@@ -71,6 +71,31 @@ def test_two_nodes_train_and_resume_as_one_node_does(
     assert weights(directory, STEPS) == weights(undisturbed, STEPS)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_the_doctor_names_the_firewall(nodes: Nodes, shards: Path, tmp_path: Path) -> None:
+    first, second = nodes
+    first.ignore(second.address, except_port=29503)
+    rendezvous = [f"--master-addr={first.address}", "--master-port=29503", "--nproc-per-node=2", "--nnodes=2"]
+    agents = [
+        node.start(
+            [
+                sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--node-rank={number}", "-m",
+                "alexnet_dist.doctor", *words(shards, tmp_path / "run", HALF),
+            ],
+            {"OMP_NUM_THREADS": "1"},
+        )
+        for number, node in enumerate(nodes)
+    ]  # fmt: skip
+    outputs = [finished(agent, 1) for agent in agents]
+    first.answer(second.address)
+    for output in outputs:
+        (line,) = [line for line in output.splitlines() if line.startswith("fail")]
+        assert line.startswith(
+            "fail  network       nodes reach the rendezvous, but not each other: node-a at 10.77.7.1"
+        )
+
+
 @pytest.mark.timeout(200)
 def test_a_firewall_between_nodes_is_named_before_groups_are_built(nodes: Nodes, shards: Path, tmp_path: Path) -> None:
     """The first node answers the second one on the rendezvous' port only, as many firewalls do."""
