@@ -23,7 +23,7 @@ from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.checkpoint import Checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, MEAN
-from alexnet_dist.runs.weights import restore
+from alexnet_dist.runs.weights import check_tower, restore
 
 SEARCHES = 5  # for a checkpoint that a live run does not delete before it is read
 
@@ -41,11 +41,19 @@ def geometry_state(net: Geometry) -> dict[str, Any]:
 
 
 def saved_geometry(saved: Checkpoint) -> dict[str, Any]:
-    """Return the geometry of a checkpoint; what an earlier version did not store has the value that it always had."""
-    state: dict[str, Any] = saved.state["geometry"]
+    """Return the geometry of a checkpoint; what an earlier version did not store has the value that it always had.
+
+    Raises UserError if its manifest has none.
+    """
     default: dict[str, Any] = json.loads(json.dumps(asdict(Layer())))
-    layers = {name: default | layer for name, layer in state["layers"].items()}
-    return geometry_state(Geometry()) | state | {"layers": layers}
+    try:
+        state: dict[str, Any] = saved.state["geometry"]
+        layers = {name: default | layer for name, layer in state["layers"].items()}
+        return geometry_state(Geometry()) | state | {"layers": layers}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{saved.directory / checkpoint.MANIFEST}: no geometry of a net in it; restore the checkpoint"
+        ) from None
 
 
 def differences(saved: Any, current: Any, prefix: str = "") -> list[str]:
@@ -139,5 +147,7 @@ def _read_model(saved: Checkpoint, net: Geometry, config_file: Path) -> AlexNet:
     model = AlexNet(net)
     for tower in model.towers:
         assert isinstance(tower, Tower)
-        restore(tower, checkpoint.read_tower(saved, tower.index))
+        tensors = checkpoint.read_tower(saved, tower.index)
+        check_tower(tower, tensors, saved.directory / checkpoint.tower_file(tower.index))
+        restore(tower, tensors)
     return model

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from alexnet_dist.errors import UserError
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights, split_cross_weights
 
 
@@ -20,6 +22,23 @@ def restore(tower: Tower, tensors: Mapping[str, Tensor], velocities: Mapping[str
             saved = {name.removeprefix("velocity."): tensor for name, tensor in tensors.items() if name not in weights}
             for name, tensor in split_cross_weights(tower.index, tower.net, saved).items():
                 velocities[name].copy_(tensor)
+
+
+def check_tower(tower: Tower, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError unless a file's tensors are the weights and velocities of a tower, by their names and shapes.
+
+    Its hash does not say so: whoever can exchange a file can exchange its manifest.
+    """
+    weights = merge_cross_weights(tower.index, {name: value.detach() for name, value in tower.named_parameters()})
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    expected = shapes | {f"velocity.{name}": shape for name, shape in shapes.items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise UserError(
+                f"{path}: {name} has the shape {found.get(name, 'of no tensor')}, expected"
+                f" {expected.get(name, 'no such tensor')}: a file of another tower or net; restore the checkpoint"
+            )
 
 
 def named_weights(model: AlexNet) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.checkpoint import Checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, SAVED, SKIPPED, first_saved, skipped_batches
 from alexnet_dist.runs.load import differences, geometry_state, saved_geometry
-from alexnet_dist.runs.weights import restore
+from alexnet_dist.runs.weights import check_tower, restore
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.inputs import NODE_KEYS
 from alexnet_dist.training.schedule import Progress
@@ -123,7 +123,9 @@ def _newest_on_node(run: RunContext) -> str:
 def _restore(saved: Checkpoint, engine: Engine) -> None:
     for tower in engine.model.modules():
         if isinstance(tower, Tower):
-            restore(tower, checkpoint.read_tower(saved, tower.index), engine.velocities[tower.index])
+            tensors = checkpoint.read_tower(saved, tower.index)
+            check_tower(tower, tensors, saved.directory / checkpoint.tower_file(tower.index))
+            restore(tower, tensors, engine.velocities[tower.index])
 
 
 def check_resumable(saved: Checkpoint, net_state: Mapping[str, Any], position: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -276,6 +277,16 @@ def test_targets_appear_by_a_rename_of_a_name_that_no_pattern_finds(
     monkeypatch.setattr(Path, "replace", spy)
     write_targets(tmp_path / "targets.json", ["127.0.0.1:9410"])
     assert seen == [("targets.json.tmp", [])]
+
+
+def test_failed_saves_and_skipped_batches_are_counted() -> None:
+    metrics = rank_3()
+    for _ in range(2):
+        metrics.add_checkpoint_failure()
+    metrics.add_skipped_batch()
+    page = generate_latest(metrics.registry).decode()
+    assert re.search(r"^alexnet_train_checkpoint_failures_total\{.*\} 2\.0$", page, re.MULTILINE)
+    assert re.search(r"^alexnet_train_skipped_batches_total\{.*\} 1\.0$", page, re.MULTILINE)
 
 
 def test_targets_that_cannot_be_written_do_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

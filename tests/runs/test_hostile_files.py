@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from alexnet_dist import config as configs
 from alexnet_dist.errors import UserError, run_command
@@ -140,6 +142,38 @@ def test_a_pickle_in_place_of_a_checkpoint_is_not_opened(
     assert (code, text.startswith("error: ")) == (2, True)
     assert "tower-0.safetensors: cannot be read" in text
     assert not (tmp_path / "canary").exists()
+
+
+def rewrite(home: Path) -> None:
+    """Give a checkpoint's manifest the hashes of the files that are there."""
+    manifest = json.loads((home / "manifest.json").read_text())
+    for name in manifest["files"]:
+        content = (home / name).read_bytes()
+        manifest["files"][name] = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (home / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("case", ["exchanged", "foreign", "no geometry"])
+def test_a_checkpoint_that_only_its_hashes_vouch_for_is_refused(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = write_run(tmp_path)
+    home = run / run_directory.CHECKPOINTS / "step-00000003"
+    towers = [home / f"tower-{number}.safetensors" for number in range(2)]
+    if case == "exchanged":  # of different sizes, as seven classes are not even
+        contents = [tower.read_bytes() for tower in towers]
+        for tower, content in zip(towers, reversed(contents), strict=True):
+            tower.write_bytes(content)
+    elif case == "foreign":
+        save_file({"weight": torch.zeros(3)}, towers[0])
+    else:
+        manifest = json.loads((home / "manifest.json").read_text())
+        (home / "manifest.json").write_text(json.dumps({**manifest, "geometry": [1]}))
+    rewrite(home)
+    code, text = said("export", run, tmp_path, capsys)
+    assert (code, text.count("\n"), text.startswith("error: ")) == (2, 1, True), text
+    assert ("manifest.json: no geometry" if case == "no geometry" else "tower-0.safetensors: ") in text
+    assert "restore the checkpoint" in text
 
 
 @pytest.mark.parametrize(
