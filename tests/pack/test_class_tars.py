@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack import shard
 from alexnet_dist.pack.packing import pack
 from alexnet_dist.pack.sources.layouts import detect_layout
-from support.folders import contents, image_source, request
+from support.folders import contents, extract, image_source, request
 from support.layouts import CLASSES, Images, draw_images, ilsvrc2012, tar_of
 
 
@@ -25,8 +24,7 @@ def images() -> Images:
 def unpack_once(root: Path, folder: Path) -> Path:
     """Replace the training tar in `root` by its members in a folder, as `tar -x` does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(root / "ILSVRC2012_img_train.tar") as tar:
-        tar.extractall(folder, filter="data")
+    extract(root / "ILSVRC2012_img_train.tar", folder)
     (root / "ILSVRC2012_img_train.tar").unlink()
     return root
 

@@ -24,7 +24,7 @@ from pyarrow import parquet
 from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.pack.packing import pack
-from support.folders import encoded, photo, request
+from support.folders import encoded, extract, photo, request
 from support.layouts import CLASSES, WRITERS, Images, add, source_path
 
 GOOD = encoded(photo(5)), encoded(photo(6), "PNG")
@@ -138,8 +138,7 @@ def mess_ilsvrc(root: Path, split: SplitName, junk: Sequence[Junk]) -> int:
         return members(path)
     inner = root / "inner"
     inner.mkdir()
-    with tarfile.open(path) as tar:
-        tar.extractall(inner, filter="data")
+    extract(path, inner)
     names = sorted(inner.iterdir())
     for number, class_tar in enumerate(names):
         add_members(class_tar, [item for item in junk if item.position % 6 == number])

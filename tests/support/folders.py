@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -84,3 +85,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Return the bytes of each file below a folder, by its relative path; without the lock file."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".pack.lock"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def extract(path: Path, folder: Path) -> None:
+    """Write the files of a flat tar into a folder; TarFile.extractall warns or fails, depending on Python's version."""
+    with tarfile.open(path) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            assert content is not None
+            (folder / member.name).write_bytes(content.read())
