@@ -52,6 +52,11 @@ def open_new(path: Path) -> BinaryIO:
     return path.open("xb")
 
 
+def without_links(path: str, flags: int) -> int:
+    """Open a file for `open`, but not through a symbolic link that stands there; raises OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def lock_file(path: Path) -> TextIO | None:
     """Lock a file, created if missing, and return it open in mode ``a+``; None if another process holds the lock.
 
@@ -61,7 +66,7 @@ def lock_file(path: Path) -> TextIO | None:
     A POSIX lock belongs to the process: locking twice in one process succeeds, and closing any handle of the file
     releases the lock. Raises OSError if the file cannot be opened or its file system has no locks.
     """
-    file = path.open("a+")
+    file = open(path, "a+", opener=without_links)  # noqa: SIM115  # Path.open takes no opener
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: POSIX lets a system report a held lock by either

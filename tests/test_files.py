@@ -133,3 +133,11 @@ def test_a_lock_file_keeps_its_text(tmp_path: Path) -> None:
 def test_a_lock_in_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         lock_file(tmp_path / "missing" / "lock")
+
+
+def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        lock_file(tmp_path / "lock")
+    assert (tmp_path / "precious").read_text() == "content"

@@ -164,7 +164,7 @@ def _array(files: Files, sidecar: Sidecar, shape: tuple[int, ...], dtype: np.dty
     if sha256 != sidecar.sha256:
         raise UserError(f"{name}: sha256 {sha256[:12]}..., expected {sidecar.sha256[:12]}... by its manifest; {REPACK}")
     try:
-        array = _parse_npy(data)
+        array = parse_npy(data)
     except Exception as error:  # numpy parses the header as a Python literal, which may raise any exception
         raise UserError(f"{name}: not a NumPy array file ({error!s:.80}); {REPACK}") from None
     if array.shape != shape or array.dtype != dtype:
@@ -172,7 +172,7 @@ def _array(files: Files, sidecar: Sidecar, shape: tuple[int, ...], dtype: np.dty
     return array
 
 
-def _parse_npy(data: bytes) -> npt.NDArray[Any]:
+def parse_npy(data: bytes) -> npt.NDArray[Any]:
     """Return the array in a .npy file's bytes, read-only and in place.
 
     numpy.load would first allocate as much memory as the header demands, and the file may be untrusted.

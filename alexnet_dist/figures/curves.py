@@ -52,10 +52,20 @@ class Record:
 
 
 def read_record(directory: Path, name: str) -> Record:
-    """Read what a run logged. Raises UserError if the directory is not a run."""
+    """Read what a run logged. Raises UserError if the directory is not a run, or a line is not one of a run's."""
     if not (directory / CONFIG).exists():
         raise UserError(f"{directory}: not a run: there is no {CONFIG} in it; expected the run.directory of a training")
-    return Record(name, read_lines(directory / METRICS), read_lines(directory / EVALUATIONS))
+    return Record(name, _numbers(directory / METRICS), _numbers(directory / EVALUATIONS))
+
+
+def _numbers(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a record; UserError for one without the numbers that are drawn."""
+    lines = read_lines(path)
+    for number, line in enumerate(lines, 1):
+        for key in ("epoch", *PANELS):
+            if not isinstance(line.get(key), int | float):
+                raise UserError(f"{path}:{number}: {key} is {line.get(key)!r}, expected a number; remove the line")
+    return lines
 
 
 def run_names(directories: Sequence[Path]) -> list[str]:

@@ -28,6 +28,7 @@ from alexnet_dist.files import replace_durably, replace_file, sync_folder, tempo
 FORMAT = 2
 STEP_NAME = re.compile(r"step-(\d{8})")
 MANIFEST = "manifest.json"
+OWN_HASH = "manifest_sha256"  # the key of the hash of all the rest of a manifest
 DAMAGED = ".damaged"  # ends the name of a checkpoint that did not verify
 OS_ERROR = re.compile(r"os error (\d+)")  # in a message of safetensors
 
@@ -84,9 +85,8 @@ def commit(directory: Path, step: int, state: Mapping[str, Any], towers: int = 2
     """Write the manifest of the towers' files, which makes the checkpoint valid (rank 0 only). Raises OSError."""
     home = step_directory(directory, step)
     files = {tower_file(tower): _record(home / tower_file(tower)) for tower in range(towers)}
-    replace_file(
-        home / MANIFEST, _text({"format": FORMAT, "step": step, "towers": towers, "files": files, **state}).encode()
-    )
+    content = {"format": FORMAT, "step": step, "towers": towers, "files": files, **state}
+    replace_file(home / MANIFEST, _text({**content, OWN_HASH: _hash(content)}).encode())
 
 
 def delete_old(directory: Path, step: int, keep: int) -> None:
@@ -118,12 +118,15 @@ def find(directory: Path, step: int | None = None) -> tuple[Checkpoint | None, l
         home = step_directory(directory, number)
         try:
             manifest = json.loads((home / MANIFEST).read_text())
+            own_hash = manifest.pop(OWN_HASH, None)
+            if own_hash not in (None, _hash(manifest)):  # None: of an earlier version
+                raise ValueError("it does not have its own sha256")
             if manifest["format"] != FORMAT or manifest["step"] != number:
                 raise ValueError(f"format {manifest['format']}, step {manifest['step']}; expected {FORMAT}, {number}")
             for name in map(tower_file, range(manifest.get("towers", 2))):
                 if _record(home / name) != manifest["files"][name]:
                     raise ValueError(f"{name} does not have the size and sha256 of its manifest")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             complaints.append(f"{home}: {_complaint(error)}")
             continue
         return Checkpoint(home, number, manifest), complaints
@@ -148,11 +151,16 @@ def read_tower(checkpoint: Checkpoint, tower: int) -> dict[str, Tensor]:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
-def remove_unfinished(directory: Path) -> None:
-    """Remove what killed writers left of checkpoints (rank 0 only, before any rank writes)."""
-    for home in directory.glob("step-*"):
-        if STEP_NAME.fullmatch(home.name) and not (home / MANIFEST).exists():
-            shutil.rmtree(home)
+def remove_unfinished(directory: Path) -> list[Path]:
+    """Remove and return what killed writers left of checkpoints (rank 0 only, before any rank writes)."""
+    unfinished = [
+        home
+        for home in sorted(directory.glob("step-*"))
+        if STEP_NAME.fullmatch(home.name) and not (home / MANIFEST).exists()
+    ]
+    for home in unfinished:
+        shutil.rmtree(home)
+    return unfinished
 
 
 def set_aside(directory: Path, step: int) -> list[Path]:
@@ -173,6 +181,10 @@ def _record(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"sha256": digest, "size_bytes": path.stat().st_size}
+
+
+def _hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_text(value).encode()).hexdigest()
 
 
 def _text(value: Mapping[str, Any]) -> str:

@@ -51,15 +51,16 @@ def open_directory(directory: Path) -> TextIO:
 def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inputs: Mapping[str, bytes]) -> list[str]:
     """Restore a run's directory to what it was at a step, and write the files of this start (rank 0 only).
 
-    Return notes on what was damaged: checkpoints are set aside, lines of records dropped. Before this call a start may
-    still be rejected, and leaves the directory unchanged. evaluated_step: of the last evaluation by then. inputs: name
-    to content of the files that make the run self-contained, class names and mean image, as Split.to_keep returns them.
-    Raises UserError if the directory cannot be written.
+    Return notes on what was damaged: checkpoints are removed or set aside, lines of records dropped. Before this call a
+    start may still be rejected, and leaves the directory unchanged. evaluated_step: of the last evaluation by then.
+    inputs: name to content of the files that make the run self-contained, class names and mean image, as Split.to_keep
+    returns them. Raises UserError if the directory cannot be written.
     """
     with _os_error_as_user_error(directory):
-        checkpoint.remove_unfinished(directory / CHECKPOINTS)
+        removed = checkpoint.remove_unfinished(directory / CHECKPOINTS)
+        notes = [f"unfinished checkpoint, without a manifest, removed: {path}" for path in removed]
         aside = checkpoint.set_aside(directory / CHECKPOINTS, step)
-        notes = [f"damaged checkpoint set aside: {path}" for path in aside]
+        notes += [f"damaged checkpoint set aside: {path}" for path in aside]
         notes += truncate_records(directory, step, evaluated_step)
         (directory / PREEMPTED).unlink(missing_ok=True)
         # The config first: a directory with other files and without a config is not a run.

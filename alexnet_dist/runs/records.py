@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dist.errors import PermanentError
+from alexnet_dist.files import without_links
 
 
 class Records:
@@ -51,7 +52,7 @@ class Records:
 
 def append_whole(path: Path, content: bytes) -> None:
     """Append all of the content to a file, or nothing. Raises OSError."""
-    with path.open("ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=without_links) as file:
         size_bytes = file.seek(0, 2)
         try:
             written = 0

@@ -72,9 +72,20 @@ def resume(run: RunContext, engine: Engine, control: Control) -> Start:
             raise UserError(text)
     engine.broadcast_weights()
     engine.broadcast_velocities()
-    state = saved.state
-    progress, unchanged = Progress(**state["progress"]), int(state.get("unchanged", 0))
-    return Start(saved.step, int(state["evaluated_step"]), progress, float(state["time_s"]), unchanged)
+    return _start_of(saved)
+
+
+def _start_of(saved: Checkpoint) -> Start:
+    """Return where a checkpoint stands; UserError if its manifest does not say so."""
+    try:
+        state = saved.state
+        progress, unchanged = Progress(**state["progress"]), int(state.get("unchanged", 0))
+        dict(state["position"])
+        return Start(saved.step, int(state["evaluated_step"]), progress, float(state["time_s"]), unchanged)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{saved.directory / checkpoint.MANIFEST}: no position of a run in it; restore the checkpoint"
+        ) from None
 
 
 def find_checkpoint(run: RunContext, by_node: Sequence[str]) -> Checkpoint | None:
@@ -138,9 +149,9 @@ def check_resumable(saved: Checkpoint, net_state: Mapping[str, Any], position: M
         )
     keys = {"seed": "run.seed", "global_batch": "data.global_batch", "lanes": "data.lanes", "window": "data.window"}
     lines = [
-        f"{keys.get(key, key)}: {value!r} in the checkpoint, {position[key]!r} now"
+        f"{keys.get(key, key)}: {value!r} in the checkpoint, {position.get(key)!r} now"
         for key, value in saved.state["position"].items()
-        if key not in ("step", "events", "skipped") and value != position[key]
+        if key not in ("step", "events", "skipped") and value != position.get(key)
     ]
     if lines:
         raise UserError(

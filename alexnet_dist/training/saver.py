@@ -90,7 +90,7 @@ class Saver:
         """Return whether a save that has failed is tried again after a step."""
         if self.failure is None or step <= self.failure.step:
             return False
-        every = max(1, self._run.config.run.save_every // RETRIES)
+        every = -(-self._run.config.run.save_every // RETRIES)
         return (step - self.failure.step) % every == 0
 
     @property

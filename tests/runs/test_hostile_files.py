@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from alexnet_dist import config as configs
 from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from support.runs import write_run
 from support.training import settings as training_words
@@ -75,6 +76,9 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     (run_directory.MEAN, lambda path: np.save(path, np.zeros((3, 8, 8), np.float32))),
     (run_directory.MEAN, lambda path: np.save(path, np.zeros((3, 16, 16), np.float64))),
     (run_directory.MEAN, archive),
+    (run_directory.MEAN, lambda path: path.write_bytes(b"PK\x03\x04" + bytes(64))),
+    (run_directory.MEAN, lambda path: path.write_bytes(path.read_bytes().replace(b"}", b"]", 1))),
+    (run_directory.MEAN, lambda path: path.write_bytes(path.read_bytes().replace(b"16, 16)", b"9999999, 99)", 1))),
     (run_directory.MEAN, pickled_array),
     (run_directory.MEAN, pickled),
     (run_directory.MEAN, folder_instead),
@@ -112,6 +116,8 @@ def test_a_damaged_file_ends_a_command_in_one_sentence(
         lambda path: path.write_bytes(b'{"step": 1, "loss"\n{"step": 2}\n'),
         lambda path: path.write_bytes(b"\x00\xff\xfe\n"),
         lambda path: path.write_bytes(b"3\n"),
+        lambda path: path.write_bytes(b'{"step": 1}\n'),
+        lambda path: path.write_bytes(b'{"step": 1, "epoch": "x", "loss": 1, "top1_error": 1, "learning_rate": 1}\n'),
         Path.mkdir,
     ],
 )
@@ -137,6 +143,7 @@ def test_a_pickle_in_place_of_a_checkpoint_is_not_opened(
     manifest = json.loads((home / "manifest.json").read_text())
     content = tower.read_bytes()
     manifest["files"][tower.name] = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest.pop(checkpoint.OWN_HASH)
     (home / "manifest.json").write_text(json.dumps(manifest))
     code, text = said(name, run, tmp_path, capsys)
     assert (code, text.startswith("error: ")) == (2, True)
@@ -150,6 +157,7 @@ def rewrite(home: Path) -> None:
     for name in manifest["files"]:
         content = (home / name).read_bytes()
         manifest["files"][name] = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest.pop(checkpoint.OWN_HASH)
     (home / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -167,6 +167,7 @@ class LiveRun:
         new = checkpoint.step_directory(home, self.step)
         shutil.copytree(old, new)
         state = json.loads((new / "manifest.json").read_text())
+        state.pop(checkpoint.OWN_HASH, None)
         (new / "manifest.json").write_text(json.dumps({**state, "step": self.step}))
         shutil.rmtree(old)
 

@@ -60,3 +60,9 @@ def test_what_does_not_fit_is_not_written_in_part(tmp_path: Path) -> None:
 def test_a_removed_directory_ends_the_run_for_good(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match=r"gone: removed while it was in use"):
         Records(tmp_path / "gone").append("a.jsonl", {})
+
+
+def test_a_record_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "elsewhere")
+    assert "symbolic links" in Records(tmp_path).append("a.jsonl", {"step": 1})
+    assert not (tmp_path / "elsewhere").exists()

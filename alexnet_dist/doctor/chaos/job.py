@@ -23,6 +23,7 @@ STARTED = re.compile(r"^training [\d,]+ parameters on ", re.MULTILINE)
 RESUMED = re.compile(r"^resuming from step ([\d,]+) ", re.MULTILINE)
 FINISHED = re.compile(r"^finished: |is finished: ", re.MULTILINE)
 ERROR = re.compile(r"^error: .*$", re.MULTILINE)
+MARK = "ALEXNET_DIST_DRILL"  # the environment variable that all processes of a job inherit
 POLL_S = 0.05
 COPY_S = 5.0  # for the last lines of a job that has ended
 
@@ -50,7 +51,7 @@ class Job:
         self.starts += 1
         self._agent = subprocess.Popen(
             command,
-            env=process.child_environment(threads=max(1, process.cores() // self.ranks)),
+            env={**process.child_environment(max(1, process.cores() // self.ranks)), MARK: self._mark},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -118,14 +119,19 @@ class Job:
             time.sleep(POLL_S)
 
     def processes(self) -> list[int]:
-        """Return the process ids of all whose command line has this job's run directory in it."""
-        *_, mark = [word.encode() for word in self.words if word.startswith("run.directory=")]
-        found = []
-        for command in Path("/proc").glob("[0-9]*/cmdline"):
+        """Return the process ids of all that this job has started, and of all that they have."""
+        mark, found = f"{MARK}={self._mark}".encode(), []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
-                if mark in command.read_bytes().split(b"\0"):
-                    found.append(int(command.parent.name))
+                if mark in environment.read_bytes().split(b"\0"):
+                    found.append(int(environment.parent.name))
         return found
+
+    @property
+    def _mark(self) -> str:
+        """The run directory, by which processes of this job are known."""
+        *_, directory = [word.partition("=")[2] for word in self.words if word.startswith("run.directory=")]
+        return directory
 
 
 def run_to_its_end(job: Job, timeout_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from alexnet_dist.doctor.chaos import command, report
 from alexnet_dist.doctor.chaos.drill import Record, describe
 from alexnet_dist.doctor.chaos.faults import KINDS
-from alexnet_dist.doctor.chaos.job import Job, run_to_its_end
+from alexnet_dist.doctor.chaos.job import MARK, Job, run_to_its_end
 from alexnet_dist.doctor.chaos.report import Outcome
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.runs import checkpoint
@@ -94,7 +95,8 @@ def test_what_a_job_leaves_is_found(tmp_path: Path) -> None:
     assert report.leaks(job, run, before) == []
     (run / "config.yaml.tmp").touch()
     (run / CHECKPOINTS / "step-00000006").mkdir()
-    with subprocess.Popen([sys.executable, "-c", "input()", f"run.directory={run}"], stdin=subprocess.PIPE) as left:
+    waits = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, env={**os.environ, MARK: str(run)}) as left:
         found = report.leaks(job, run, before)
         left.kill()
     assert found[0] == f"process {left.pid}"
