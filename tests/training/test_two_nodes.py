@@ -96,6 +96,7 @@ def test_the_doctor_names_the_firewall(nodes: Nodes, shards: Path, tmp_path: Pat
         )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_firewall_between_nodes_is_named_before_groups_are_built(nodes: Nodes, shards: Path, tmp_path: Path) -> None:
     """The first node answers the second one on the rendezvous' port only, as many firewalls do."""
