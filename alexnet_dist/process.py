@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,16 +251,21 @@ def sibling_state(process: int) -> str:
     return "stopped" if state in "Tt" else "running"
 
 
+def children(parent: int) -> Iterator[int]:
+    """Yield the process ids of a process's children."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == parent:
+                yield int(status.parent.name)
+
+
 def has_lost_sibling(local_world_size: int) -> bool:
     """Return whether one of the ranks that torchrun has started beside this one is gone, ended or killed."""
     alive = 0
-    for status in Path("/proc").glob("[0-9]*/stat"):
+    for child in children(os.getppid()):
         with suppress(OSError):
-            if int(status.read_text().rpartition(")")[2].split()[1]) == os.getppid():
-                alive += any(
-                    variable.startswith(b"LOCAL_RANK=")
-                    for variable in (status.parent / "environ").read_bytes().split(b"\0")  # empty of one that has ended
-                )
+            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")  # none of one that has ended
+            alive += any(variable.startswith(b"LOCAL_RANK=") for variable in variables)
     return alive < local_world_size
 
 

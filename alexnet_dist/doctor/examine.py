@@ -38,7 +38,7 @@ def examine(config: Config) -> list[Finding] | None:
         check_cache_room(run)
         run.directory.absolute()
     except UserError as error:
-        return None if launched.local_rank else [_failed("run", error)]
+        return None if launched.local_rank else [reports.failed("run", error)]
     own: list[Finding] = []
     place = f"{process.host_name()}, rank {launched.rank}"
     try:
@@ -47,12 +47,7 @@ def examine(config: Config) -> list[Finding] | None:
     except LostRankError as error:
         return None if launched.local_rank else [*own, Finding("ranks", "fail", f"lost one: {error}", where=place)]
     except (UserError, RunError) as error:
-        return [*own, replace(_failed("speed", error), where=place)]
-
-
-def _failed(check: str, error: UserError | RunError) -> Finding:
-    found, _, advice = str(error).rpartition("; ")
-    return Finding(check, "fail", found or advice, advice if found else "")
+        return [*own, replace(reports.failed("speed", error), where=place)]
 
 
 def _examine_run(run: RunContext, own: list[Finding], stack: ExitStack) -> list[Finding] | None:
@@ -63,7 +58,7 @@ def _examine_run(run: RunContext, own: list[Finding], stack: ExitStack) -> list[
         wanted = 2 if isinstance(run.splits["train"].root, LocalFiles) else 1
         loaders += [stack.enter_context(open_loader(run)) for _ in range(wanted)]
     except (UserError, RunError) as error:
-        own.append(_failed("loader", error))
+        own.append(reports.failed("loader", error))
     own += examine_machine(run)
     own += [Finding("data", "warn", text.removeprefix("warning: ")) for text in shard_warnings(run)]
     groups, found = connect(run)
@@ -94,7 +89,7 @@ def _measured(run: RunContext, groups: Groups, control: Control, loaders: list[L
             rate = loader_rate(run, loaders[0])
         check_engine(run)
     except (UserError, RunError) as error:
-        failed.append(_failed("loader", error))
+        failed.append(reports.failed("loader", error))
     if control.sums([float(bool(failed))])[0]:
         return failed or [NOT_MEASURED]
     return examine_speed(run, groups, control, rate, loaders[-1])

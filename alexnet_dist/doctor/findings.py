@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from alexnet_dist.errors import RunError, UserError
+
 Level = Literal["ok", "warn", "fail"]
 INDENT = 20  # characters before what was found
 
@@ -24,6 +26,12 @@ class Finding:
     found: str
     advice: str = ""
     where: str = ""
+
+
+def failed(check: str, error: UserError | RunError) -> Finding:
+    """Return an error as a finding: its last clause is what to do."""
+    found, _, advice = str(error).rpartition("; ")
+    return Finding(check, "fail", found or advice, advice if found else "")
 
 
 def merge(by_rank: Sequence[Sequence[Finding]], hosts: Sequence[str], nodes: Sequence[str]) -> list[Finding]:

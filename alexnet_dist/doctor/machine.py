@@ -24,7 +24,7 @@ from alexnet_dist.runs.directory import CHECKPOINTS
 from alexnet_dist.training.context import RunContext
 
 PACKAGES = ("alexnet_dist", "torch", "numpy", "safetensors", "simplejpeg", "prometheus-client")
-OWN_FILES = 96  # open in a rank besides its connections to other ranks and to its workers; measured: 60 to 80
+OWN_FILES = 96  # in a rank: 32, the most that was measured with 2 ranks, and 64 clients of its metrics
 FILES_PER_RANK, FILES_PER_WORKER = 4, 6
 TENSORS_IN_MEMORY = 5  # of a net's size: weights, gradients, velocities, and the copies of a checkpoint
 LOCKS = 32  # of a rank's loader processes

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from alexnet_dist.distributed import network, preflight
 from alexnet_dist.distributed.clocks import clock_offsets_s
 from alexnet_dist.distributed.groups import Groups, open_groups
-from alexnet_dist.doctor.findings import Finding
+from alexnet_dist.doctor.findings import Finding, failed
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.inputs import must_match
@@ -43,9 +44,8 @@ def connect(run: RunContext) -> tuple[Groups | None, list[Finding]]:
             findings += [clock_finding(offsets)] if topology.is_rank0 else []
         return open_groups(topology, run.config.topology.timeout_s, room), findings
     except (UserError, RunError) as error:
-        found, _, advice = str(error).replace(" (topology.timeout_s)", "").rpartition("; ")
-        failed = Finding(check, "fail", found or advice, advice if found else "see the output of the other ranks")
-        return None, [*findings, failed]
+        found = failed(check, error)
+        return None, [*findings, replace(found, found=found.found.replace(" (topology.timeout_s)", ""))]
 
 
 def clock_finding(offsets: Mapping[int, float]) -> Finding:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from alexnet_dist.process import children as children
 from support.ranks import free_port
 
 
@@ -17,17 +17,6 @@ def backends() -> dict[str, list[str]]:
         "static": ["--rdzv-backend=static", f"--master-port={free_port()}"],
         "c10d": ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"],
     }
-
-
-def children(parent: int) -> Iterator[int]:
-    """Yield the process ids of a process's children."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            yield int(status.parent.name)
 
 
 def rank_process(agent: int, rank: int) -> int:

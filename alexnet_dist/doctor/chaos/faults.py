@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from alexnet_dist.doctor.chaos.job import Job, children
+from alexnet_dist import process
+from alexnet_dist.doctor.chaos.job import Job
 
 NO_ROOM_BYTES = 1024  # the size above which no file can be written while the disk is full
 
@@ -59,7 +60,7 @@ def kill_loader(job: Job, _place: Place, random: Random) -> Harm | None:
     """Kill a loader process of a rank."""
     rank = random.randrange(job.ranks)
     pid = job.rank_process(rank)
-    loaders = sorted(children(pid)) if pid is not None else []
+    loaders = sorted(process.children(pid)) if pid is not None else []
     if not (loaders and _send(random.choice(loaders), signal.SIGKILL)):
         return None
     return Harm(f"a loader process of rank {rank}")

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,7 +99,7 @@ class Job:
 
     def rank_process(self, rank: int) -> int | None:
         """Return the process id of a rank, None while there is none."""
-        for child in children(self.agent):
+        for child in process.children(self.agent):
             with suppress(OSError):
                 if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
                     return child
@@ -161,11 +161,3 @@ def _copy(source: IO[bytes], target: Path) -> None:
 def number(text: str) -> int:
     """Return a number that was printed with commas."""
     return int(text.replace(",", ""))
-
-
-def children(parent: int) -> Iterator[int]:
-    """Yield the process ids of a process's children."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            if int(status.read_text().rpartition(")")[2].split()[1]) == parent:
-                yield int(status.parent.name)
