@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_dist import process
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.system import resources
 
 if TYPE_CHECKING:
     from alexnet_dist.runs.evaluation import Result, Scores
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     from alexnet_dist.runs.inference import find_device
     from alexnet_dist.runs.load import load_run
 
-    process.keep_freed_memory()
+    resources.keep_freed_memory()
     device = find_device(parsed.device)
     runs = [load_run(directory, parsed.step) for directory in parsed.runs]
     data = runs[0].config.data

@@ -29,15 +29,9 @@ from alexnet_dist.errors import (
     exit_code_of,
     run_command,
 )
-from alexnet_dist.process import (
-    LaunchInfo,
-    die_with_parent,
-    has_lost_sibling,
-    launch_info,
-    run_again,
-    write_error_file,
-)
-from alexnet_dist.signals import GROUP_SIGNALS, START_GRACE_S, StopRequest, print_error
+from alexnet_dist.system.environment import LaunchInfo, launch_info, write_error_file
+from alexnet_dist.system.process import die_with_parent, has_lost_sibling, run_again
+from alexnet_dist.system.signals import GROUP_SIGNALS, START_GRACE_S, StopRequest, print_error
 
 RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
 # How much later than its own end a rank that lost another one dates it: torchrun takes the earliest end as the root

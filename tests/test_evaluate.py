@@ -164,7 +164,7 @@ def test_searched_weights_are_those_of_the_validation_split(
 def test_a_search_that_does_not_fit_into_memory_is_refused(
     pack_tiny: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet_dist.process.available_memory_bytes", lambda: 800)
+    monkeypatch.setattr("alexnet_dist.system.resources.available_memory_bytes", lambda: 800)
     runs, split = [trained(tmp_path, step) for step in (3, 4)], opened(pack_tiny)
     with pytest.raises(UserError, match=r"2 runs for 8 images of val and 7 classes take 8\.96e-07 GB of memory, 8e-07"):
         evaluate(runs, split, 1, CPU, workers=0, search_on=split)

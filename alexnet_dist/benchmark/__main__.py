@@ -7,10 +7,10 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from alexnet_dist import process
 from alexnet_dist.benchmark import options
 from alexnet_dist.benchmark.rounds import others_cpu_cores, table
 from alexnet_dist.errors import run_command
+from alexnet_dist.system import resources
 
 if TYPE_CHECKING:
     from alexnet_dist.benchmark.reports import SuiteReport
@@ -33,7 +33,7 @@ def _print_json(arguments: argparse.Namespace, report: SuiteReport) -> None:
     fields = {
         "benchmark": arguments.benchmark,
         "rounds": arguments.rounds,
-        "cores": process.cores(),
+        "cores": resources.cores(),
         "others_cpu_cores": round(others_cpu_cores(report.results), 2),
         "rows": [result.summary() for result in report.results],
         "ratios": report.ratios,
@@ -44,7 +44,7 @@ def _print_json(arguments: argparse.Namespace, report: SuiteReport) -> None:
 
 def _print_table(arguments: argparse.Namespace, report: SuiteReport) -> None:
     others = others_cpu_cores(report.results)
-    print(f"medians of {arguments.rounds} rounds on {process.cores()} cores; others used up to {others:.2f} cores\n")
+    print(f"medians of {arguments.rounds} rounds on {resources.cores()} cores; others used up to {others:.2f} cores\n")
     print(table(report.results, report.columns))
     print("\nratios (medians of the rounds' ratios):")
     for name, value in report.ratios.items():

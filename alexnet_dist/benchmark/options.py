@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from alexnet_dist import process
 from alexnet_dist.benchmark.rounds import MIN_ROUNDS
 from alexnet_dist.errors import UserError
+from alexnet_dist.system import resources
 
 MINIMUMS = {"batch": 2, "steps": 1, "threads": 1, "repeats": 1, "pair_batch": 2}
 POSITIVE = ("step_ms", "network_gbit", "link_gbytes", "peak_tflops")
@@ -78,7 +78,7 @@ def _add_training_suites(
 
 def _add_threads(suite: argparse.ArgumentParser) -> None:
     suite.add_argument(
-        "--threads", type=int, default=process.cores(), metavar="N", help="of all ranks together (default: all cores)"
+        "--threads", type=int, default=resources.cores(), metavar="N", help="of all ranks together (default: all cores)"
     )
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from alexnet_dist import process
 from alexnet_dist.benchmark import synthetic
 from alexnet_dist.benchmark.contenders.packing import run_pack
 from alexnet_dist.benchmark.contenders.training_steps import StepSettings
 from alexnet_dist.benchmark.rounds import Result, run_rounds
 from alexnet_dist.benchmark.suites import checkpoint, link, loader, pack, scaling, step
+from alexnet_dist.system import resources
 
 SAMPLES_PER_SHARD = 1000  # of the set that is generated for `loader`
 
@@ -60,7 +60,7 @@ def _loader(arguments: argparse.Namespace, folder: Path) -> SuiteReport:
     if shards is None:
         source, shards = folder / "photographs", folder / "shards"
         synthetic.write(source, arguments.images, synthetic.PACKED_SIDES, synthetic.PACKED_CONTRAST)
-        run_pack(source, shards, process.cores(), SAMPLES_PER_SHARD)
+        run_pack(source, shards, resources.cores(), SAMPLES_PER_SHARD)
     contenders = loader.contenders(shards, folder / "others", arguments.workers, arguments.batch)
     results = run_rounds(contenders, arguments.rounds)
     return SuiteReport(results, loader.COLUMNS, loader.ratios(results))

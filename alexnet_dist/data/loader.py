@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from alexnet_dist import process
 from alexnet_dist.data import pinning
 from alexnet_dist.data.decoder import BatchRequest, Decoder, Message, SlotRequest, labels, pixels, row_bytes
 from alexnet_dist.data.prefetcher import Prefetcher
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.signals import GROUP_SIGNALS
+from alexnet_dist.system import process, resources
+from alexnet_dist.system.signals import GROUP_SIGNALS
 
 __all__ = ["BatchRequest", "LoadedBatch", "Loader", "labels", "pixels", "row_bytes", "worker_death_as_error"]
 
@@ -126,7 +126,7 @@ class Loader:
 
     def _fork(self, loader: DataLoader[Message], splits: Mapping[str, Split], ahead_bytes: int) -> None:
         if loader.num_workers:
-            process.check_room_for_locks(FIXED_LOCKS + LOCKS_PER_WORKER * loader.num_workers)
+            resources.check_room_for_locks(FIXED_LOCKS + LOCKS_PER_WORKER * loader.num_workers)
         # Blocked until the processes ignore them, so that none of them is killed in between.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
         try:

@@ -21,7 +21,7 @@ from pydantic_core import from_json, to_json
 
 from alexnet_dist.data.choices import Chroma, Filter, SplitName
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import replace_file
+from alexnet_dist.system.files import replace_file
 
 # One row per sample: offset and size of its JPEG in its shard, in bytes, its label, and the zlib.crc32 of the JPEG.
 INDEX_DTYPE = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4"), ("crc32", "<u4")])

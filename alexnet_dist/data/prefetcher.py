@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_dist import process
 from alexnet_dist.data.decoder import BatchRequest
 from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import CachedShards
+from alexnet_dist.system import process
 
 # Most requests looked at in advance, even if the cache could hold the shards of more.
 MAX_REQUESTS = 2000

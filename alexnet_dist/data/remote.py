@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from alexnet_dist import process
 from alexnet_dist.data.cache import Cache, RemoteFile
 from alexnet_dist.data.download import RetryPolicy, download, load_library
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar, parse
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.signals import ignore_signals
+from alexnet_dist.system import process
+from alexnet_dist.system.signals import ignore_signals
 
 SCHEMES = ("http", "https", "s3")
 # ImageNet's manifest has 0.4 MB, one of 15 million images 6 MB; a list of rejected images can make it larger.

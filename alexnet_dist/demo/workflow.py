@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_dist import config, process
+from alexnet_dist import config
 from alexnet_dist.data.reader import Split
 from alexnet_dist.demo import images
 from alexnet_dist.demo.paths import DemoPaths, discard, example_image, has_held_out, prepare
 from alexnet_dist.demo.report import DemoResult, few_image_notes
 from alexnet_dist.errors import UserError
 from alexnet_dist.runs.directory import METRICS
+from alexnet_dist.system import environment, resources
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG, TRAIN_SCRIPT = REPOSITORY / "configs" / "demo.yaml", REPOSITORY / "launch" / "train.py"
@@ -79,7 +80,7 @@ def draw(paths: DemoPaths) -> None:
     """Draw the demo's images."""
     classes = len(images.CLASSES)
     print_step(1, f"draw {TRAIN_IMAGES:,} images to train on and {VAL_IMAGES:,} held-out images, {classes} classes")
-    processes = process.cores()
+    processes = resources.cores()
     images.write(paths.images, SEED, "train", TRAIN_IMAGES, processes)
     images.write(paths.images, SEED, "val", VAL_IMAGES, processes)
 
@@ -164,7 +165,7 @@ def run_step(step: str, arguments: list[str], capture: bool = False) -> str:
     """
     done = subprocess.run(
         [sys.executable, *arguments],
-        env=process.child_environment(threads=1),
+        env=environment.child_environment(threads=1),
         stdout=subprocess.PIPE if capture else None,
         text=True,
         check=False,

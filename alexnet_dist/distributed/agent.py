@@ -31,9 +31,9 @@ from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import create_rd
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.elastic.utils.store import barrier
 
-from alexnet_dist import process
 from alexnet_dist.distributed import final_error
 from alexnet_dist.distributed.address import address_towards, is_loopback, is_own_address, resolves
+from alexnet_dist.system import environment, resources
 
 # In place of torch's defaults, by which 45 s pass from the loss of a node to the next round: a node is lost after 8 s
 # without a sign of it, and a round with its fewest nodes waits 5 s for more. A later node joins the next round.
@@ -137,21 +137,21 @@ def _replace(backend: str, creator: Creator) -> Creator:
 
 
 def _static(parameters: RendezvousParameters) -> RendezvousHandler:
-    process.have_agent_handle(signal.SIGUSR1)
+    environment.have_agent_handle(signal.SIGUSR1)
     return EndingHandler(create_rdzv_handler(parameters), final_error.announce())
 
 
 def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
-    process.have_agent_handle(signal.SIGUSR1)
+    environment.have_agent_handle(signal.SIGUSR1)
     host, port = parse_rendezvous_endpoint(parameters.endpoint, default_port=0)
     if parameters.local_addr is None:
         parameters.local_addr = local_address(host, port, parameters.max_nodes)
     numbering = None
     if parameters.max_nodes > 1:
         # Each agent keeps the address of its first shared store, so a node that comes back would use another one.
-        process.unshare_agent_store()
+        environment.unshare_agent_store()
         numbering = Host(is_own_address(host), parameters.local_addr)
-    if not resolves(process.host_name()):
+    if not resolves(resources.host_name()):
         # torch looks its own host name up to find out whether it serves the store.
         parameters.config.setdefault("is_host", is_own_address(host))
     if parameters.min_nodes < parameters.max_nodes:
@@ -187,7 +187,7 @@ def host_first(info: RendezvousInfo, host: Host) -> tuple[RendezvousInfo, TCPSto
     rank, served = moved_to_front(info.rank, int(store.get("first"))), None
     if rank == 0:
         served = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-        store.set("address", host.address or process.host_name())
+        store.set("address", host.address or resources.host_name())
         store.set("port", str(served.port))
     where = RendezvousStoreInfo(store.get("address").decode(), int(store.get("port")))
     return RendezvousInfo(info.store, rank, info.world_size, where), served

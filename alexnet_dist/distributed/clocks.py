@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from alexnet_dist.errors import RunError
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system.environment import LaunchInfo
 
 QUESTIONS = 3  # of which the one that was answered soonest counts
 

@@ -35,7 +35,7 @@ class Reducer:
     gradient of stage 0's output is complete, that is, after the wait for the last exchange of backward, and travel
     while conv2 and conv1 compute. The sums of those two follow after backward. The next batch's pixels, posted just
     before the first sum, may still be in flight: every rank posts in this order, and NCCL keeps it
-    (process.prepare_cuda).
+    (environment.prepare_cuda).
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from alexnet_dist.distributed.lost_rank import LostRankError
 from alexnet_dist.distributed.post_mortem import RUNNING, SILENT, STOPPED, Diagnosis, EndReport, diagnose
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import PermanentError, UserError
-from alexnet_dist.process import sibling_state
+from alexnet_dist.system.process import sibling_state
 
 Answer = TypeVar("Answer")
 # How long reports are waited for: until nothing is certain any more; for a page; for rank 0's, about the same error.

@@ -15,8 +15,8 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alexnet_dist import process
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system import environment
+from alexnet_dist.system.environment import LaunchInfo
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class FinalError:
 def announce() -> Path:
     """Name the file to the ranks that this agent is about to start, and have it removed at the agent's end."""
     path = Path(tempfile.gettempdir()) / f"alexnet_dist-{uuid.uuid4().hex}.json"
-    process.set_final_error_file(path)
+    environment.set_final_error_file(path)
     atexit.register(path.unlink, missing_ok=True)
     return path
 
 
 def report(message: str, launched: LaunchInfo, exit_code: int) -> None:
     """Leave the error for this rank's agent, unless another rank has; without such an agent, do nothing."""
-    path = process.final_error_file()
+    path = environment.final_error_file()
     if path is None:
         return
     error = FinalError(message, int(time.time()), launched.rank, launched.local_rank, os.getpid(), exit_code)
@@ -57,7 +57,7 @@ def report(message: str, launched: LaunchInfo, exit_code: int) -> None:
 
 def is_reported() -> bool:
     """Return whether a rank of this rank's agent has left such an error."""
-    path = process.final_error_file()
+    path = environment.final_error_file()
     return path is not None and path.exists()
 
 

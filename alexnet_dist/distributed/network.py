@@ -22,7 +22,7 @@ from torch.distributed.distributed_c10d import Store
 from alexnet_dist.distributed.address import FIX, Interface, is_loopback, own_interface, reach_node
 from alexnet_dist.distributed.room import VERDICT_WAIT_S, Verdict
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.process import LaunchInfo, chosen_interface, rendezvous_address, use_interface
+from alexnet_dist.system.environment import LaunchInfo, chosen_interface, rendezvous_address, use_interface
 
 PROBE_S = 3.0  # a lost packet is sent again after 1 s
 MOST_THREADS, MOST_NAMED = 128, 6

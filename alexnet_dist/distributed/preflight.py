@@ -24,7 +24,8 @@ from alexnet_dist.distributed.address import own_interface
 from alexnet_dist.distributed.network import Node, leave_nodes
 from alexnet_dist.distributed.room import admit_ranks, enter_room
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.process import LaunchInfo, boot_id, chosen_interface, host_name, rendezvous_address
+from alexnet_dist.system.environment import LaunchInfo, chosen_interface, rendezvous_address
+from alexnet_dist.system.resources import boot_id, host_name
 
 VERSIONS = ("torch", "alexnet_dist", "NCCL")
 FIXES = {"layout": "topology.layout", "device": "train.device", "backend": "topology.share_device"}

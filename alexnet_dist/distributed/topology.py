@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system.environment import LaunchInfo
 
 Layout = Literal["auto", "paired", "fused"]
 Backend = Literal["gloo", "nccl"]

@@ -20,8 +20,8 @@ from io import StringIO
 
 from alexnet_dist import config as configs
 from alexnet_dist.errors import PermanentError, run_command
-from alexnet_dist.process import launch_info
-from alexnet_dist.signals import StopRequest
+from alexnet_dist.system.environment import launch_info
+from alexnet_dist.system.signals import StopRequest
 from alexnet_dist.train import run_once
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 
-from alexnet_dist import process
 from alexnet_dist.config import Config
 from alexnet_dist.data.loader import Loader, worker_death_as_error
 from alexnet_dist.data.shards import LocalFiles
@@ -20,6 +19,7 @@ from alexnet_dist.doctor.shards import examine_shards
 from alexnet_dist.doctor.speed import check_engine, examine_speed, loader_rate
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.nn.precision import set_precision
+from alexnet_dist.system import environment, resources
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.inputs import check_cache_room, open_loader, open_run, shard_warnings
 from alexnet_dist.training.train import close_groups_unless_failed
@@ -29,10 +29,10 @@ NOT_MEASURED = Finding("speed", "warn", "not measured: something else has failed
 
 def examine(config: Config) -> list[Finding] | None:
     """Return the findings of all ranks on rank 0; on others None, or their own if rank 0 does not learn them."""
-    process.keep_freed_memory()
-    process.prepare_cuda()
+    resources.keep_freed_memory()
+    environment.prepare_cuda()
     set_precision(config.train.deterministic, config.train.tf32)
-    launched = process.launch_info()
+    launched = environment.launch_info()
     try:
         run = open_run(config, launched)
         check_cache_room(run)
@@ -40,7 +40,7 @@ def examine(config: Config) -> list[Finding] | None:
     except UserError as error:
         return None if launched.local_rank else [reports.failed("run", error)]
     own: list[Finding] = []
-    place = f"{process.host_name()}, rank {launched.rank}"
+    place = f"{resources.host_name()}, rank {launched.rank}"
     try:
         with ExitStack() as stack, worker_death_as_error():
             return _examine_run(run, own, stack)
@@ -72,7 +72,7 @@ def _examine_run(run: RunContext, own: list[Finding], stack: ExitStack) -> list[
     control = Control(groups.world)
     own += _measured(run, groups, control, loaders)
     texts = control.gather(reports.dump(own))
-    hosts, nodes = control.gather(process.host_name()), control.gather(str(run.launched.node_rank))
+    hosts, nodes = control.gather(resources.host_name()), control.gather(str(run.launched.node_rank))
     return reports.merge([reports.load(text) for text in texts], hosts, nodes) if run.topology.is_rank0 else None
 
 

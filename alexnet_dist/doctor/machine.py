@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
-from alexnet_dist import process
 from alexnet_dist.doctor.devices import devices
 from alexnet_dist.doctor.findings import Finding
 from alexnet_dist.errors import PermanentError
 from alexnet_dist.monitoring.server import LAST_PORT
 from alexnet_dist.nn import geometry
-from alexnet_dist.process import LaunchInfo
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS
+from alexnet_dist.system import environment, resources
+from alexnet_dist.system.environment import LaunchInfo
 from alexnet_dist.training.context import RunContext
 
 PACKAGES = ("alexnet_dist", "torch", "numpy", "safetensors", "simplejpeg", "prometheus-client")
@@ -43,12 +43,12 @@ def examine_machine(run: RunContext) -> list[Finding]:
         return of_rank
     return [
         *of_rank,
-        cores(process.cores(), launched.local_world_size, config.data.workers, run.topology.device.type),
+        cores(resources.cores(), launched.local_world_size, config.data.workers, run.topology.device.type),
         open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], launched.world_size, config.data.workers),
-        memory(process.available_memory_bytes(), needed_memory_bytes(run)),
+        memory(resources.available_memory_bytes(), needed_memory_bytes(run)),
         shared_memory(),
         *([disk(run.directory, checkpoint_bytes, config.run.keep)] if launched.rank == 0 else []),
-        restarts(launched, process.most_restarts(), process.final_error_file() is not None),
+        restarts(launched, environment.most_restarts(), environment.final_error_file() is not None),
     ]
 
 
@@ -111,7 +111,7 @@ def memory(available: int | None, needed: int) -> Finding:
 def shared_memory() -> Finding:
     """Create the locks of loader processes, which are in /dev/shm."""
     try:
-        process.check_room_for_locks(LOCKS)
+        resources.check_room_for_locks(LOCKS)
     except PermanentError as error:
         found, _, advice = str(error).partition("; ")
         return Finding("/dev/shm", "fail", found, advice)

@@ -18,9 +18,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from alexnet_dist.files import replace_file
 from alexnet_dist.monitoring.server import PageServer
 from alexnet_dist.monitoring.timeline import PHASES, Times
+from alexnet_dist.system.files import replace_file
 
 PREFIX = "alexnet_train_"
 LABELS = ("run", "rank", "replica", "tower")

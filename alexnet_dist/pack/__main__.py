@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from alexnet_dist import process
 from alexnet_dist.data.choices import SPLITS, Chroma, Filter
 from alexnet_dist.errors import run_command
 from alexnet_dist.pack.sources.names import LAYOUTS
+from alexnet_dist.system import resources
 
 
 def main(argv: list[str]) -> None:
@@ -163,7 +163,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--processes",
         type=_whole(1, 1024),
-        default=process.cores(),
+        default=resources.cores(),
         metavar="N",
         help="the number of processes that read and pack images; the bytes do not depend on it, for example "
         "--processes 8 (default: one per CPU core)",

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from alexnet_dist.data import manifest as manifests
 from alexnet_dist.data.manifest import Class, Manifest, Rejected, Shard, Sidecar
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import replace_file
 from alexnet_dist.pack.output_folder import library_versions
 from alexnet_dist.pack.pixel_sums import PixelSums
 from alexnet_dist.pack.records import ShardJob, ShardRecord, how_to_start_over, load_record
 from alexnet_dist.pack.request import PackRequest
 from alexnet_dist.pack.sources.listing import ImageSource
+from alexnet_dist.system.files import replace_file
 
 MAX_MISSING_LISTED = 20
 

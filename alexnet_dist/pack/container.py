@@ -8,13 +8,13 @@ from typing import BinaryIO
 
 from alexnet_dist.data.manifest import Options, Rejected
 from alexnet_dist.data.transform import UnusableImageError, one_thread, training_image
-from alexnet_dist.files import open_new, sync_folder, temporary_of
 from alexnet_dist.pack import spool
 from alexnet_dist.pack.accumulator import PixelAccumulator
 from alexnet_dist.pack.sources.huggingface import read_container
 from alexnet_dist.pack.sources.listing import LARGEST_FILE_BYTES, TOO_LARGE
 from alexnet_dist.pack.sources.stream_image import StreamImage
 from alexnet_dist.pack.spool import ContainerJob, ContainerRecord, SpooledImage
+from alexnet_dist.system.files import open_new, sync_folder, temporary_of
 
 PROGRESS_S = 0.5  # between two notes of how many bytes of a container have been read
 

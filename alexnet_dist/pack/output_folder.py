@@ -14,10 +14,10 @@ from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Manifest, Options, SourceId
 from alexnet_dist.data.pairing import PIXEL_OPTIONS
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import lock_file, replace_file
 from alexnet_dist.pack.records import how_to_start_over, records_folder
 from alexnet_dist.pack.request import PackRequest
 from alexnet_dist.pack.sources.classes import describe_difference
+from alexnet_dist.system.files import lock_file, replace_file
 
 # Increased by every change of the code that changes the bytes of a shard.
 PACK_VERSION = 3

@@ -11,8 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from alexnet_dist.errors import RunError
-from alexnet_dist.process import check_room_for_locks, die_with_parent, keep_freed_memory
-from alexnet_dist.signals import ignore_signals
+from alexnet_dist.system.process import die_with_parent
+from alexnet_dist.system.resources import check_room_for_locks, keep_freed_memory
+from alexnet_dist.system.signals import ignore_signals
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

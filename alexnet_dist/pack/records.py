@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Options, Rejected
-from alexnet_dist.files import replace_file
 from alexnet_dist.pack.pixel_sums import PixelSums
 from alexnet_dist.pack.sources.listing import ImageFile
+from alexnet_dist.system.files import replace_file
 
 
 @dataclass(frozen=True)

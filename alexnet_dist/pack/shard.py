@@ -20,10 +20,10 @@ from webdataset.writer import TarWriter
 from alexnet_dist.data.manifest import INDEX_DTYPE, Options, Rejected
 from alexnet_dist.data.transform import UnusableImageError, one_thread, training_image
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import open_new, sync_folder, temporary_of
 from alexnet_dist.pack.accumulator import PixelAccumulator
 from alexnet_dist.pack.records import ShardJob, ShardRecord, how_to_start_over, load_finished, save_record
 from alexnet_dist.pack.sources.listing import LARGEST_FILE_BYTES, TOO_LARGE, ImageFile
+from alexnet_dist.system.files import open_new, sync_folder, temporary_of
 
 TAR_BLOCK_BYTES = 512
 # A source may have thousands of tars, and a process may open 1024 files by default.

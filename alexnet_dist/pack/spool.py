@@ -19,7 +19,6 @@ import numpy as np
 
 from alexnet_dist.data.manifest import Options, Rejected
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import replace_file
 from alexnet_dist.pack.pixel_sums import PixelSums
 from alexnet_dist.pack.sources.classes import (
     class_labels,
@@ -32,6 +31,7 @@ from alexnet_dist.pack.sources.devkit import WORDNET_ID
 from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
 from alexnet_dist.pack.sources.huggingface import unused_classes
 from alexnet_dist.pack.sources.listing import Container, ImageFile, ImageSource, StreamSource, build_source
+from alexnet_dist.system.files import replace_file
 
 
 @dataclass(frozen=True)

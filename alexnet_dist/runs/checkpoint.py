@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import replace_durably, replace_file, sync_folder, temporary_of
+from alexnet_dist.system.files import replace_durably, replace_file, sync_folder, temporary_of
 
 FORMAT = 2
 STEP_NAME = re.compile(r"step-(\d{8})")

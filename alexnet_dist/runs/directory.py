@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import lock_file, replace_file
 from alexnet_dist.runs import checkpoint
+from alexnet_dist.system.files import lock_file, replace_file
 
 CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
     "config.yaml",

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from alexnet_dist import process
 from alexnet_dist.data.loader import BatchRequest, Loader, labels, pixels
 from alexnet_dist.data.pairing import pixel_differences
 from alexnet_dist.data.plan import validation_ids, validation_steps
@@ -23,6 +22,7 @@ from alexnet_dist.runs.ensemble import search_weights, weighted_mean
 from alexnet_dist.runs.inference import SMALLEST, view_probabilities
 from alexnet_dist.runs.load import LoadedRun
 from alexnet_dist.runs.progress import Progress
+from alexnet_dist.system import resources
 
 ROWS = 100  # images a batch
 
@@ -173,7 +173,7 @@ def _keep(runs: Sequence[LoadedRun], split: Split, predictions: Predictions) -> 
     """
     shape = (len(runs), split.images, len(split.manifest.classes))
     # The search itself takes as much again at most.
-    needed, available = 2 * 4 * shape[0] * shape[1] * shape[2], process.available_memory_bytes()
+    needed, available = 2 * 4 * shape[0] * shape[1] * shape[2], resources.available_memory_bytes()
     if available is not None and needed > available:
         raise UserError(
             f"--weights search: the probabilities of {shape[0]} runs for {shape[1]:,} images of {split.manifest.split}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dist.errors import PermanentError
-from alexnet_dist.files import without_links
+from alexnet_dist.system.files import without_links
 
 
 class Records:

@@ -14,7 +14,7 @@ from alexnet_dist.data.reader import Split
 from alexnet_dist.data.remote import folder
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.nn.geometry import Geometry
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system.environment import LaunchInfo
 from alexnet_dist.training.run_plan import RunPlan
 from alexnet_dist.training.schedule import reached
 

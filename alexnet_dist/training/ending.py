@@ -11,9 +11,9 @@ from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.distributed.lost_rank import LostRankError, lost_rank_sentence
 from alexnet_dist.distributed.post_mortem import Diagnosis, diagnose, explanation, page
 from alexnet_dist.errors import LostRankRunError, RollbackError, UserError
-from alexnet_dist.files import replace_file
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, POST_MORTEM
+from alexnet_dist.system.files import replace_file
 from alexnet_dist.training.context import RunContext
 
 

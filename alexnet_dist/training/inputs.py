@@ -14,7 +14,7 @@ from alexnet_dist.data.prefetcher import needed_bytes
 from alexnet_dist.data.reader import Split
 from alexnet_dist.distributed.topology import Topology, resolve_topology
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system.environment import LaunchInfo
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.run_plan import RunPlan
 

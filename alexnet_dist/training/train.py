@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
 from alexnet_dist import config as configs
-from alexnet_dist import process
 from alexnet_dist.config import Config
 from alexnet_dist.data.loader import Loader, worker_death_as_error
 from alexnet_dist.data.reader import BAD_KINDS
@@ -26,7 +25,8 @@ from alexnet_dist.nn import geometry
 from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
-from alexnet_dist.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE_S, StopRequest
+from alexnet_dist.system import environment, resources
+from alexnet_dist.system.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE_S, StopRequest
 from alexnet_dist.training.build import build_engine, slow_dtype_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.ending import explained
@@ -52,10 +52,10 @@ def train(
     Raises UserError for what the user can fix, before the first step if it can be seen there, and RunError for anything
     else that ends the run.
     """
-    process.keep_freed_memory()
-    process.prepare_cuda()
+    resources.keep_freed_memory()
+    environment.prepare_cuda()
     set_precision(config.train.deterministic, config.train.tf32)
-    run = open_run(config, process.launch_info())
+    run = open_run(config, environment.launch_info())
     cache_note = check_cache_room(run)
     reports = EndReports(run.topology)
     with explained(run, reports), worker_death_as_error(), ExitStack() as stack:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_dist import process
 from alexnet_dist.benchmark.contenders import checkpoints, plain_nets
 from alexnet_dist.benchmark.rounds import Result
 from alexnet_dist.benchmark.suites import checkpoint
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.nn.geometry import parameter_count
 from alexnet_dist.runs import checkpoint as files
+from alexnet_dist.system import resources
 from alexnet_dist.training import saver
 from alexnet_dist.training.saver import Saved
 
@@ -23,7 +23,7 @@ from alexnet_dist.training.saver import Saved
 def _unchanged_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process of the tests as it was: its threads, its allocator."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(resources, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(saver, "BACKGROUND_BYTES", 0)
     yield
     torch.set_num_threads(threads)

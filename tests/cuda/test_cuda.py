@@ -22,7 +22,7 @@ from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import Geometry, Norm
 from alexnet_dist.nn.layers import DropoutKey, dropout
 from alexnet_dist.nn.model import AlexNet
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system.environment import LaunchInfo
 from alexnet_dist.training.build import build_engine
 from alexnet_dist.training.feed import Batch, Feed
 from alexnet_dist.training.inputs import open_loader, open_run

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alexnet_dist.distributed.topology import NCCL_MULTI_RANK, Layout, resolve_topology
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system.environment import LaunchInfo
 from alexnet_dist.training.optim import Rule
 from support.ranks import Ranks
 from support.wirings import LARS, Case, Outcome, errors, on_rank, oracles

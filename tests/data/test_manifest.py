@@ -26,7 +26,7 @@ from alexnet_dist.data.manifest import (
     save,
 )
 from alexnet_dist.errors import UserError
-from alexnet_dist.files import replace_file
+from alexnet_dist.system.files import replace_file
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from alexnet_dist import process
 from alexnet_dist.errors import RunError
+from alexnet_dist.system import resources
 from support.training import settings
 
 SENTENCE = "/dev/shm has no room for {} locks of worker processes: No space left on device; free space in it"
@@ -42,7 +42,7 @@ def can_mount() -> bool:
 
 
 def test_there_is_room_for_locks_here() -> None:
-    process.check_room_for_locks(20)
+    resources.check_room_for_locks(20)
 
 
 def test_what_is_full_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_what_is_full_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(SemLock, "__init__", full)
     with pytest.raises(RunError, match=SENTENCE.format(7)):
-        process.check_room_for_locks(7)
+        resources.check_room_for_locks(7)
 
 
 COMMANDS: dict[str, tuple[int, Callable[[Path, Path], list[str]]]] = {

@@ -16,7 +16,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from torch.distributed.elastic.utils.store import barrier
 
 from alexnet_dist.distributed import address, agent, final_error
-from alexnet_dist.process import FINAL_ERROR, LaunchInfo
+from alexnet_dist.system.environment import FINAL_ERROR, LaunchInfo
 
 
 class OneRound(RendezvousHandler):

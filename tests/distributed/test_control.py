@@ -6,7 +6,7 @@ from alexnet_dist.distributed.control import Control, StopPoll
 from alexnet_dist.distributed.groups import close_groups, open_groups
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import launch_info
+from alexnet_dist.system.environment import launch_info
 from support.ranks import Ranks
 
 

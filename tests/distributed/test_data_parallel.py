@@ -20,7 +20,7 @@ from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.distributed.tower_parallel import PIXELS, LinkedTower
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.model import AlexNet, Tower
-from alexnet_dist.process import launch_info
+from alexnet_dist.system.environment import launch_info
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.step import train_step
 from support.nets import SMALL

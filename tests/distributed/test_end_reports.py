@@ -13,7 +13,7 @@ from alexnet_dist.distributed.lost_rank import AVERAGING, LostRankError
 from alexnet_dist.distributed.post_mortem import STOPPED, STORE
 from alexnet_dist.distributed.preflight import check_ranks, rank_info
 from alexnet_dist.distributed.topology import resolve_topology
-from alexnet_dist.process import launch_info
+from alexnet_dist.system.environment import launch_info
 from support.ranks import Ranks
 
 Answer = tuple[dict[int, str], list[int], bool, float]

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
 from alexnet_dist.distributed.topology import Layout, Topology, resolve_topology
-from alexnet_dist.process import LaunchInfo, launch_info
+from alexnet_dist.system.environment import LaunchInfo, launch_info
 from support.ranks import Ranks
 
 ALONE = LaunchInfo(0, 1, 0, 1, under_torchrun=False)

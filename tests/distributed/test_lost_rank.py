@@ -25,7 +25,7 @@ from alexnet_dist.distributed.lost_rank import AVERAGING, CONTROL, LostRankError
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import Timeline
-from alexnet_dist.process import launch_info
+from alexnet_dist.system.environment import launch_info
 from alexnet_dist.training import train
 from support.ranks import Ranks
 from support.training import settings

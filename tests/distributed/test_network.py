@@ -20,7 +20,7 @@ from alexnet_dist.distributed.preflight import check_ranks, rank_info
 from alexnet_dist.distributed.room import VERDICT_WAIT_S, Verdict
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.process import launch_info
+from alexnet_dist.system.environment import launch_info
 from support.counting_store import CountingStore
 from support.ranks import Ranks, free_port
 

@@ -17,7 +17,7 @@ from alexnet_dist.distributed.groups import close_groups, open_groups
 from alexnet_dist.distributed.preflight import RankInfo, check_ranks, mismatches, rank_info
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import RunError, UserError
-from alexnet_dist.process import launch_info
+from alexnet_dist.system.environment import launch_info
 from support.ranks import Ranks
 
 SAME = {"torch": "2.13.0", "alexnet_dist": "0.1.0", "layout": "paired", "device": "cpu", "backend": "gloo"}

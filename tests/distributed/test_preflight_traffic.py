@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from alexnet_dist.distributed import preflight
 from alexnet_dist.distributed.preflight import check_ranks, rank_info
-from alexnet_dist.process import launch_info
+from alexnet_dist.system.environment import launch_info
 from support.counting_proxy import counting_proxy
 from support.ranks import free_port
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alexnet_dist.distributed.topology import Layout, Topology, choose_backend, resolve_topology
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system.environment import LaunchInfo
 
 ALONE = LaunchInfo(0, 1, 0, 1, under_torchrun=False)
 

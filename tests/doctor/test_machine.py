@@ -15,7 +15,7 @@ from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.doctor import devices, machine
 from alexnet_dist.doctor.peers import clock_finding
 from alexnet_dist.doctor.speed import LINK_BYTES, Speed, exchange_findings, speed_finding
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system.environment import LaunchInfo
 from support.runs import context, settings
 
 # As nvidia-smi topo -m prints it, in part.

@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from alexnet_dist.process import children as children
+from alexnet_dist.system.process import children as children
 from support.ranks import free_port
 
 

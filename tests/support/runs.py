@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from alexnet_dist import config as configs
-from alexnet_dist import process
 from alexnet_dist.config import Config
 from alexnet_dist.data import manifest
 from alexnet_dist.data.manifest import Class, Colour, Manifest, Options, Shard, Sidecar
@@ -21,6 +20,7 @@ from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.runs.load import geometry_state
+from alexnet_dist.system import environment
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.run_plan import RunPlan
 from support.plans import PLAIN
@@ -44,7 +44,7 @@ def context(
     net: Geometry | None = None,
 ) -> RunContext:
     """Return a run's context on this process, which torchrun may have started, with no shards open."""
-    launched = process.launch_info()
+    launched = environment.launch_info()
     if topology is None:
         section = config.topology
         topology = resolve_topology(section.layout, config.train.device, launched, section.share_device)

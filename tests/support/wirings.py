@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_dist import process, rng
+from alexnet_dist import rng
 from alexnet_dist.benchmark.contenders.delayed_link import DelayedLink
 from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.distributed import tower_parallel
@@ -25,7 +25,7 @@ from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn import model as nn_model
 from alexnet_dist.nn.layers import DropoutKey, local_response_norm
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
-from alexnet_dist.process import launch_info
+from alexnet_dist.system.environment import launch_info, prepare_cuda
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rates, Rule
 from alexnet_dist.training.run_plan import BatchSpec
@@ -170,10 +170,10 @@ def mutate(case: Case, model: AlexNet | LinkedTower, rank: int) -> None:
         raise AssertionError(case.mutant)
 
 
-def on_rank(cases: list[Case], environment: Mapping[str, str] | None = None, backend: str = "gloo") -> list[Outcome]:
+def on_rank(cases: list[Case], variables: Mapping[str, str] | None = None, backend: str = "gloo") -> list[Outcome]:
     """Join the process groups and run the cases, all of one device; runs in a process of its own."""
-    os.environ.update(environment or {})
-    process.prepare_cuda()
+    os.environ.update(variables or {})
+    prepare_cuda()
     topology = resolve_topology(cases[0].layout, cases[0].device, launch_info(), share_device=True)
     assert (topology.device.type, topology.backend) == (cases[0].device, backend)
     groups = open_groups(topology, 60)

@@ -11,7 +11,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.errors import LostRankRunError, PermanentError
-from alexnet_dist.process import rendezvous_address
+from alexnet_dist.system.environment import rendezvous_address
 from alexnet_dist.training.ending import explained
 from alexnet_dist.training.train import connect
 from support.ranks import Ranks

@@ -14,7 +14,7 @@ from alexnet_dist.data.manifest import Class, SourceId
 from alexnet_dist.data.reader import Split
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import launch_info
+from alexnet_dist.system.environment import launch_info
 from alexnet_dist.training import inputs
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.resume import Start

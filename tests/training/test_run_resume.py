@@ -16,11 +16,11 @@ from alexnet_dist.distributed.groups import close_groups, open_groups
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.nn.model import merge_cross_weights
-from alexnet_dist.process import launch_info
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG
 from alexnet_dist.runs.load import geometry_state
+from alexnet_dist.system.environment import launch_info
 from alexnet_dist.training.build import build_engine
 from alexnet_dist.training.resume import Start, check_resumable, config_changes, find_checkpoint, resume
 from alexnet_dist.training.schedule import Progress

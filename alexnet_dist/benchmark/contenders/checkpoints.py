@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from alexnet_dist import config as configs
-from alexnet_dist import process
 from alexnet_dist.benchmark.contenders import plain_nets
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.data_parallel import Reducer
@@ -22,6 +21,7 @@ from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.model import AlexNet
+from alexnet_dist.system import environment, resources
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.optim import Rule
 from alexnet_dist.training.run_plan import RunPlan
@@ -44,14 +44,14 @@ def measure(
     kind: "copy", "torch" or "ours". folder: where to write; None: the folder for temporary files. Both towers are in
     this process, as with one device: a rank of a pair has half of it to save.
     """
-    process.keep_freed_memory()
+    resources.keep_freed_memory()
     torch.set_num_threads(threads)
     net, timeline = plain_nets.geometry(width_divisor), Timeline(torch.device("cpu"))
     model = AlexNet(net, 0)
     engine = new_engine(model, Reducer(model, None, timeline), Rule(), 0, 1, 1, torch.float32, timeline)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         words = [f"run.directory={name}", "run.keep=1", "metrics.port=null"]
-        launched = process.launch_info({})
+        launched = environment.launch_info({})
         topology = resolve_topology("fused", "cpu", launched)
         run = RunContext(configs.load([], words).config, launched, topology, {}, UNUSED_PLAN, net)
         with closing(Saver(run, Control(None))) as saver:

@@ -11,7 +11,6 @@ from statistics import median
 
 import torch
 
-from alexnet_dist import process
 from alexnet_dist.benchmark.contenders import plain_nets, torch_wire
 from alexnet_dist.benchmark.contenders.rank_groups import gather, paired_ranks
 from alexnet_dist.data.loader import row_bytes
@@ -22,6 +21,7 @@ from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.distributed.tower_parallel import LOGITS, PIXELS
 from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn.geometry import Geometry, channel_span, shapes, stages
+from alexnet_dist.system import environment, resources
 
 WARM_UP = 3  # repetitions
 LATENCY = "4 bytes"  # not a join: the fixed cost of an exchange
@@ -92,8 +92,8 @@ def _measure(
     prepare: PrepareExchange, batch: int, repeats: int, threads: int, device: str = "cpu", width_divisor: int = 1
 ) -> dict[str, float]:
     """Return the microseconds of each join: the median of its repetitions, on the slower rank."""
-    process.keep_freed_memory()
-    process.prepare_cuda()
+    resources.keep_freed_memory()
+    environment.prepare_cuda()
     torch.set_num_threads(threads)
     with paired_ranks(device) as (topology, groups):
         exchanges = joins(plain_nets.geometry(width_divisor), batch, topology.towers[0], torch.float32)

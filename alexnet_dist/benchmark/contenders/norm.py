@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet_dist import process
 from alexnet_dist.benchmark.contenders import plain_nets
 from alexnet_dist.nn.geometry import Norm, shapes
 from alexnet_dist.nn.layers import local_response_norm
+from alexnet_dist.system import resources
 
 WARM_UP = 2  # repetitions
 
 
 def measure(kind: str, batch: int, repeats: int, threads: int, width_divisor: int = 1) -> dict[str, float]:
     """Return the images a second through both norms and back; kind: "torch", or ours: "eager", "compiled"."""
-    process.keep_freed_memory()
+    resources.keep_freed_memory()
     torch.set_num_threads(threads)
     seconds = median(repetitions_s(kind, batch, WARM_UP + repeats, width_divisor)[WARM_UP:])
     return {"images_per_second": batch / seconds, "step_ms": 1000 * seconds}

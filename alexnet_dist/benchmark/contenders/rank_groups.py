@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from alexnet_dist import process
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
 from alexnet_dist.distributed.topology import Topology, resolve_topology
+from alexnet_dist.system import environment
 
 GROUPS_TIMEOUT_S = 300.0
 
@@ -18,7 +18,7 @@ GROUPS_TIMEOUT_S = 300.0
 @contextmanager
 def paired_ranks(device: str) -> Iterator[tuple[Topology, Groups]]:
     """Open the process groups of this rank, one tower of a pair, and close them at the end."""
-    topology = resolve_topology("paired", device, process.launch_info())
+    topology = resolve_topology("paired", device, environment.launch_info())
     groups = open_groups(topology, GROUPS_TIMEOUT_S)
     try:
         yield topology, groups

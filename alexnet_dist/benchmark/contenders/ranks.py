@@ -12,8 +12,8 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 
-from alexnet_dist import process
 from alexnet_dist.errors import RunError
+from alexnet_dist.system import process
 
 ERROR_LINES = 12  # of the ranks' output
 

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_dist import process
 from alexnet_dist.benchmark.contenders.rank_groups import gather, paired_ranks
+from alexnet_dist.system import resources
 
 WARM_UP = 2  # repetitions
 
@@ -27,7 +27,7 @@ def measure_allreduce(size_bytes: int, repeats: int, threads: int) -> dict[str, 
 
     gigabytes_per_second: the bytes that a ring moves for each rank, 2 (R - 1) / R of size_bytes, over the time.
     """
-    process.keep_freed_memory()
+    resources.keep_freed_memory()
     torch.set_num_threads(threads)
     with paired_ranks("cpu") as (topology, groups):
         gradients, times_s = torch.zeros(size_bytes // 4), []

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dist import process
 from alexnet_dist.benchmark.contenders import plain_nets
 from alexnet_dist.benchmark.contenders.delayed_link import DelayedLink
 from alexnet_dist.benchmark.contenders.rank_groups import gather, paired_ranks
@@ -29,6 +28,7 @@ from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.nn.model import AlexNet, Tower
+from alexnet_dist.system import environment, resources
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rates, Rule
 from alexnet_dist.training.run_plan import BatchSpec
@@ -98,8 +98,8 @@ class InMemory:
 
 def prepare_process(settings: StepSettings) -> None:
     """Set up this process as for training: threads, memory, benchmarked convolutions; the same for all contenders."""
-    process.keep_freed_memory()
-    process.prepare_cuda()
+    resources.keep_freed_memory()
+    environment.prepare_cuda()
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.benchmark = True
 

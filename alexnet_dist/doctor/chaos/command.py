@@ -23,10 +23,10 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from alexnet_dist import config as configs
-from alexnet_dist import process
 from alexnet_dist.data.remote import folder
 from alexnet_dist.doctor.chaos.faults import KINDS
 from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.system import environment
 
 if TYPE_CHECKING:
     from alexnet_dist.config import Config
@@ -39,7 +39,7 @@ PEACE_S = 24 * 3600.0  # for the run without faults
 def main(arguments: list[str]) -> None:
     """Run a drill and print its report; RunError if the job has not survived."""
     options = _parser().parse_intermixed_args(arguments)
-    if process.launch_info().under_torchrun:
+    if environment.launch_info().under_torchrun:
         raise UserError("doctor chaos starts torchrun itself; start it with python -m alexnet_dist.doctor chaos")
     kinds = options.kinds.split(",") if options.kinds else list(KINDS)
     if unknown := set(kinds).difference(KINDS):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from alexnet_dist import process
 from alexnet_dist.doctor.chaos.job import Job
+from alexnet_dist.system import process
 
 NO_ROOM_BYTES = 1024  # the size above which no file can be written while the disk is full
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-from alexnet_dist import process
 from alexnet_dist.errors import RunError
+from alexnet_dist.system import environment, process, resources
 
 STEP = re.compile(r"^step ([\d,]+)/", re.MULTILINE)
 STARTED = re.compile(r"^training [\d,]+ parameters on ", re.MULTILINE)
@@ -51,7 +51,7 @@ class Job:
         self.starts += 1
         self._agent = subprocess.Popen(
             command,
-            env={**process.child_environment(max(1, process.cores() // self.ranks)), MARK: self._mark},
+            env={**environment.child_environment(max(1, resources.cores() // self.ranks)), MARK: self._mark},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -121,10 +121,10 @@ class Job:
     def processes(self) -> list[int]:
         """Return the process ids of all that this job has started, and of all that they have."""
         mark, found = f"{MARK}={self._mark}".encode(), []
-        for environment in Path("/proc").glob("[0-9]*/environ"):
+        for variables in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
-                if mark in environment.read_bytes().split(b"\0"):
-                    found.append(int(environment.parent.name))
+                if mark in variables.read_bytes().split(b"\0"):
+                    found.append(int(variables.parent.name))
         return found
 
     @property

@@ -18,7 +18,7 @@ from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.paper.audit import recipes
 from alexnet_dist.paper.audit.claims import Claim, Topic
 from alexnet_dist.paper.audit.links import MeasuringLink, ThreadLink, on_both
-from alexnet_dist.process import LaunchInfo
+from alexnet_dist.system.environment import LaunchInfo
 from alexnet_dist.training.build import rule_of, schedule_of
 from alexnet_dist.training.schedule import Progress, rates_at
 from alexnet_dist.training.step import new_engine

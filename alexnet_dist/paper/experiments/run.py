@@ -6,13 +6,13 @@ import signal
 import time
 from pathlib import Path
 
-from alexnet_dist import process
 from alexnet_dist.data.manifest import manifest_path
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.page import blank_figure
 from alexnet_dist.paper.experiments import ablations, figure1
 from alexnet_dist.paper.experiments.arms import ABLATIONS, FIGURE1, jobs_of
 from alexnet_dist.paper.experiments.runner import Experiment
+from alexnet_dist.system import resources
 
 
 def run_experiment(name: str, data: Path, directory: Path, budget_h: float, seeds: int, parallel: int | None) -> None:
@@ -25,7 +25,7 @@ def run_experiment(name: str, data: Path, directory: Path, budget_h: float, seed
         raise UserError(f"{data}: no packed shards; expected the folder that alexnet_dist.pack wrote CIFAR-10 to")
     jobs = jobs_of(ABLATIONS if name == "ablations" else FIGURE1, seeds)
     is_decided = figure1.is_decided if name == "figure1" else None
-    experiment = Experiment(data.absolute(), directory.absolute(), parallel or process.cores(), is_decided)
+    experiment = Experiment(data.absolute(), directory.absolute(), parallel or resources.cores(), is_decided)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainings save before this process ends
     results = experiment.run(jobs, time.monotonic() + 3600 * budget_h)
     if name == "ablations":

@@ -11,17 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_dist import process
 from alexnet_dist.config import Config
 from alexnet_dist.errors import RunError
 from alexnet_dist.paper.experiments.arms import Job
 from alexnet_dist.paper.experiments.results import Result, fingerprint, read_results, result_of, write_result
 from alexnet_dist.runs.directory import PREEMPTED
+from alexnet_dist.system import environment, resources
 
 POLL_S = 1.0
 DIVERGED = "training has diverged"
 # Starts a training process that ends with this one, also if this one is killed.
-CODE = "from alexnet_dist import process, train; import sys; process.die_with_parent({parent}); sys.exit(train.run())"
+CODE = (
+    "from alexnet_dist import train; from alexnet_dist.system import process; import sys;"
+    " process.die_with_parent({parent}); sys.exit(train.run())"
+)
 
 Ended = Callable[[Job, Path], bool]
 
@@ -92,7 +95,7 @@ class Experiment:
         with self._log(job).open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-c", CODE.format(parent=os.getpid()), *words],
-                env=process.child_environment(threads=max(1, process.cores() // self.parallel)),
+                env=environment.child_environment(threads=max(1, resources.cores() // self.parallel)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

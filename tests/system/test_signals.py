@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from alexnet_dist.signals import USELESS_S
+from alexnet_dist.system.signals import USELESS_S
 from support.programs import WAIT_IN_C, read_line, running
 
 WATCH = """
 import os, signal, sys, threading, time
-from alexnet_dist.signals import StopRequest
+from alexnet_dist.system.signals import StopRequest
 stop = StopRequest((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP), grace_s=float(sys.argv[1]))
 assert not stop
 """
@@ -68,7 +68,7 @@ def test_other_signals_are_left_alone() -> None:
 def test_ignored_signals_do_nothing() -> None:
     program = """
 import os, signal
-from alexnet_dist.signals import ignore_signals
+from alexnet_dist.system.signals import ignore_signals
 ignore_signals((signal.SIGTERM, signal.SIGUSR1))
 os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGUSR1)
 print("alive")"""
@@ -113,7 +113,7 @@ def test_grace_begins_again_when_it_is_set() -> None:
 
 USELESS = """
 import os, signal, sys, time
-from alexnet_dist.signals import StopRequest
+from alexnet_dist.system.signals import StopRequest
 stop = StopRequest((signal.SIGTERM,), 0.5, lambda: sys.argv[1] == "useless", lambda late: print(late, flush=True))
 if sys.argv[1] == "allowed":
     stop.allow(0.2)

@@ -1,19 +1,16 @@
-"""Process set-up: launch information, signals, parent death and memory, tested in subprocesses."""
+"""The environment variables of torchrun, CUDA and the network."""
 
 from __future__ import annotations
 
 import os
-import platform
-import signal
 from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.process import (
+from alexnet_dist.system.environment import (
     LaunchInfo,
-    available_memory_bytes,
     chosen_interface,
     launch_info,
     prepare_cuda,
@@ -21,61 +18,6 @@ from alexnet_dist.process import (
     use_interface,
     write_error_file,
 )
-from support.programs import WAIT_IN_C, read_line, running
-
-
-def test_a_child_dies_with_its_parent() -> None:
-    child = f"""
-import os, signal
-from alexnet_dist.process import die_with_parent
-from alexnet_dist.signals import ignore_signals
-ignore_signals((signal.SIGTERM, signal.SIGINT))
-die_with_parent(os.getppid())
-{WAIT_IN_C}"""
-    parent = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
-    with running(parent, child) as process:
-        assert read_line(process) == "waiting"  # from the child, which writes to the same pipe
-        process.send_signal(signal.SIGKILL)
-        # The pipe reaches its end when its last writer, the child, has died.
-        assert process.communicate(timeout=10) == ("", "")
-
-
-def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
-    program = (
-        "import os; from alexnet_dist.process import die_with_parent; die_with_parent(os.getpid()); print('alive')"
-    )
-    with running(program) as process:
-        assert process.communicate(timeout=10) == ("", "")
-        assert process.returncode == 1
-
-
-def test_a_process_goes_on_while_its_parent_lives() -> None:
-    program = (
-        "import os; from alexnet_dist.process import die_with_parent; die_with_parent(os.getppid()); print('alive')"
-    )
-    with running(program) as process:
-        assert process.communicate(timeout=10) == ("alive\n", "")
-        assert process.returncode == 0
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
-def test_freed_memory_is_kept() -> None:
-    program = """
-import resource, sys
-from alexnet_dist.process import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-b"x" * (64 << 20)
-first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
-    bytes(range(256)) * (64 << 12)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)"""
-    faults = {}
-    for setting in ("keep", "default"):
-        with running(program, setting) as process:
-            faults[setting] = int(process.communicate(timeout=20)[0])
-    assert faults["keep"] < 100  # 64 MiB are 16,384 pages, or 32 huge ones
-    assert faults["default"] >= 3 * 32
 
 
 def test_without_torchrun_a_process_is_the_only_one() -> None:
@@ -141,39 +83,6 @@ def test_a_run_spans_nodes_when_this_one_has_a_part_of_its_ranks() -> None:
     assert launch_info({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}).spans_nodes
     assert not launch_info({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}).spans_nodes
     assert not launch_info({}).spans_nodes
-
-
-SIBLINGS = """
-import os, signal, subprocess, sys, time
-child = "import sys; from alexnet_dist.process import sibling_state; print(sibling_state(int(sys.argv[1])))"
-def state(process):
-    print(subprocess.run([sys.executable, "-c", child, str(process)], capture_output=True, text=True).stdout.strip())
-other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-state(other.pid)
-os.kill(other.pid, signal.SIGSTOP); time.sleep(0.2)
-state(other.pid)
-os.kill(other.pid, signal.SIGKILL); time.sleep(0.2)
-state(other.pid)
-other.wait()
-state(other.pid)
-failed = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]); time.sleep(1)
-state(failed.pid)
-state(1)
-"""
-
-
-def test_the_state_of_a_sibling_is_seen() -> None:
-    with running(SIBLINGS) as process:
-        said, _ = process.communicate(timeout=30)
-    # Process 1 has another parent.
-    assert said.split("\n")[:-1] == ["running", "stopped", "signal 9", "gone", "exit code 3", "gone"]
-
-
-@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux has /proc/meminfo")
-def test_the_available_memory_is_at_most_the_machines() -> None:
-    available = available_memory_bytes()
-    assert available is not None
-    assert 0 < available < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_torchrun_reads_the_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist.files import lock_file, replace_durably, replace_file
+from alexnet_dist.system.files import lock_file, replace_durably, replace_file
 
 HOLD = """
 import pathlib, sys
-from alexnet_dist.files import lock_file
+from alexnet_dist.system.files import lock_file
 lock = lock_file(pathlib.Path(sys.argv[1]))
 print("held" if lock is not None else "not held", flush=True)
 sys.stdin.read()
@@ -22,7 +22,7 @@ sys.stdin.read()
 # Prints the id of a forked worker that outlives the process which holds the lock.
 HOLD_AND_FORK = """
 import os, pathlib, sys, time
-from alexnet_dist.files import lock_file
+from alexnet_dist.system.files import lock_file
 lock = lock_file(pathlib.Path(sys.argv[1]))
 worker = os.fork()
 if worker == 0:
