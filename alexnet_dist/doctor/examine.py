@@ -54,7 +54,7 @@ def _examine_run(run: RunContext, own: list[Finding], stack: ExitStack) -> list[
     """Make all checks, adding to this rank's findings; return those of all ranks on rank 0."""
     loaders: list[Loader] = []
     try:
-        # Forked before there are threads, process groups and CUDA. Two of them would share one cache of remote shards.
+        # Forked before there are process groups and CUDA. Two of them would share one cache of remote shards.
         wanted = 2 if isinstance(run.splits["train"].root, LocalFiles) else 1
         loaders += [stack.enter_context(open_loader(run)) for _ in range(wanted)]
     except (UserError, RunError) as error:

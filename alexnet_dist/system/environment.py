@@ -1,4 +1,4 @@
-"""The environment variables of a process, above all torchrun's; no other module reads or sets any."""
+"""The environment variables of this process, above all torchrun's; no other module reads or sets its own."""
 
 from __future__ import annotations
 
