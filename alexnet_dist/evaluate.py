@@ -84,7 +84,7 @@ def _weights(text: str | None, runs: int) -> Sequence[float] | None:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if not values or not all(math.isfinite(value) and value >= 0 for value in values) or not sum(values):
+    if not values or not all(math.isfinite(value) and value >= 0 for value in values) or not 0 < sum(values) < math.inf:
         raise UserError(f"--weights: {text!r}; expected {SEARCH}, or numbers of at least 0 such as 0.3,0.7")
     if len(values) != runs:
         raise UserError(f"--weights: {len(values)} for {runs} runs; expected one for each RUN, in their order")

@@ -244,6 +244,7 @@ def test_the_command_evaluates_an_ensemble_on_the_test_split(
         (2, "0.3,x", "--weights: '0.3,x'; expected search, or numbers of at least 0 such as 0.3,0.7"),
         (2, "-1,2", "--weights: '-1,2'; expected search, or numbers"),
         (2, "0,0", "--weights: '0,0'; expected search, or numbers"),
+        (2, "1e308,1e308", "--weights: '1e308,1e308'; expected search, or numbers"),
         (2, "nan,1", "--weights: 'nan,1'; expected search, or numbers"),
         (1, "search", "--weights search: one RUN, which needs none; name several, or leave out --weights"),
     ],

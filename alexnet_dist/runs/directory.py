@@ -162,12 +162,6 @@ def _step(line: bytes) -> float:
         return float("inf")
 
 
-def append(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one JSON line."""
-    with path.open("a") as file:
-        file.write(json.dumps(value) + "\n")
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file; an empty list if there is no file.
 

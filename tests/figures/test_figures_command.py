@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.figures import page
 from alexnet_dist.figures.__main__ import main
 from alexnet_dist.pack.__main__ import main as pack
-from alexnet_dist.runs.directory import EVALUATIONS, METRICS, append
+from alexnet_dist.runs.directory import EVALUATIONS, METRICS
 from support.runs import CLASSES, SIZE, write_run
 
 DOTS_PER_INCH = 50  # fewer than usual: drawn in less time
@@ -30,12 +31,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return the directory of a run with log lines, and that of shards with held-out images for it."""
     home = tmp_path_factory.mktemp("finished")
     directory, _ = write_run(home)
-    for step in range(10, 210, 10):
-        line = {"step": step, "epoch": step / 50, "images": step * 6, "loss": 3 / step, "top1_error": 5 / step}
-        append(directory / METRICS, {**line, "learning_rate": 0.01 if step < 150 else 0.001})
-    for epoch in range(1, 5):
-        line = {"step": epoch * 50, "epoch": epoch, "loss": 1 / epoch, "top1_error": 0.5 / epoch}
-        append(directory / EVALUATIONS, line)
+    lines = [
+        {"step": step, "epoch": step / 50, "images": step * 6, "loss": 3 / step, "top1_error": 5 / step}
+        | {"learning_rate": 0.01 if step < 150 else 0.001}
+        for step in range(10, 210, 10)
+    ]
+    evaluations = [
+        {"step": epoch * 50, "epoch": epoch, "loss": 1 / epoch, "top1_error": 0.5 / epoch} for epoch in range(1, 5)
+    ]
+    for name, values in ((METRICS, lines), (EVALUATIONS, evaluations)):
+        (directory / name).write_text("".join(json.dumps(value) + "\n" for value in values))
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for label in range(CLASSES):

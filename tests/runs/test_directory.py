@@ -161,7 +161,8 @@ def test_truncation_drops_later_steps_and_half_written_lines(tmp_path: Path) -> 
 def test_truncation_ends_the_last_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}')
     run_directory.truncate_records(tmp_path, 1, 1)
-    run_directory.append(tmp_path / "metrics.jsonl", {"step": 2})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2}\n')
     assert run_directory.read_lines(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
     run_directory.truncate_records(tmp_path, 0, 0)
     assert (tmp_path / "metrics.jsonl").read_text() == ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_dist.figures.page import TEXT_COLOUR, TRAINING, VALIDATION, Key, Line, marker, new_page
-from alexnet_dist.paper.experiments.arms import Job
+from alexnet_dist.paper.experiments.arms import RATES, Job
 from alexnet_dist.paper.experiments.results import TRAINING_ERROR, Result, epochs_to, training_errors
 from alexnet_dist.runs.directory import METRICS, read_lines
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 STYLES: Mapping[str, tuple[str, Line]] = {"relu": (TRAINING, "-"), "tanh": (VALIDATION, "--")}  # as in the paper
 PAPER_RATIO = 6.0  # §3.1: "six times faster"
 
+Best = Mapping[tuple[str, int], Job]  # by activation and seed
 
-def errors_of(run: Path) -> list[float]:
-    """Return a run's mean training error by epoch so far."""
-    path = run / METRICS
-    return training_errors(read_lines(path)) if path.exists() else []
+
+def errors_of(run: Path) -> dict[int, float]:
+    """Return a run's training error by epoch so far."""
+    return training_errors(read_lines(run / METRICS))
 
 
 def is_decided(job: Job, run: Path) -> bool:
@@ -29,70 +31,74 @@ def is_decided(job: Job, run: Path) -> bool:
     errors = errors_of(run)
     if epochs_to(errors, TRAINING_ERROR) is not None:
         return True
-    arm = job.arm.name.partition("-")[0]
-    others = run.parent.parent.glob(f"{arm}-*/{run.name}")
+    others = run.parent.parent.glob(f"{_activation(job)}-*/{run.name}")
     reached = [number for other in others if other != run and (number := epochs_to(errors_of(other), TRAINING_ERROR))]
     return bool(reached) and len(errors) >= min(reached)
 
 
-def best(results: Mapping[Job, Result]) -> dict[str, Job]:
-    """Return, by activation, the run that reached 25 % training error first; none for an arm that never did."""
-    found: dict[str, Job] = {}
-    for activation in STYLES:
-        runs = [
-            (result.epochs_to_quarter, job.seed, job.name, job)
-            for job, result in results.items()
-            if job.arm.name.partition("-")[0] == activation and result.epochs_to_quarter is not None
-        ]
-        if runs:
-            found[activation] = min(runs, key=lambda run: run[:3])[3]
-    return found
+def best(results: Mapping[Job, Result]) -> Best:
+    """Return, for each seed, the run of each activation that reached 25 % training error first; none if none did."""
+    found: dict[tuple[str, int], tuple[int, str, Job]] = {}
+    for job, result in results.items():
+        if result.epochs_to_quarter is not None:
+            key, candidate = (_activation(job), job.seed), (result.epochs_to_quarter, job.name, job)
+            found[key] = min(found.get(key, candidate), candidate, key=lambda each: each[:2])
+    return {key: job for key, (_, _, job) in found.items()}
 
 
 def table(jobs: Sequence[Job], results: Mapping[Job, Result]) -> str:
-    """Return the epochs that each run took to 25 % training error, and the ratio of the best ones."""
-    lines = ["                 epochs to 25 % training error"]
-    for job in sorted(jobs, key=lambda job: (job.arm.name.partition("-")[0], float(job.arm.name.partition("-")[2]))):
-        result = results.get(job)
-        if result is None:
-            text = "not finished"
-        elif result.epochs_to_quarter is None:
-            at = "" if result.training_error is None else f", {result.training_error:.1%} by then"
-            text = f"more than {int(result.epochs)}{at}" if result.training_error is not None else "diverged"
-        else:
-            text = f"{result.epochs_to_quarter}"
-        lines.append(f"{job.arm.name:<14} {text:>12}")
-    chosen = best(results)
-    if len(chosen) == len(STYLES):
-        relu, tanh = (results[chosen[name]].epochs_to_quarter for name in STYLES)
-        assert relu is not None
-        assert tanh is not None
-        lines.append(f"tanh takes {tanh / relu:.1f} times as many epochs as ReLU; the paper: {PAPER_RATIO:g} times")
-    else:
-        missing = " and ".join(name for name in STYLES if name not in chosen)
-        lines.append(f"no ratio: {missing} has not reached 25 % training error")
-    return "\n".join(lines)
+    """Return the epochs that each run took to 25 % training error, and the ratio of the best ones of each seed."""
+    lines = ["                        epochs to 25 % training error"]
+    lines += [
+        f"{job.name:<21} {_epochs(results.get(job)):>12}"
+        for job in sorted(jobs, key=lambda job: (_activation(job), _rate(job), job.seed))
+    ]
+    return "\n".join([*lines, conclusion(jobs, results), *_at_the_edge(best(results))])
 
 
-def draw(directory: Path, results: Mapping[Job, Result]) -> Figure:
-    """Draw the training error of each arm's best run by epoch, ReLU solid and tanh dashed, as in the paper."""
+def conclusion(jobs: Sequence[Job], results: Mapping[Job, Result]) -> str:
+    """Return the ratio that the results show, as a sentence; it says so if runs that could change it are left."""
+    chosen, ratios = best(results), []
+    for seed in sorted({job.seed for job in jobs}):
+        epochs = [_quarter(results, chosen.get((activation, seed))) for activation in STYLES]
+        relu, tanh = epochs
+        if relu is not None and tanh is not None:
+            ratios.append(tanh / relu)
+    left = len(jobs) - len(results)
+    so_far = f" so far, with {left} of {len(jobs)} runs left" if left else ""
+    if not ratios:
+        missing = " and ".join(name for name in STYLES if name not in {activation for activation, _ in chosen})
+        reached = f"{missing} has not reached 25 % training error" if missing else "no seed has both activations"
+        return f"no ratio{so_far}: {reached}"
+    over = f" ({len(ratios)} seeds: {', '.join(f'{ratio:.1f}' for ratio in ratios)})" if len(ratios) > 1 else ""
+    mean = statistics.fmean(ratios)
+    return f"tanh takes {mean:.1f} times as many epochs as ReLU{over}{so_far}; the paper: {PAPER_RATIO:g} times"
+
+
+def draw(directory: Path, jobs: Sequence[Job], results: Mapping[Job, Result]) -> Figure | None:
+    """Draw the training error of each activation's best run of each seed by epoch; None if no run has reached 25 %.
+
+    ReLU is solid and tanh dashed, as in the paper.
+    """
     chosen = best(results)
-    rates = {name: job.arm.name.partition("-")[2] for name, job in chosen.items()}
+    if not chosen:
+        return None
     keys = [
-        Key(f"{name}, learning rate {rates[name]}", colour, "line", line)
+        Key(f"{name}, learning rate {_rates(chosen, name)}", colour, "line", line)
         for name, (colour, line) in STYLES.items()
-        if name in chosen
+        if _rates(chosen, name)
     ]
     caption = (
         "What to look for: how many epochs each net needs to the dotted line, 25 % training error. The paper's"
-        " figure 1 has a ratio of about six; each arm has the best of its own learning rates."
+        f" figure 1 has a ratio of about six. Here {conclusion(jobs, results)}. Each arm has the best of"
+        f" {len(RATES)} learning rates."
     )
     figure = new_page(3.6, "Figure 1: training error on CIFAR-10", caption, keys)
     axes = figure.subplots()
-    for name, (colour, line) in STYLES.items():
-        if name in chosen:
-            errors = errors_of(directory / chosen[name].name)
-            axes.plot(range(1, len(errors) + 1), errors, line, color=colour, marker=marker(len(errors)), markersize=3.5)
+    for (name, _), job in sorted(chosen.items()):
+        colour, line = STYLES[name]
+        errors = errors_of(directory / job.name)
+        axes.plot(list(errors), list(errors.values()), line, color=colour, marker=marker(len(errors)), markersize=3.5)
     axes.axhline(TRAINING_ERROR, color=TEXT_COLOUR, linestyle=":", linewidth=1)
     axes.set_xlabel("epoch")
     axes.set_ylabel("training error")
@@ -102,3 +108,42 @@ def draw(directory: Path, results: Mapping[Job, Result]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#eeeeee")
     return figure
+
+
+def _activation(job: Job) -> str:
+    return job.arm.name.partition("-")[0]
+
+
+def _rate(job: Job) -> float:
+    return float(job.arm.name.partition("-")[2])
+
+
+def _rates(chosen: Best, name: str) -> str:
+    """Return the learning rates of an activation's best runs, as text."""
+    rates = sorted({_rate(job) for (activation, _), job in chosen.items() if activation == name})
+    return " or ".join(f"{rate:g}" for rate in rates)
+
+
+def _quarter(results: Mapping[Job, Result], job: Job | None) -> int | None:
+    return None if job is None else results[job].epochs_to_quarter
+
+
+def _epochs(result: Result | None) -> str:
+    if result is None:
+        return "not finished"
+    if result.diverged:
+        return "diverged"
+    if result.epochs_to_quarter is not None:
+        return f"{result.epochs_to_quarter}"
+    at = "" if result.training_error is None else f", {result.training_error:.1%} by then"
+    return f"more than {int(result.epochs)}{at}"
+
+
+def _at_the_edge(chosen: Best) -> list[str]:
+    """Return a line for each best rate that is the smallest or the largest tried: a better one may be beyond it."""
+    return [
+        f"{job.name} has the {'smallest' if _rate(job) == min(RATES) else 'largest'} rate that was tried; the best one"
+        " may be beyond it"
+        for _, job in sorted(chosen.items())
+        if _rate(job) in (min(RATES), max(RATES))
+    ]

@@ -11,14 +11,14 @@ from alexnet_dist.nn.geometry import parameter_count
 from alexnet_dist.paper.experiments.arms import ABLATIONS, BASELINE, FIGURE1, RATES, Arm, Job, jobs_of
 from alexnet_dist.paper.experiments.results import fingerprint
 
-DATA, OUT = Path("shards"), Path("out")
+DATA, OUT, SHARDS = Path("shards"), Path("out"), ("a" * 64, "b" * 64)
 
 
 @pytest.mark.parametrize("arms", [ABLATIONS, FIGURE1])
 def test_every_arm_is_a_configuration_of_its_own(arms: tuple[Arm, ...]) -> None:
-    prints = [fingerprint(job.config(DATA, OUT)) for job in jobs_of(arms, 2)]
+    prints = [fingerprint(job.config(DATA, OUT), SHARDS) for job in jobs_of(arms, 2)]
     assert len(set(prints)) == 2 * len(arms)
-    moved = [fingerprint(job.config(Path("elsewhere"), Path("else"))) for job in jobs_of(arms, 2)]
+    moved = [fingerprint(job.config(Path("elsewhere"), Path("else")), SHARDS) for job in jobs_of(arms, 2)]
     assert moved == prints
 
 

@@ -11,14 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist.errors import RunError
+from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.paper.experiments.arms import Arm, Job
 from alexnet_dist.paper.experiments.runner import Experiment
+from support.programs import read_line, running
 
 TINY = str(Path(__file__).parents[2] / "support" / "tiny.yaml")
 SHORT = ("run.steps=12", "data.workers=0", "topology.timeout_s=30")
 GOOD = Job(Arm("good", (TINY,), SHORT), 0)
 DIVERGING = Job(Arm("diverging", (TINY,), (*SHORT, "optim.learning_rate=1e18")), 0)
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a+")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
 ENDLESS = Job(Arm("endless", (TINY,), (*SHORT, "run.steps=1000000", "run.save_every=1000000")), 0)
 
 
@@ -43,7 +51,7 @@ def test_runs_end_diverge_or_are_decided_and_are_not_run_again(
     assert (results[GOOD].epochs, results[GOOD].training_error is None) == (1.0, False)
     assert results[DIVERGING].top1_error is None
     assert 0.2 < results[ENDLESS].epochs < 100
-    assert "good/seed-0: top-1 error" in capsys.readouterr().out
+    assert "good/seed-0: training error" in capsys.readouterr().out
     assert experiment.run([GOOD, DIVERGING, ENDLESS], time.monotonic() + 100) == results
     assert capsys.readouterr().out == "3 runs: 3 finished, 0 to train\n"
 
@@ -68,9 +76,33 @@ def test_an_interrupted_run_is_saved_and_resumed(shards: Path, tmp_path: Path) -
     assert len(steps) >= saved + 3
 
 
-def test_nothing_begins_without_time_and_an_error_ends_all(shards: Path, tmp_path: Path) -> None:
-    assert Experiment(shards, tmp_path / "out", 1).run([GOOD], time.monotonic()) == {}
-    assert not (tmp_path / "out" / "good").exists()
+def test_a_run_that_is_decided_before_it_starts_is_not_started(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "out" / ENDLESS.name
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"epoch": 1.0, "top1_error": 0.2, "time_s": 3.0}\n')
+    results = Experiment(shards, tmp_path / "out", 1, lambda _, __: True).run([ENDLESS], time.monotonic() + 100)
+    assert (results[ENDLESS].epochs_to_quarter, results[ENDLESS].top1_error) == (1, None)
+    assert not run.with_name("seed-0.log").exists()
+
+
+def test_one_process_runs_an_experiment(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with running(HOLD, str(tmp_path / "out" / ".lock")) as holder:
+        assert read_line(holder) == "held"
+        with pytest.raises(UserError, match=r"out: another process runs an experiment there"):
+            Experiment(shards, tmp_path / "out", 1).run([GOOD], time.monotonic() + 100)
+
+
+def test_an_error_ends_all_and_an_old_log_is_not_read_again(shards: Path, tmp_path: Path) -> None:
+    """A divergence of an earlier start is in the log; this start fails for another reason, with the same exit code."""
     broken = Job(Arm("broken", (TINY,), (*SHORT, "model.classes=3")), 0)
+    log = tmp_path / "out" / "broken" / "seed-0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("training has diverged\n")
     with pytest.raises(RunError, match=r"broken/seed-0: training ended with exit code 2: .*model\.classes: 3"):
         Experiment(shards, tmp_path / "out", 1).run([broken], time.monotonic() + 100)
+
+
+def test_nothing_begins_without_time(shards: Path, tmp_path: Path) -> None:
+    assert Experiment(shards, tmp_path / "out", 1).run([GOOD], time.monotonic()) == {}
+    assert not (tmp_path / "out" / "good").exists()
