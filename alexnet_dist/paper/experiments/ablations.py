@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 CAPTION = (
     "What to look for: whether a change costs about as much here as on ImageNet. Points are means over the seeds, with"
-    " 95 % confidence intervals; an interval that contains zero shows no difference, and of eleven arms without any"
-    " effect every second table has one that seems to have one. A small net on small images is another problem: what"
-    " helps a net of 61 million weights against overfitting may cost a net of a hundred thousand."
+    " 95\u00a0% confidence intervals; an interval that contains zero shows no difference. If no change had any effect,"
+    " four of ten such pictures would still have an interval without zero. A small net on small images is another"
+    " problem: what helps a net of 61 million weights against overfitting may cost a net of a hundred thousand."
 )
 ONE_SEED = " One seed has no interval: nothing says how much of a difference is chance."
 
