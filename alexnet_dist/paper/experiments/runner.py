@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from alexnet_dist.errors import RunError, UserError
@@ -91,9 +92,9 @@ class Experiment:
             return self._run(jobs, end_s)
 
     def _run(self, jobs: Sequence[Job], end_s: float) -> dict[Job, Result]:
-        results, hashes, shards = self.results(jobs), self._fingerprints(jobs), shard_hashes(self.data)
+        results, hashes = self.results(jobs), self._fingerprints(jobs)
         for job in jobs:
-            check_own(self.directory / job.name, job.config(self.data, self.directory), shards)
+            check_own(self.directory / job.name, job.config(self.data, self.directory), self._shards)
         waiting = []
         for job in jobs:
             if job not in results and self._is_decided(job):
@@ -123,8 +124,12 @@ class Experiment:
         return results
 
     def _fingerprints(self, jobs: Sequence[Job]) -> dict[Job, str]:
-        shards = shard_hashes(self.data)
-        return {job: fingerprint(job.config(self.data, self.directory), shards) for job in jobs}
+        return {job: fingerprint(job.config(self.data, self.directory), self._shards) for job in jobs}
+
+    @cached_property
+    def _shards(self) -> tuple[str, str]:
+        """The hashes of the splits, which do not change while the experiment runs."""
+        return shard_hashes(self.data)
 
     def _start(self, job: Job) -> Active:
         """Start a training process, whose output goes to a file in the run's folder."""
