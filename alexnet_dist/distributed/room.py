@@ -48,7 +48,7 @@ def _room(name: str, store: Store) -> Store:
 
 
 def admit_ranks(store: Store, world_size: int, timeout_s: float, judge: Callable[[Store, Sequence[str]], str]) -> Store:
-    """Open a room on rank 0, wait for all records, judge them and tell every present rank the verdict.
+    """Open a room on rank 0, wait for all records, judge them and send every present rank the verdict.
 
     judge: takes the room and the records of ranks 1, 2, ...; returns why they cannot train together, or nothing.
     Returns the room. Raises UserError with the judgement, and RunError naming the ranks that did not arrive.

@@ -88,4 +88,4 @@ def path_between(text: str, left: int, right: int) -> str:
             cell = row[names.index(f"GPU{right}")].strip()
             kind = cell.rstrip("0123456789")
             return f"{PATHS.get(kind, 'unknown path')} ({cell})"
-    return "path unknown (nvidia-smi topo -m does not tell)"
+    return "path unknown (nvidia-smi topo -m does not say)"

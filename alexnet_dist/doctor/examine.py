@@ -24,7 +24,7 @@ from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.inputs import check_cache_room, open_loader, open_run, shard_warnings
 from alexnet_dist.training.train import close_groups_unless_failed
 
-NOT_MEASURED = Finding("speed", "warn", "not measured: something else has failed", "mend that first")
+NOT_MEASURED = Finding("speed", "warn", "not measured: something else has failed", "fix that first")
 
 
 def examine(config: Config) -> list[Finding] | None:
@@ -40,14 +40,14 @@ def examine(config: Config) -> list[Finding] | None:
     except UserError as error:
         return None if launched.local_rank else [reports.failed("run", error)]
     own: list[Finding] = []
-    place = f"{resources.host_name()}, rank {launched.rank}"
+    where = f"{resources.host_name()}, rank {launched.rank}"
     try:
         with ExitStack() as stack, worker_death_as_error():
             return _examine_run(run, own, stack)
     except LostRankError as error:
-        return None if launched.local_rank else [*own, Finding("ranks", "fail", f"lost one: {error}", where=place)]
+        return None if launched.local_rank else [*own, Finding("ranks", "fail", f"lost one: {error}", where=where)]
     except (UserError, RunError) as error:
-        return [*own, replace(reports.failed("speed", error), where=place)]
+        return [*own, replace(reports.failed("speed", error), where=where)]
 
 
 def _examine_run(run: RunContext, own: list[Finding], stack: ExitStack) -> list[Finding] | None:
@@ -83,13 +83,13 @@ def _measured(run: RunContext, groups: Groups, control: Control, loaders: list[L
     """
     failed = [] if loaders else [NOT_MEASURED]
     control.sums([0.0])  # all ranks load at the same time
-    rate = 0.0
+    images_per_s = 0.0
     try:
         if len(loaders) == 2:
-            rate = loader_rate(run, loaders[0])
+            images_per_s = loader_rate(run, loaders[0])
         check_engine(run)
     except (UserError, RunError) as error:
         failed.append(reports.failed("loader", error))
     if control.sums([float(bool(failed))])[0]:
         return failed or [NOT_MEASURED]
-    return examine_speed(run, groups, control, rate, loaders[-1])
+    return examine_speed(run, groups, control, images_per_s, loaders[-1])

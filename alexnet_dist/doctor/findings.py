@@ -35,7 +35,7 @@ def failed(check: str, error: UserError | RunError) -> Finding:
 
 
 def merge(by_rank: Sequence[Sequence[Finding]], hosts: Sequence[str], nodes: Sequence[str]) -> list[Finding]:
-    """Return the findings of all ranks, each once, with where it was found unless it was found everywhere alike.
+    """Return the findings of all ranks, each once, with where it was found unless that was everywhere.
 
     by_rank, hosts, nodes: by rank. The order of the checks is that in which they first occur.
     """
@@ -67,8 +67,8 @@ def table(findings: Sequence[Finding]) -> str:
     """Return the report as text: a line for each finding, and what to do below those that are not ok."""
     lines = []
     for finding in findings:
-        place = f"[{finding.where}] " if finding.where else ""
-        lines.append(f"{finding.level:<6}{finding.check:<{INDENT - 6}}{place}{finding.found}")
+        prefix = f"[{finding.where}] " if finding.where else ""
+        lines.append(f"{finding.level:<6}{finding.check:<{INDENT - 6}}{prefix}{finding.found}")
         if finding.advice:
             lines.append(f"{'':<{INDENT}}-> {finding.advice}")
     return "\n".join([*lines, "", summary(findings)])

@@ -100,7 +100,7 @@ def memory(available: int | None, needed: int) -> Finding:
     """Compare the free memory with what the ranks of this machine need."""
     if available is None:
         return Finding(
-            "memory", "warn", "this system does not tell how much is free", f"about {_size(needed)} is needed"
+            "memory", "warn", "this system does not say how much is free", f"about {_size(needed)} is needed"
         )
     found = f"{_size(available)} free; the ranks here need about {_size(needed)}"
     if available < needed:
@@ -121,11 +121,11 @@ def shared_memory() -> Finding:
 def disk(directory: Path, checkpoint_bytes: int, keep: int) -> Finding:
     """Compare the free disk with the checkpoints that a run keeps and the one that it writes."""
     try:
-        place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-            kind = "not writable" if place.is_dir() else "not a directory"
-            return Finding("disk", "fail", f"{directory}: {place} is {kind}", "choose another run.directory")
-        free = shutil.disk_usage(place).free
+        existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            kind = "not writable" if existing.is_dir() else "not a directory"
+            return Finding("disk", "fail", f"{directory}: {existing} is {kind}", "choose another run.directory")
+        free = shutil.disk_usage(existing).free
         written = len(checkpoint.finished_steps(directory / CHECKPOINTS))
     except OSError as error:
         return Finding("disk", "fail", f"{directory}: {error.strerror}", "choose another run.directory")

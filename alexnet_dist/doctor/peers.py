@@ -32,8 +32,8 @@ def connect(run: RunContext) -> tuple[Groups | None, list[Finding]]:
         room = preflight.check_ranks(own, topology.world_size, ARRIVAL_S)
         assert room is not None
         nodes = "several nodes" if launched.spans_nodes else "one node"
-        alike = f"{topology.world_size} on {nodes}; same versions, configuration and data"
-        findings.append(Finding("ranks", "ok", alike))
+        matching = f"{topology.world_size} on {nodes}; same versions, configuration and data"
+        findings.append(Finding("ranks", "ok", matching))
         check = "network"
         lines = network.use_network(room, launched, ARRIVAL_S)
         if launched.spans_nodes:

@@ -85,10 +85,12 @@ class Speed:
     reduce_s: float = 0.0
 
 
-def examine_speed(run: RunContext, groups: Groups, control: Control, rate: float, loader: Loader) -> list[Finding]:
+def examine_speed(
+    run: RunContext, groups: Groups, control: Control, loaded_per_s: float, loader: Loader
+) -> list[Finding]:
     """Train a few steps, whose weights are dropped; return what rank 0 makes of all ranks' figures.
 
-    rate: images a second of the loader alone.
+    loaded_per_s: images a second of the loader alone.
     """
     engine, device = build_engine(run, groups), run.topology.device
     if device.type == "cuda":
@@ -102,7 +104,7 @@ def examine_speed(run: RunContext, groups: Groups, control: Control, rate: float
     if not times:
         return [TOO_SHORT]
     shares = {phase: median(each.phase_s[phase] / each.step_s for each in times) for phase in NAMES}
-    own = Speed(rate, median(each.step_s for each in times), shares, message_s, reduce_s)
+    own = Speed(loaded_per_s, median(each.step_s for each in times), shares, message_s, reduce_s)
     speeds = [Speed(**json.loads(text)) for text in control.gather(json.dumps(asdict(own)))]
     if not run.topology.is_rank0:
         return []
@@ -143,8 +145,8 @@ def exchange_findings(speeds: Sequence[Speed], replicas: int) -> list[Finding]:
     if speeds[0].reduce_s:
         rank = max(range(len(speeds)), key=lambda rank: speeds[rank].reduce_s)
         seconds = speeds[rank].reduce_s
-        rate = 2 * (replicas - 1) / replicas * REDUCED_BYTES / seconds / 1e9
-        found = f"over {replicas} replicas: {1000 * seconds:,.1f} ms for 16 MB, {rate:.2f} GB/s"
+        gigabytes_per_s = 2 * (replicas - 1) / replicas * REDUCED_BYTES / seconds / 1e9
+        found = f"over {replicas} replicas: {1000 * seconds:,.1f} ms for 16 MB, {gigabytes_per_s:.2f} GB/s"
         findings.append(Finding("all-reduce", "ok", f"{found} (rank {rank}, the slowest)"))
     return findings
 
@@ -153,14 +155,14 @@ def speed_finding(speeds: Sequence[Speed], images: int) -> Finding:
     """Judge which part the others wait for; speeds: by rank. images: of a replica's step."""
     step_s = max(speed.step_s for speed in speeds)
     rank = min(range(len(speeds)), key=lambda rank: speeds[rank].loader_rate)
-    rate = speeds[rank].loader_rate
+    loaded_per_s = speeds[rank].loader_rate
     found = f"a replica trains {images / step_s:,.0f} images/s ({1000 * step_s:,.0f} ms a step of {images})"
-    if rate:
-        found += f"; the slowest loader alone delivers {rate:,.0f} (rank {rank})"
+    if loaded_per_s:
+        found += f"; the slowest loader alone delivers {loaded_per_s:,.0f} (rank {rank})"
     # A rank that waits for its loader makes the others wait for it at the link.
     shares = {phase: max(speed.shares[phase] for speed in speeds) for phase in NAMES}
     slowest = max(shares, key=lambda phase: shares[phase])
-    if 0 < rate < images / step_s or shares[DATA_WAIT] > WAITING:
+    if 0 < loaded_per_s < images / step_s or shares[DATA_WAIT] > WAITING:
         slowest = DATA_WAIT
     elif shares[slowest] <= WAITING:
         return Finding("speed", "ok", f"{found}; computing is the bottleneck")

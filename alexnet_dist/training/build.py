@@ -88,11 +88,11 @@ def schedule_of(config: Config) -> Schedule:
     optim = config.optim
     scale = 1.0 if optim.reference_batch is None else config.data.global_batch / optim.reference_batch
 
-    def scaled(rate: float | None) -> float | None:
-        return None if rate is None else scale * rate
+    def scaled(learning_rate: float | None) -> float | None:
+        return None if learning_rate is None else scale * learning_rate
 
     def scaled_layers(rates: Mapping[str, float]) -> dict[str, float]:
-        return {name: scale * rate for name, rate in rates.items()}
+        return {name: scale * learning_rate for name, learning_rate in rates.items()}
 
     events = [
         event.model_copy(

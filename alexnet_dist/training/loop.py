@@ -81,7 +81,7 @@ class Loop:
                 self.save(at)
             if evaluating and not stopping:
                 at, stopping = self.evaluate(at)
-        self.settle(self.saver.finish(), ending=True)
+        self.apply_saved(self.saver.finish(), ending=True)
         if self.saver.failure is not None:
             self.end_unsaved(self.saver.failure)
         return at
@@ -116,7 +116,7 @@ class Loop:
     def apply_status(self, finished: FinishedStep) -> bool:
         """Read a step's status on every rank and return whether to stop; raise if its numbers have gone wrong."""
         stop_requests, loss, wrong, unchanged, *missing = self.control.wait(finished.status)
-        self.settle(self.saver.poll(*missing))
+        self.apply_saved(self.saver.poll(*missing))
         record, limit = finished.record, self.run.config.run.max_skipped
         if unchanged:
             self.logger.log_unchanged(record.step)
@@ -201,18 +201,18 @@ class Loop:
             schedule_of(self.run.config), at.progress, evaluation.top1_error, at.step, plan.steps_per_epoch
         )
         at = replace(at, evaluated_step=at.step, progress=progress)
-        self.settle(self.saver.finish())
+        self.apply_saved(self.saver.finish())
         if self.saver.saved_step == at.step or (self.saver.saved_step is None and self.saver.failure is None):
-            self.settle(self.saver.rewrite_manifest(at.step, self.manifest(at)))
+            self.apply_saved(self.saver.rewrite_manifest(at.step, self.manifest(at)))
         return at, stopping
 
     def save(self, at: Start) -> None:
         """Begin to write the checkpoint of a completed step; the one before it is finished first."""
         began_s = time.monotonic()
-        self.settle(self.saver.finish())
+        self.apply_saved(self.saver.finish())
         towers = self.engine.weights if self.run.topology.replica == 0 else ()
         states = {tower: self.engine.tensors(tower) for tower in towers}
-        self.settle(self.saver.begin(at.step, self.manifest(at), states))
+        self.apply_saved(self.saver.begin(at.step, self.manifest(at), states))
         self.logger.log_checkpoint(time.monotonic() - began_s)
 
     def manifest(self, at: Start) -> dict[str, object]:
@@ -223,7 +223,7 @@ class Loop:
             "position": self.run.position(at.step),
         }
 
-    def settle(self, saved: Saved | None, ending: bool = False) -> None:
+    def apply_saved(self, saved: Saved | None, ending: bool = False) -> None:
         """Act on how a save has ended, on every rank; None: it has not. ending: whether no later one follows.
 
         Raises what `diverged` returns if the weights are not finite. A file that could not be written is a warning, if

@@ -61,13 +61,13 @@ def update(
     _descend(biases, rates.biases, rule.momentum, decay=0.0)
     by_rate: dict[float, list[Parameter]] = {}
     for name, layer in layers.items():
-        rate = rates.layers.get(name, rates.weights)
+        learning_rate = rates.layers.get(name, rates.weights)
         if rule.trust_coefficient is None:
-            by_rate.setdefault(rate, []).extend(layer)
+            by_rate.setdefault(learning_rate, []).extend(layer)
         else:
-            _descend_lars(layer, rate, rule, rule.trust_coefficient)
-    for rate, parameters in by_rate.items():
-        _descend(parameters, rate, rule.momentum, rule.weight_decay)
+            _descend_lars(layer, learning_rate, rule, rule.trust_coefficient)
+    for learning_rate, parameters in by_rate.items():
+        _descend(parameters, learning_rate, rule.momentum, rule.weight_decay)
 
 
 class Parameter(NamedTuple):

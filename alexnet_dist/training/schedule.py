@@ -68,7 +68,7 @@ def rates_at(schedule: Schedule, progress: Progress, step: int, steps_per_epoch:
     layers = dict(schedule.layer_learning_rates)
     for event in past:
         layers |= event.layer_learning_rates
-    return Rates(weights, biases, {name: warmup_factor * rate for name, rate in layers.items()})
+    return Rates(weights, biases, {name: warmup_factor * learning_rate for name, learning_rate in layers.items()})
 
 
 def colour_noise_at(initial: float, events: Sequence[Event], step: int, steps_per_epoch: int) -> float:

@@ -20,7 +20,7 @@ from alexnet_dist.system.environment import FINAL_ERROR, LaunchInfo
 
 
 class OneRound(RendezvousHandler):
-    """A rendezvous that counts how often it is joined."""
+    """A rendezvous that counts how often it is entered."""
 
     def __init__(self, store: Store | None = None, nodes: int = 1) -> None:
         self.rounds, self.store, self.nodes = 0, store, nodes

@@ -1,4 +1,4 @@
-"""The report of several ranks: what they found alike is said once, what differs with where it was found."""
+"""The report of several ranks: what they found in the same way is said once, what differs with where it was found."""
 
 from __future__ import annotations
 

@@ -61,13 +61,13 @@ def examined(
     script.write_text(SCRIPT.format(trouble=trouble, first=first))
     port, agents = free_port(), []
     for node in range(nodes):
-        place = tmp_path / f"run-of-{node}"
-        place.mkdir(exist_ok=True)
+        home = tmp_path / f"run-of-{node}"
+        home.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
         command += ["--standalone"] if nodes == 1 else [
             f"--nnodes={nodes}", f"--node-rank={node}", "--master-addr=127.0.0.1", f"--master-port={port}"
         ]  # fmt: skip
-        command += [str(script), "--json", *words, f"run.directory={place / 'run'}"]
+        command += [str(script), "--json", *words, f"run.directory={home / 'run'}"]
         if node == nodes - 1:
             command = ["sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", *command]
         agents.append(

@@ -1,4 +1,4 @@
-"""Twelve classes told apart by colour alone, from six layouts: each trains to no error and evaluates to none.
+"""Twelve classes distinguished by colour alone, from six layouts: each trains to no error and evaluates to none.
 
 A label that is shifted or mixed up anywhere between the source and the net shows as an error here.
 """

@@ -1,4 +1,4 @@
-"""Two nodes on one machine: network namespaces joined by a veth pair, with host names that resolve to nothing."""
+"""Two nodes on one machine: network namespaces connected by a veth pair, with host names that resolve to nothing."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     # It imports torch: --help does without it.
     from alexnet_dist.doctor.chaos import report
     from alexnet_dist.doctor.chaos.drill import Limits, drill
-    from alexnet_dist.doctor.chaos.faults import Place
+    from alexnet_dist.doctor.chaos.faults import Paths
     from alexnet_dist.doctor.chaos.job import Job, run_to_its_end
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the job ends first
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     job = Job([*words, f"run.directory={run}"], options.nproc_per_node, out / "run.log")
     limits = Limits(options.mean_s, options.recovery_s)
     try:
-        records, finished = drill(job, Place(run, shards), kinds, options.faults, limits, Random(options.seed))
+        records, finished = drill(job, Paths(run, shards), kinds, options.faults, limits, Random(options.seed))
     finally:
         job.stop()
     left = report.leaks(job, run, before)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from alexnet_dist.doctor.chaos.faults import KINDS, Harm, Place
+from alexnet_dist.doctor.chaos.faults import KINDS, Harm, Paths
 from alexnet_dist.doctor.chaos.job import ERROR, POLL_S, RESUMED, STARTED, STEP, Job, number
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS
@@ -51,7 +51,7 @@ class Before:
 
 
 def drill(
-    job: Job, place: Place, kinds: Sequence[str], faults: int, limits: Limits, random: Random
+    job: Job, paths: Paths, kinds: Sequence[str], faults: int, limits: Limits, random: Random
 ) -> tuple[list[Record], bool]:
     """Start a job, inject faults until there were enough or the run has ended, and let it finish.
 
@@ -67,11 +67,11 @@ def drill(
             waiting = random.sample(list(kinds), len(kinds))
         kind = waiting.pop(0)
         before = Before(job.last_step(), job.offset(), time.monotonic())
-        harm = KINDS[kind](job, place, random)
+        harm = KINDS[kind](job, paths, random)
         if harm is None:
             waiting.append(kind)
             continue
-        record = _recover(job, place, kind, harm, before, limits.recovery_s)
+        record = _recover(job, paths, kind, harm, before, limits.recovery_s)
         records.append(record)
         print(f"{len(records)}/{faults}: {describe(record)}", file=sys.stderr, flush=True)
         if record.recovery_s is None:
@@ -100,12 +100,12 @@ def _wait_for_step(job: Job, timeout_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def _recover(job: Job, place: Place, kind: str, harm: Harm, before: Before, timeout_s: float) -> Record:
+def _recover(job: Job, paths: Paths, kind: str, harm: Harm, before: Before, timeout_s: float) -> Record:
     """Mend what was harmed once it is noticed, start the job again if it has ended, and wait until it is as before.
 
     It is when it has resumed and trains, or, if it has not stopped training, when it has saved a newer checkpoint.
     """
-    is_mended, what, starts = harm.mend is None, harm.what, job.starts
+    is_undone, what, starts = harm.undo is None, harm.what, job.starts
     patience_s = timeout_s / 2 if harm.noticed else UNNOTICED_S
     try:
         while (elapsed_s := time.monotonic() - before.time_s) < timeout_s:
@@ -114,25 +114,25 @@ def _recover(job: Job, place: Place, kind: str, harm: Harm, before: Before, time
             printed = job.printed(before.offset)
             started, error = STARTED.search(printed), ERROR.search(printed)
             shows = ended or started or error or (harm.noticed and harm.noticed in printed)
-            if harm.mend is not None and not is_mended and (shows or elapsed_s > patience_s):
-                harm.mend()
-                is_mended = True
+            if harm.undo is not None and not is_undone and (shows or elapsed_s > patience_s):
+                harm.undo()
+                is_undone = True
                 what += "" if shows else ", not noticed"
             if ended:
                 if job.is_finished():
                     return Record(kind, what, before.step, 0, elapsed_s, job.starts > starts)
                 job.wait_for_ranks(WAIT_FOR_RANKS_S)
                 job.start()
-            elif is_mended and started:
+            elif is_undone and started:
                 if (trains := STEP.search(printed, started.end())) is not None:
                     lost = _lost(printed[: trains.start()], started.start(), before.step)
                     return Record(kind, what, before.step, lost, elapsed_s, job.starts > starts)
-            elif is_mended and harm.mend is not None and not error and _saved(place) > before.step:
+            elif is_undone and harm.undo is not None and not error and _saved(paths) > before.step:
                 return Record(kind, what, before.step, 0, elapsed_s)
         return Record(kind, what, before.step, 0, None, job.starts > starts)
     finally:
-        if harm.mend is not None and not is_mended:
-            harm.mend()
+        if harm.undo is not None and not is_undone:
+            harm.undo()
 
 
 def _lost(printed: str, started: int, step: int) -> int:
@@ -142,9 +142,9 @@ def _lost(printed: str, started: int, step: int) -> int:
     return max(0, max([step, *steps]) - (number(resumed[1]) if resumed else 0))
 
 
-def _saved(place: Place) -> int:
+def _saved(paths: Paths) -> int:
     """Return the step of the newest checkpoint."""
-    return max(checkpoint.finished_steps(place.run / CHECKPOINTS), default=0)
+    return max(checkpoint.finished_steps(paths.run / CHECKPOINTS), default=0)
 
 
 def _finish(job: Job, patience_s: float) -> bool:
