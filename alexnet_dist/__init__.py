@@ -4,15 +4,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alexnet_dist.nn.model import AlexNet as AlexNet
+    from alexnet_dist.runs.exported import plain_alexnet as plain_alexnet
+    from alexnet_dist.runs.trained import load_run as load_run
 
 __version__ = "0.1.0"
-__all__ = ["AlexNet", "__version__"]
+__all__ = ["AlexNet", "__version__", "load_run", "plain_alexnet"]
+
+_MODULES = {"AlexNet": "nn.model", "load_run": "runs.trained", "plain_alexnet": "runs.exported"}
 
 
 def __getattr__(name: str) -> object:
-    """Import `AlexNet` when it is first used: torch takes seconds, and `--help` does without it."""
-    if name == "AlexNet":
-        from alexnet_dist.nn.model import AlexNet
+    """Import a public name when it is first used: torch takes seconds, and `--help` does without it."""
+    if name in _MODULES:
+        import importlib
 
-        return AlexNet
+        return getattr(importlib.import_module(f"alexnet_dist.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,8 @@
-"""python -m alexnet_dist.export RUN OUT.safetensors: a run's weights as a one-device net's, under plain names."""
+"""python -m alexnet_dist.export RUN OUT: a run's net for use without this package, or with `plain_alexnet`.
+
+OUT's suffix says in which format: .safetensors, weights under plain names and a description in the metadata; .onnx; or
+.pt2, torch.export's. The last two contain the net: pixels, RGB of 0 to 255, in; logits and probabilities out.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from alexnet_dist.errors import UserError, run_command
 if TYPE_CHECKING:
     from alexnet_dist.runs.weights import named_weights as named_weights
 
+SUFFIXES = (".safetensors", ".onnx", ".pt2")
+
 
 def __getattr__(name: str) -> object:
     """Import `named_weights`, a public name of this module, when it is first used: it imports torch."""
@@ -24,27 +30,31 @@ def __getattr__(name: str) -> object:
 
 def main(arguments: list[str]) -> None:
     """Parse, load, write."""
-    parser = argparse.ArgumentParser(prog="python -m alexnet_dist.export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m alexnet_dist.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="file to write")
+    parser.add_argument("out", type=Path, metavar="OUT", help=f"file to write: its name ends in {', '.join(SUFFIXES)}")
     parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest that verifies")
     parsed = parser.parse_args(arguments)
-    if parsed.out.suffix != ".safetensors":
-        raise UserError(f"{parsed.out}: expected a name that ends in .safetensors")
+    if parsed.out.suffix not in SUFFIXES:
+        raise UserError(f"{parsed.out}: expected a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     # These import torch: --help does without it.
-    from alexnet_dist.runs import checkpoint
+    from alexnet_dist.nn.geometry import parameter_count
+    from alexnet_dist.runs import exported, graphs
     from alexnet_dist.runs.load import load_run
-    from alexnet_dist.runs.weights import named_weights
 
+    write = {".safetensors": exported.write, ".onnx": graphs.write_onnx, ".pt2": graphs.write_pt2}[parsed.out.suffix]
     run = load_run(parsed.run, parsed.step)
-    weights = named_weights(run.model)
     try:
         parsed.out.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_tensors(parsed.out, weights, {"run": parsed.run.name, "step": str(run.step)})
+        write(run, parsed.out)
     except OSError as error:
         raise UserError(f"{parsed.out}: cannot be written: {error.strerror}; choose another file") from None
-    numbers = sum(weight.numel() for weight in weights.values())
-    print(f"{parsed.out}: {len(weights)} tensors, {numbers:,} numbers, step {run.step:,}")
+    tensors, numbers = 2 * len(run.model.net.layers), parameter_count(run.model.net)
+    print(f"{parsed.out}: {tensors} tensors, {numbers:,} numbers, step {run.step:,}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from alexnet_dist.errors import RunError, UserError
 CHUNK_BYTES = 1 << 20
 # The lowest average speed accepted of a server that never pauses for `stall_s`.
 MIN_BYTES_PER_S = 50_000
+# What is expected behind a URL, and what to do if its bytes are wrong.
+SET_FILE = "a file of a packed set: check data.root, and your permission to read it"
+SET_AGAIN = "copy the whole packed set there again"
 # Client errors worth retrying: request timeout, too early, too many requests.
 RETRYABLE_STATUSES = (408, 425, 429)
 
@@ -57,7 +60,9 @@ def load_library(url: str) -> None:
         ) from None
 
 
-def download(url: str, max_bytes: int, sink: Sink, retry_policy: RetryPolicy) -> None:
+def download(
+    url: str, max_bytes: int, sink: Sink, retry_policy: RetryPolicy, what: str = SET_FILE, again: str = SET_AGAIN
+) -> None:
     """Download a file into the sink, retrying errors that may be transient.
 
     Raises UserError if the server rejects the request or the last attempt still gives wrong bytes, and RunError if the
@@ -75,10 +80,7 @@ def download(url: str, max_bytes: int, sink: Sink, retry_policy: RetryPolicy) ->
         except Exception as error:  # each library raises classes of its own, and new versions add more
             problem, is_content_wrong = _describe(error), False
             if _is_permanent(error):
-                raise UserError(
-                    f"{url}: {problem}; expected a file of a packed set: check data.root, and your permission to read"
-                    " it"
-                ) from None
+                raise UserError(f"{url}: {problem}; expected {what}") from None
         else:
             is_content_wrong = True
             problem = sink.problem() if received_bytes <= max_bytes else f"more than the expected {max_bytes:,} bytes"
@@ -86,7 +88,7 @@ def download(url: str, max_bytes: int, sink: Sink, retry_policy: RetryPolicy) ->
                 return
     attempts = len(retry_policy.waits_s) + 1
     if is_content_wrong:
-        raise UserError(f"{url}: {problem}, {attempts} times; copy the whole packed set there again")
+        raise UserError(f"{url}: {problem}, {attempts} times; {again}")
     raise RunError(f"{url}: {problem}; tried {attempts} times: start again when the server answers")
 
 

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import re
 import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from alexnet_dist.data.cache import Cache, RemoteFile
 from alexnet_dist.data.download import RetryPolicy, download, load_library
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar, parse
+from alexnet_dist.data.urls import parse_url
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.system import process
 from alexnet_dist.system.signals import ignore_signals
 
-SCHEMES = ("http", "https", "s3")
 # ImageNet's manifest has 0.4 MB, one of 15 million images 6 MB; a list of rejected images can make it larger.
 MAX_MANIFEST_BYTES = 256 << 20
 # Index and mean are held in memory; this is enough for 50 million images.
@@ -40,31 +38,11 @@ def locate(root: str, cache: str, cache_bytes: int, retry_policy: RetryPolicy | 
 
     Raises UserError for an unsupported scheme, such as `pipe:`, and if the library for the scheme is not installed.
     """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", root)
-    if scheme is None:
+    parts = parse_url("data.root", root, "folder")
+    if parts is None:
         return folder("data.root", root)
-    # A URL with a password would put it into config.yaml, messages and logs.
-    redacted = re.sub("//.*@", "//...@", root)
-    if scheme[1].lower() not in SCHEMES:
-        raise UserError(
-            f"data.root: {redacted}: scheme {scheme[1]!r} is not supported; expected a folder, or a URL that begins"
-            f" with {', '.join(f'{known}://' for known in SCHEMES)} (a folder with a colon in its name: ./{redacted})"
-        )
-    try:
-        parts = urlsplit(root)
-        has_host = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # not quoted: its text may contain a part of the password
-        raise UserError(
-            f"data.root: {redacted}: not a valid URL; expected SCHEME://HOST:PORT/FOLDER, with a port from 1 to 65535"
-            " or without :PORT, and an IPv6 address in [brackets]"
-        ) from None
-    if not has_host or parts.query or parts.fragment:
-        raise UserError(f"data.root: {redacted}: expected SCHEME://HOST/FOLDER, without query or fragment")
-    if "@" in parts.netloc:
-        raise UserError(
-            f"data.root: {parts.scheme}://...@{parts.hostname}: contains a user name or password; remove it and"
-            " put it into fsspec's configuration or the AWS libraries' own files"
-        )
+    if parts.query or parts.fragment:
+        raise UserError(f"data.root: {root}: expected SCHEME://HOST/FOLDER, without query or fragment")
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     load_library(url)
     return Remote(url, Cache(folder("data.cache", cache), cache_bytes), retry_policy or RetryPolicy())

@@ -12,10 +12,10 @@ import simplejpeg
 import torch
 
 from alexnet_dist import rng
-from alexnet_dist.data import augment
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn import geometry
+from alexnet_dist.runs.inference import centre_input
 from alexnet_dist.runs.load import LoadedRun
 from alexnet_dist.runs.progress import Progress
 
@@ -86,9 +86,7 @@ def activations_at_joins(run: LoadedRun, picture: Picture) -> list[tuple[str, li
 
 def _network_inputs(run: LoadedRun, pictures: Sequence[Picture]) -> torch.Tensor:
     """Return the net's input for the centres of images (H, W, 3)."""
-    crop = run.config.data.crop
-    pixels = augment.centre_crop(torch.from_numpy(np.stack(pictures)), crop, channels_last=True)
-    return augment.network_input(pixels, augment.centre_crop(run.mean, crop), torch.float32)
+    return centre_input(run, torch.from_numpy(np.stack(pictures)), torch.device("cpu"))
 
 
 def nearest(features: Floats, query: int, count: int) -> list[int]:

@@ -65,24 +65,24 @@ class Tower(nn.Module):
         maps: Tensor,
         other_maps: Callable[[], Tensor] | None,
         dropout_key: DropoutKey | None,
-        hidden: bool = False,
+        last: str | None = None,
     ) -> Tensor:
         """Compute one stage from this tower's maps; stages after the first call `other_maps` for the other tower's.
 
         Maps are (B, 3, 224, 224) -> (B, 128, 13, 13) -> (B, 128, 6, 6) -> (B, 2048) -> (B, 2048) -> (B, 500) for the
-        paper's net. hidden: leave out the last layer of the net. Raises ValueError when a net with dropout trains
-        without a dropout key.
+        paper's net. last: the layer after which, with all that follows it, to stop; None: at the end of the stage.
+        Raises ValueError when a net with dropout trains without a dropout key.
         """
         if stage == 0 and self.net.input_scale != 1:
             maps = maps * self.net.input_scale
         with region(f"stage {stage}: {'-'.join(self.stage_names[stage])}"):
             for name in self.stage_names[stage]:
-                if hidden and name == self.stage_names[-1][-1]:
-                    break
                 layer, module = self.net.layers[name], self.get_submodule(name)
                 maps = module(maps, other_maps) if layer.reads == "both" else module(maps)
                 if name != self.stage_names[-1][-1]:
                     maps = self._after(name, layer, maps, dropout_key)
+                if name == last:
+                    break
         return maps
 
     def _after(self, name: str, layer: Layer, maps: Tensor, dropout_key: DropoutKey | None) -> Tensor:
@@ -131,9 +131,18 @@ class AlexNet(nn.Module):
         """Map mean-subtracted images (B, 3, 224, 224) on the 0-255 scale to logits (B, classes)."""
         return torch.cat(self._run(images, dropout_key, len(geometry.stages(self.net))), 1)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Map images to the activations of the last hidden layer, (B, 4096) for the paper's net (§6.1)."""
-        return torch.cat(self._run(images, None, len(geometry.stages(self.net)), hidden=True), 1).flatten(1)
+    def features(self, images: Tensor, layer: str | None = None) -> Tensor:
+        """Map images to the output of a layer with all that follows it, such as norm and pool; tower 0 first (§6.1).
+
+        layer: by default the last hidden one, (B, 4096) for the paper's net. Maps are flattened in (channel, y, x)
+        order. Raises ValueError if the net has no such layer.
+        """
+        if layer is None:
+            *_, layer, _ = self.net.layers
+        if layer not in self.net.layers:
+            raise ValueError(f"{layer}: no layer of this net; expected one of {', '.join(self.net.layers)}")
+        stages = next(number for number, names in enumerate(geometry.stages(self.net), 1) if layer in names)
+        return torch.cat(self._run(images, None, stages, layer), 1).flatten(1)
 
     def join_maps(self, images: Tensor) -> list[list[Tensor]]:
         """Map images to what each tower sends at each join, in order: one list a join, one tensor (B, ...) a tower.
@@ -143,12 +152,14 @@ class AlexNet(nn.Module):
         # Earlier stages are computed again for each join: this is for a few images, such as those of a picture.
         return [self._run(images, None, stages) for stages in range(1, len(geometry.stages(self.net)))]
 
-    def _run(self, images: Tensor, dropout_key: DropoutKey | None, stages: int, hidden: bool = False) -> list[Tensor]:
+    def _run(
+        self, images: Tensor, dropout_key: DropoutKey | None, stages: int, last: str | None = None
+    ) -> list[Tensor]:
         maps = [images] * self.net.towers
         for stage in range(stages):
             before = maps
             maps = [
-                tower.stage(stage, before[index], partial(before.__getitem__, 1 - index), dropout_key, hidden)  # type: ignore[operator]
+                tower.stage(stage, before[index], partial(before.__getitem__, 1 - index), dropout_key, last)  # type: ignore[operator]
                 for index, tower in enumerate(self.towers)
             ]
             if stage == 0 and self.on_boundary is not None:

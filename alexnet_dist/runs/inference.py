@@ -29,6 +29,16 @@ def view_probabilities(run: LoadedRun, images: Tensor, views: int, device: torch
     return torch.stack(logits).double().softmax(2).mean(0)
 
 
+def centre_input(run: LoadedRun, images: Tensor, device: torch.device) -> Tensor:
+    """Return the net's input for the centres of images, float32 (n, 3, crop, crop).
+
+    images: uint8 (n, size, size, 3).
+    """
+    crop = run.config.data.crop
+    patches = augment.centre_crop(images, crop, channels_last=True)
+    return augment.network_input(patches.to(device), augment.centre_crop(run.mean, crop).to(device), torch.float32)
+
+
 def find_device(name: str | None) -> torch.device:
     """Return a device by its name, by default cuda if there is one; UserError if torch cannot use it here."""
     if name is None:

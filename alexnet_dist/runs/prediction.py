@@ -1,20 +1,29 @@
-"""The most probable classes of single images, for a trained run."""
+"""The most probable classes of images, for a trained run."""
 
 from __future__ import annotations
 
-import stat
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
+from torch import Tensor
 
 from alexnet_dist.data.transform import UnusableImageError, upright_image
 from alexnet_dist.errors import UserError
 from alexnet_dist.runs.inference import view_probabilities
 from alexnet_dist.runs.load import LoadedRun
+from alexnet_dist.runs.pictures import EXPECTED, Picture
 
 GUESSES = 5
-LARGEST_FILE_BYTES = 1 << 29  # as for a file that is packed
+ROWS = 32  # images a batch
+
+# What a program may pass as an image: a file or URL, the contents of a file, a picture, its pixels uint8 (H, W, 3).
+ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -34,37 +43,69 @@ class Prediction:
     classes: list[Guess]
 
 
-def predict(run: LoadedRun, path: Path, views: int = 1) -> Prediction:
-    """Classify one image of any size and of any format that Pillow reads.
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be classified, and why; the text begins with its name."""
 
-    It is prepared as pack prepares training images, but turned by its EXIF orientation, as viewers show it.
-    Raises UserError, with a one-line text that starts with the path, if the file cannot be used.
+    image: str
+    error: str
+
+
+def predictions(
+    run: LoadedRun, pictures: Sequence[Picture], views: int, device: torch.device, names: Sequence[str]
+) -> Iterator[Prediction | Failure]:
+    """Yield a prediction or a failure for each picture, in order; a batch is computed at a time.
+
+    names: of the classes. The run's model is on the device.
     """
-    try:
-        pixels = upright_image(_read_file(path), run.manifest.options)
-    except UnusableImageError as error:
-        raise UserError(f"{path}: {error}; expected an image file such as a JPEG, PNG or WebP") from None
-    probabilities = view_probabilities(run, torch.from_numpy(pixels)[None], views, torch.device("cpu"))[0]
+    for first in range(0, len(pictures), ROWS):
+        batch = pictures[first : first + ROWS]
+        prepared = [_prepared(run, picture) for picture in batch]
+        usable = [pixels for pixels in prepared if isinstance(pixels, Tensor)]
+        rows = iter(view_probabilities(run, torch.stack(usable), views, device).cpu() if usable else ())
+        for picture, pixels in zip(batch, prepared, strict=True):
+            if isinstance(pixels, Tensor):
+                yield Prediction(picture.name, best_guesses(next(rows), names))
+            else:
+                yield Failure(picture.name, pixels)
+
+
+def best_guesses(probabilities: Tensor, names: Sequence[str]) -> list[Guess]:
+    """Return the most probable classes of one image, best first; probabilities: (classes,)."""
     best = probabilities.topk(min(GUESSES, len(probabilities)))
-    names = [described.words or described.name for described in run.manifest.classes]
-    guesses = [
+    return [
         Guess(index, names[index], probability)
         for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
-    return Prediction(str(path), guesses)
 
 
-def _read_file(path: Path) -> bytes:
-    """Return the contents of a regular file; a FIFO, which would block, and any other kind are refused."""
+def class_names(run: LoadedRun) -> list[str]:
+    """Return what is shown for each class: its words if the source of the images had any, otherwise its name."""
+    return [described.words or described.name for described in run.manifest.classes]
+
+
+def square_pixels(run: LoadedRun, image: ImageLike) -> Tensor:
+    """Return an image as the run's packed images are, uint8 (size, size, 3), but turned by its EXIF orientation.
+
+    Raises UserError, with a one-line text that begins with the image's name, if it cannot be used.
+    """
+    if isinstance(image, str | Path):
+        name, content = str(image), Picture(str(image)).read()
+    elif isinstance(image, bytes):
+        name, content = "image", image
+    else:
+        picture, encoded = image if isinstance(image, Image.Image) else Image.fromarray(image), io.BytesIO()
+        picture.save(encoded, "PNG", exif=picture.getexif())
+        name, content = "image", encoded.getvalue()
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise UserError(f"{path}: a folder; expected image files: pass {path}/*.jpg")
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: not a regular file; save the image to a file first")
-        if status.st_size > LARGEST_FILE_BYTES:
-            raise UserError(f"{path}: {status.st_size} bytes, more than {LARGEST_FILE_BYTES}; expected one image")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: {reason}; expected an image file such as a JPEG, PNG or WebP") from None
+        return torch.from_numpy(upright_image(content, run.manifest.options))
+    except UnusableImageError as error:
+        raise UserError(f"{name}: {error}; expected {EXPECTED}") from None
+
+
+def _prepared(run: LoadedRun, picture: Picture) -> Tensor | str:
+    """Return a picture's pixels, or why it cannot be used."""
+    try:
+        return square_pixels(run, picture.name)
+    except UserError as error:
+        return str(error)

@@ -1,0 +1,85 @@
+"""python -m alexnet_dist.predict RUN IMAGE [IMAGE ...]: classify images with a trained run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet_dist.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from alexnet_dist.predict.output import Output
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, load, predict, print.
+
+    Images that cannot be used do not keep the others from being classified: they are named at the end, in a UserError.
+    """
+    parsed = _parser().parse_args(arguments)
+    # These import torch: --help does without it.
+    from alexnet_dist.predict.output import OUTPUTS
+    from alexnet_dist.runs.inference import find_device
+    from alexnet_dist.runs.load import load_run
+    from alexnet_dist.runs.pictures import find_pictures
+    from alexnet_dist.runs.prediction import Failure, class_names, predictions
+    from alexnet_dist.runs.words import named_by
+
+    pictures, others = find_pictures(parsed.images)
+    if others:
+        print(f"{others:,} files of folders are left out: their names are no image's", file=sys.stderr, flush=True)
+    device = find_device(parsed.device)
+    run = load_run(parsed.run, parsed.step)
+    run.model.to(device)
+    names = class_names(run)
+    if parsed.words is not None:
+        names, missing = named_by(parsed.words, run.manifest.classes)
+        if missing:
+            print(f"{parsed.words}: no words for {missing:,} of {len(names):,} classes", file=sys.stderr, flush=True)
+    output: Output = OUTPUTS[parsed.format]()
+    errors = []
+    for result in predictions(run, pictures, parsed.views, device, names):
+        output.write(result)
+        if isinstance(result, Failure):
+            errors.append(result.error)
+    output.close()
+    if errors:
+        several = f"{len(errors):,} of {len(pictures):,} images were not classified:\n" if len(pictures) > 1 else ""
+        raise UserError(several + "\n".join(errors))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m alexnet_dist.predict", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a file in any format that Pillow reads, turned by its EXIF orientation; a folder of them; an http, https"
+        " or s3 URL; or - for the standard input",
+    )
+    parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="1: centre patch; 10: as the paper tests")
+    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest that verifies")
+    parser.add_argument("--device", help="such as cpu or cuda:1; default: cuda if there is one")
+    parser.add_argument(
+        "--words", type=Path, metavar="FILE", help="words to show for classes, such as ImageNet's synset_words.txt"
+    )
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument(
+        "--json",
+        dest="format",
+        action="store_const",
+        const="json",
+        default="text",
+        help="print a JSON list: for each image its classes or its error",
+    )
+    formats.add_argument(
+        "--csv", dest="format", action="store_const", const="csv", help="print a table: a line for each class or error"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,68 @@
+"""A trained net for programs: what `alexnet_dist.load_run` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alexnet_dist.nn.model import AlexNet
+from alexnet_dist.runs import load
+from alexnet_dist.runs.inference import centre_input, find_device, view_probabilities
+from alexnet_dist.runs.load import LoadedRun
+from alexnet_dist.runs.prediction import Guess, ImageLike, best_guesses, class_names, square_pixels
+
+
+@dataclass(frozen=True)
+class TrainedNet:
+    """A run's net with what is needed to use it on images: a path, a URL, bytes, a PIL image, or pixels (H, W, 3).
+
+    model: in evaluation mode, on `device`; it maps mean-subtracted images (B, 3, crop, crop) to logits (B, classes).
+    classes: a name for each logit. step: of the checkpoint.
+    """
+
+    loaded: LoadedRun
+    device: torch.device
+    classes: tuple[str, ...]
+
+    @property
+    def model(self) -> AlexNet:
+        """The net."""
+        return self.loaded.model
+
+    @property
+    def step(self) -> int:
+        """The step of its checkpoint."""
+        return self.loaded.step
+
+    def predict(self, image: ImageLike, views: int = 1) -> list[Guess]:
+        """Return up to five classes of an image, best first, as `predict` prints them: index, name, probability.
+
+        views: 1, the centre; 10, corners and centre, and their mirror images (§4.1). Raises UserError for an image that
+        cannot be used.
+        """
+        pixels = square_pixels(self.loaded, image)[None]
+        return best_guesses(view_probabilities(self.loaded, pixels, views, self.device)[0].cpu(), self.classes)
+
+    def features(self, image: ImageLike, layer: str | None = None) -> Tensor:
+        """Return the output of a layer for an image's centre, (units,) float32 on the CPU; see AlexNet.features.
+
+        Raises UserError for an image that cannot be used, ValueError if the net has no such layer.
+        """
+        pixels = square_pixels(self.loaded, image)[None]
+        with torch.no_grad():
+            return self.model.features(centre_input(self.loaded, pixels, self.device), layer)[0].cpu()
+
+
+def load_run(path: str | Path, step: int | None = None, device: str | None = None) -> TrainedNet:
+    """Read a run directory, live or finished, for use: by default its newest checkpoint that verifies.
+
+    device: such as cpu or cuda:1; by default cuda if there is one. Raises UserError if the directory is not a run, has
+    no such checkpoint, or the device cannot be used.
+    """
+    where = find_device(device)
+    loaded = load.load_run(Path(path), step)
+    loaded.model.to(where)
+    return TrainedNet(loaded, where, tuple(class_names(loaded)))
