@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.data import manifest
-from alexnet_dist.data.manifest import Class
 from alexnet_dist.data.reader import Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.evaluate import main
@@ -25,23 +24,12 @@ from alexnet_dist.runs.evaluation import Scores, Weights, evaluate
 from alexnet_dist.runs.inference import find_device, view_probabilities
 from alexnet_dist.runs.load import LoadedRun, load_run
 from support.runs import CLASSES, SIZE, write_run
+from support.splits import opened, with_classes
 
 Pack = Callable[..., Path]
 Draw = Callable[[int, int], list[bytes]]
 CROP, CPU = 14, torch.device("cpu")
 CORNERS = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
-
-
-def with_classes(root: Path, names: list[str], split: str = "val") -> Split:
-    """Return a split with other classes."""
-    path = manifest.manifest_path(root, split)
-    manifest.save(replace(manifest.load(path), classes=tuple(map(Class, names))), path)
-    return Split.open(root, split)
-
-
-def opened(pack: Pack, jpegs: list[bytes] | None = None, split: str = "val") -> Split:
-    """Return a split of eight images with the classes of write_run's runs."""
-    return with_classes(pack(jpegs, (5, 3), SIZE, split), [f"class-{label}" for label in range(CLASSES)], split)
 
 
 def trained(home: Path, step: int) -> LoadedRun:

@@ -30,7 +30,7 @@ FLOORS = (
     {"training.pipeline"},
     {"training.loop"},
     {"training.train"},
-    {"pack", "show", "train", "evaluate", "predict", "export", "figures", "benchmark", "demo"},
+    {"pack", "show", "train", "evaluate", "predict", "export", "features", "figures", "benchmark", "demo"},
     {"paper", "doctor"},
     {"__main__", "launch"},
 )

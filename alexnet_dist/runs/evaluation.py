@@ -89,7 +89,7 @@ def evaluate(
     there is.
     """
     for other in (split,) if search_on is None else (split, search_on):
-        _check(runs, other)
+        check_split(runs, other)
     for run in runs:
         run.model.to(device)
     train = runs[0].config.train
@@ -123,7 +123,7 @@ def _equal(runs: Sequence[LoadedRun]) -> Weights:
     return Weights("equal", [1 / len(runs)] * len(runs))
 
 
-def _check(runs: Sequence[LoadedRun], split: Split) -> None:
+def check_split(runs: Sequence[LoadedRun], split: Split) -> None:
     """Raise UserError if a split has not the classes and the image size of the runs; warn of other differences."""
     classes = [described.name for described in split.manifest.classes]
     for run in runs:
@@ -194,13 +194,16 @@ def _predictions(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each batch's probabilities, (runs, n, classes) float64, and labels (n,), and show the progress."""
     with Progress(split.manifest.split, split.images) as progress:
-        for images, truth in _batches(split, workers):
+        for images, truth in split_batches(split, workers):
             yield torch.stack([view_probabilities(run, images, views, device) for run in runs]), truth
             progress.add(len(truth))
 
 
-def _batches(split: Split, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images at packed size, uint8 (n, size, size, 3), and labels (n,)."""
+def split_batches(split: Split, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a split's images in order at packed size, uint8 (n, size, size, 3), and their labels (n,).
+
+    Raises UserError for a damaged image.
+    """
     name, size = split.manifest.split, split.manifest.size
     ahead_bytes = split.root.cache.max_bytes if isinstance(split.root, Remote) else 0
     batches = (validation_ids(k, 0, 1, split.images, ROWS) for k in range(validation_steps(split.images, 1, ROWS)))

@@ -49,10 +49,11 @@ def _read(path: Path) -> dict[str, str]:
 def _of_json(path: Path, text: str) -> dict[str, str]:
     try:
         values: dict[str, Any] = json.loads(text)
-        pairs = [value if isinstance(value, list) else (key, value) for key, value in values.items()]
-        words = dict(pairs)
+        words: dict[str, str] = dict(
+            (value[0], value[1]) if isinstance(value, list) else (key, value) for key, value in values.items()
+        )
         if not all(isinstance(part, str) for pair in words.items() for part in pair):
             raise ValueError
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, IndexError):
         raise UserError(f"{path}: not such a JSON object; expected {FORMATS}") from None
     return words

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from alexnet_dist import predict as command
 from alexnet_dist.data.transform import training_image
 from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.predict import __main__ as command
 from alexnet_dist.runs.inference import view_probabilities
 from alexnet_dist.runs.load import LoadedRun, load_run
-from alexnet_dist.runs.prediction import predict
+from alexnet_dist.runs.pictures import Picture, find_pictures
+from alexnet_dist.runs.prediction import Failure, Prediction, class_names, predictions, square_pixels
 from support.folders import encoded, photo
+from support.remote_server import HttpServer
 from support.runs import write_run
 
 Make = Callable[[Path], object]
@@ -33,6 +36,17 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(directory: Path) -> LoadedRun:
     return load_run(directory)
+
+
+def results(run: LoadedRun, paths: Sequence[Path], views: int = 1) -> list[Prediction | Failure]:
+    pictures = [Picture(str(path)) for path in paths]
+    return list(predictions(run, pictures, views, torch.device("cpu"), class_names(run)))
+
+
+def predict(run: LoadedRun, path: Path, views: int = 1) -> Prediction:
+    (result,) = results(run, [path], views)
+    assert isinstance(result, Prediction)
+    return result
 
 
 def image_file(folder: Path, name: str, kind: str = "JPEG", **options: object) -> Path:
@@ -78,10 +92,9 @@ BAD: dict[str, tuple[Make, str]] = {
     "empty": (Path.touch, "empty file; expected an image file"),
     "text": (lambda path: path.write_text("not an image"), "not a whole image in a format that Pillow reads; expected"),
     "damaged": (lambda path: path.write_bytes(encoded(photo(1))[:400]), "damaged or truncated JPEG; expected"),
-    "folder": (Path.mkdir, r"a folder; expected image files: pass .*folder/\*\.jpg"),
     "fifo": (os.mkfifo, "not a regular file; save the image to a file first"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file; save the image to a file first"),
-    "huge": (write_huge, "1073741824 bytes, more than 536870912"),
+    "huge": (write_huge, "more than 536,870,912 bytes; expected one image"),
 }
 
 
@@ -90,13 +103,22 @@ def test_a_file_that_is_no_image_is_refused_by_name(run: LoadedRun, tmp_path: Pa
     make, message = BAD[name]
     make(tmp_path / name)
     with pytest.raises(UserError, match=f"^{tmp_path / name}: {message}"):
-        predict(run, tmp_path / name)
+        square_pixels(run, tmp_path / name)
+    (result,) = results(run, [tmp_path / name])
+    assert isinstance(result, Failure)
+    assert result.error.startswith(f"{tmp_path / name}: ")
 
 
 def test_bad_images_do_not_hide_the_predictions_of_the_others(
     directory: Path, run: LoadedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = [image_file(tmp_path, "a.jpg"), tmp_path / "missing.jpg", image_file(tmp_path, "b.webp", "WEBP"), tmp_path]
+    paths = [
+        image_file(tmp_path, "a.jpg"),
+        tmp_path / "missing.jpg",
+        image_file(tmp_path, "b.webp", "WEBP"),
+        tmp_path / "text.jpg",
+    ]
+    paths[3].write_text("not an image")
     words = [str(directory), *map(str, paths)]
     assert run_command(command.main, words) == 2
     printed = capsys.readouterr()
@@ -109,7 +131,9 @@ def test_bad_images_do_not_hide_the_predictions_of_the_others(
     results = json.loads(printed.out)
     assert [result["image"] for result in results] == list(map(str, paths))
     assert [sorted(result) for result in results] == [["classes", "image"], ["error", "image"]] * 2
-    assert results[0]["classes"][0]["probability"] == predict(run, paths[0]).classes[0].probability
+    # A net computes a batch in another order than an image: the last digits differ.
+    alone = predict(run, paths[0]).classes[0]
+    assert results[0]["classes"][0]["probability"] == pytest.approx(alone.probability, rel=1e-5)
     assert results[1]["error"] == errors[0]
 
 
@@ -130,3 +154,71 @@ def test_a_fifo_does_not_keep_the_command_waiting(directory: Path, tmp_path: Pat
     assert result.stdout.startswith(f"{good}\n")
     assert "1 of 2 images were not classified" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_batch_has_the_predictions_of_its_images_alone(run: LoadedRun, tmp_path: Path) -> None:
+    paths = [image_file(tmp_path, f"{number}.png", "PNG") for number in range(3)]
+    paths[1].write_bytes(encoded(photo(9, 20, 50), "PNG"))
+    paths.insert(1, tmp_path / "missing.png")
+    found = results(run, paths)
+    assert [type(result) for result in found] == [Prediction, Failure, Prediction, Prediction]
+    for path, result in zip(paths, found, strict=True):
+        if isinstance(result, Prediction):
+            alone = predict(run, path)
+            assert [guess.index for guess in result.classes] == [guess.index for guess in alone.classes]
+            assert [guess.probability for guess in result.classes] == pytest.approx(
+                [guess.probability for guess in alone.classes], rel=1e-5
+            )
+
+
+def test_a_folder_stands_for_its_images(tmp_path: Path) -> None:
+    for name in ("b/2.jpg", "a.png", "b/1.JPEG", "notes.txt", ".hidden/3.jpg", "b/.4.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    pictures, others = find_pictures([str(tmp_path), "missing.jpg", "https://host/a.jpg?size=1", "-"])
+    assert [picture.name for picture in pictures] == [
+        *(str(tmp_path / name) for name in ("a.png", "b/1.JPEG", "b/2.jpg")), "missing.jpg", "https://host/a.jpg?size=1",
+        "-",
+    ]  # fmt: skip
+    assert others == 1
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match=r"none: a folder without images; expected files such as"):
+        find_pictures([str(tmp_path / "none")])
+    with pytest.raises(UserError, match=r"-: the standard input is named twice"):
+        find_pictures(["-", "-"])
+    with pytest.raises(UserError, match=r"IMAGE: pipe:cat: scheme 'pipe' is not supported; expected a file, or a URL"):
+        find_pictures(["pipe:cat"])
+
+
+def test_an_image_from_the_standard_input_and_from_a_server(
+    directory: Path, tmp_path: Path, http_server: HttpServer
+) -> None:
+    path = image_file(tmp_path, "a.jpg")
+    names = [str(path), http_server.url(path), "-", http_server.url(tmp_path / "missing.jpg")]
+    line = [sys.executable, "-m", "alexnet_dist.predict", str(directory), *names, "--csv"]
+    done = subprocess.run(line, input=path.read_bytes(), capture_output=True, timeout=120, check=False)
+    assert done.returncode == 2
+    rows = list(csv.DictReader(done.stdout.decode().splitlines()))
+    by_name = {name: [row for row in rows if row["image"] == name] for name in names}
+    assert [[row["index"] for row in by_name[name]] for name in names[:3]] == [
+        [row["index"] for row in by_name["-"]]
+    ] * 3
+    found = [[float(row["probability"]) for row in by_name[name]] for name in names[:3]]
+    assert len(found[0]) == 5
+    assert found[0] == pytest.approx(found[2], rel=1e-5)
+    assert found[1] == pytest.approx(found[2], rel=1e-5)
+    (missing,) = by_name[names[3]]
+    assert "404" in missing["error"]
+    assert "packed set" not in missing["error"]
+    assert b"1 of 4 images were not classified" in done.stderr
+
+
+def test_words_are_shown_for_classes(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words, image = tmp_path / "words.txt", image_file(tmp_path, "a.jpg")
+    words.write_text("".join(f"class-{label} word {label}, other\n" for label in range(6)))
+    command.main([str(directory), str(image), f"--words={words}", "--csv"])
+    printed = capsys.readouterr()
+    assert {row["name"] for row in csv.DictReader(printed.out.splitlines())} <= {
+        "class-6", *(f"word {label}, other" for label in range(6))
+    }  # fmt: skip
+    assert printed.err == f"{words}: no words for 1 of 7 classes\n"
