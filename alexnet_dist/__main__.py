@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train, or resume a run (several ranks: torchrun -m alexnet_dist.train)",
     "evaluate": "errors and loss of a run over a whole split",
     "predict": "classify images with a trained run",
+    "finetune": "train a finished run's net on your own images",
     "features": "what a layer computes for images, as a file",
     "export": "write a run's net for use without this package",
     "figures": "draw a run's net, kernels, curves, predictions, neighbours and activations",

@@ -11,11 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet_dist.config.arguments import add_step_argument
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.system import resources
 
 if TYPE_CHECKING:
+    from alexnet_dist.runs.class_counts import ClassCounts
     from alexnet_dist.runs.evaluation import Result, Scores
 
 SEARCH = "search"
@@ -29,9 +31,12 @@ def main(arguments: list[str]) -> None:
     from alexnet_dist.data.loader import worker_death_as_error
     from alexnet_dist.data.reader import Split
     from alexnet_dist.data.remote import locate
+    from alexnet_dist.figures.page import blank_figure
+    from alexnet_dist.runs.class_counts import ClassCounts
     from alexnet_dist.runs.evaluation import evaluate
     from alexnet_dist.runs.inference import find_device
     from alexnet_dist.runs.load import load_run
+    from alexnet_dist.runs.prediction import class_names
 
     resources.keep_freed_memory()
     device = find_device(parsed.device)
@@ -40,9 +45,27 @@ def main(arguments: list[str]) -> None:
     root = locate(parsed.data or data.root, data.cache, data.cache_bytes)
     split = Split.open(root, parsed.split)
     search_on = Split.open(root, "val") if parsed.weights == SEARCH else None
+    counts = None if parsed.by_class is None else ClassCounts(len(split.manifest.classes))
+    if counts is not None:
+        blank_figure(1.0, 1.0)  # before hours of evaluation: it needs matplotlib
     with worker_death_as_error():
-        result = evaluate(runs, split, parsed.views, device, weights=weights, search_on=search_on)
+        result = evaluate(runs, split, parsed.views, device, weights=weights, search_on=search_on, counts=counts)
+    if counts is not None:
+        _write_by_class(parsed.by_class, counts, class_names(split.manifest), result)
     print(json.dumps(asdict(result)) if parsed.json else report(result))
+
+
+def _write_by_class(folder: Path, counts: ClassCounts, names: Sequence[str], result: Result) -> None:
+    """Write the errors by class and the confusion matrix, as tables and as a picture."""
+    from alexnet_dist.figures import confusion
+
+    title = f"Confusion on {result.images:,} images of {result.split}, {result.views} view(s) an image"
+    try:
+        counts.write(folder, names)
+        confusion.draw(counts.confusion.numpy(), names, title).savefig(folder / "confusion.png", facecolor="white")
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: {error.strerror}; choose another folder for --by-class") from None
+    print(f"{folder}: errors by class and the confusion matrix", file=sys.stderr, flush=True)
 
 
 def report(result: Result) -> str:
@@ -103,7 +126,10 @@ def _parser() -> argparse.ArgumentParser:
         help="weights of several runs, divided by their sum; search: find them by coordinate descent on val's top-5"
         " error (top-1 below six classes); default: the plain mean",
     )
-    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest that verifies")
+    add_step_argument(parser)
+    parser.add_argument(
+        "--by-class", type=Path, metavar="FOLDER", help="write classes.csv, confusion.csv and confusion.png there"
+    )
     parser.add_argument("--device", help="such as cpu or cuda:1; default: cuda if there is one, else cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet_dist.config.arguments import add_step_argument
 from alexnet_dist.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("out", type=Path, metavar="OUT", help=f"file to write: its name ends in {', '.join(SUFFIXES)}")
-    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest that verifies")
+    add_step_argument(parser)
     parsed = parser.parse_args(arguments)
     if parsed.out.suffix not in SUFFIXES:
         raise UserError(f"{parsed.out}: expected a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")

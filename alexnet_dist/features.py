@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from alexnet_dist.config.arguments import add_step_argument
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.system import resources
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layer", help="its output, with all that follows it; default: the last hidden layer (§6.1)")
     parser.add_argument("--split", choices=SPLITS, help="split to read (default: val)")
     parser.add_argument("--data", help="shards to read; default: the run's data.root")
-    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest that verifies")
+    add_step_argument(parser)
     parser.add_argument("--device", help="such as cpu or cuda:1; default: cuda if there is one")
     return parser
 

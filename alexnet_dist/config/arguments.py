@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from alexnet_dist.config.loading import LoadedConfig
 
 
+BEST = "best"
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the repeatable option --config FILE and key=value arguments to a command.
 
@@ -41,6 +44,22 @@ def from_arguments(arguments: argparse.Namespace) -> LoadedConfig:
     from alexnet_dist.config.loading import load
 
     return load(arguments.config, arguments.overrides)
+
+
+def add_step_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --step, the checkpoint of a run to take: a number, `best`, or None for the newest that verifies."""
+
+    def parse(text: str) -> int | str:
+        if text != BEST and not (text.isascii() and text.isdigit()):
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected the step of a checkpoint, or {BEST}")
+        return text if text == BEST else int(text)
+
+    parser.add_argument(
+        "--step",
+        type=parse,
+        metavar=f"STEP|{BEST}",
+        help=f"checkpoint to take; {BEST}: with the lowest validation error; default: the newest that verifies",
+    )
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:

@@ -215,6 +215,8 @@ class RunConfig(Section):
     """After a checkpoint that could not be written: train on and try again until the next one is due, or end."""
     keep: int = Field(3, ge=1)
     """Number of checkpoints kept; older ones are deleted."""
+    keep_best: bool = True
+    """Keep also the checkpoint with the lowest top-1 error on the validation set."""
     on_divergence: Literal["stop", "skip", "rollback"] = "stop"
     """After numbers that are not finite: the run ends, the step changes no weight, or it resumes without its batch."""
     max_skipped: int = Field(10, ge=1)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet_dist.config.arguments import add_step_argument
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import UserError, run_command
 
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the pictures")
     parser.add_argument("--data", help="directory or URL of the shards; default: the run's data.root")
     parser.add_argument("--split", choices=SPLITS, default="val", help="split to take images from (default: val)")
-    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest complete one")
+    add_step_argument(parser)
     return parser
 
 

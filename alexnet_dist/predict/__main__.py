@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet_dist.config.arguments import add_step_argument
 from alexnet_dist.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> None:
     device = find_device(parsed.device)
     run = load_run(parsed.run, parsed.step)
     run.model.to(device)
-    names = class_names(run)
+    names = class_names(run.manifest)
     if parsed.words is not None:
         names, missing = named_by(parsed.words, run.manifest.classes)
         if missing:
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         " or s3 URL; or - for the standard input",
     )
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="1: centre patch; 10: as the paper tests")
-    parser.add_argument("--step", type=int, help="checkpoint to take; default: the newest that verifies")
+    add_step_argument(parser)
     parser.add_argument("--device", help="such as cpu or cuda:1; default: cuda if there is one")
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="words to show for classes, such as ImageNet's synset_words.txt"

@@ -89,14 +89,15 @@ def commit(directory: Path, step: int, state: Mapping[str, Any], towers: int = 2
     replace_file(home / MANIFEST, _text({**content, OWN_HASH: _hash(content)}).encode())
 
 
-def delete_old(directory: Path, step: int, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints up to that of a step (rank 0 only). Raises OSError.
+def delete_old(directory: Path, step: int, keep: int, best: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints up to that of a step, and that of the step `best`. Raises OSError.
 
-    Checkpoints of later steps are not counted, and deleted too: `set_aside` has moved those that a start found damaged.
+    For rank 0 only. Checkpoints of later steps are not counted, and deleted too: `set_aside` has moved those that a
+    start found damaged.
     """
     finished = finished_steps(directory)
     kept = sorted(number for number in finished if number <= step)[-keep:]
-    for number in set(finished).difference(kept):
+    for number in set(finished).difference(kept, () if best is None else (best,)):
         old = step_directory(directory, number)
         (old / MANIFEST).unlink()
         shutil.rmtree(old)

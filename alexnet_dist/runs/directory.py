@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -173,6 +173,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; expected a file of JSON lines") from None
     return [_object(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def best_step(directory: Path, steps: Iterable[int]) -> int | None:
+    """Return which of some steps was evaluated with the lowest top-1 error, the first of equals; None if none was.
+
+    Raises UserError for evaluations that cannot be read.
+    """
+    errors = {line["step"]: line["top1_error"] for line in read_lines(directory / EVALUATIONS)}
+    return min((step for step in sorted(steps) if step in errors), key=errors.__getitem__, default=None)
 
 
 def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:

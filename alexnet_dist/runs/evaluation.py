@@ -18,6 +18,7 @@ from alexnet_dist.data.remote import Remote
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.nn.scoring import score
+from alexnet_dist.runs.class_counts import ClassCounts
 from alexnet_dist.runs.ensemble import search_weights, weighted_mean
 from alexnet_dist.runs.inference import SMALLEST, view_probabilities
 from alexnet_dist.runs.load import LoadedRun
@@ -79,11 +80,12 @@ def evaluate(
     workers: int = 2,
     weights: Sequence[float] | None = None,
     search_on: Split | None = None,
+    counts: ClassCounts | None = None,
 ) -> Result:
     """Evaluate the weighted mean of several runs' probabilities over a whole split, each image once.
 
     weights: one for each run; None: equal ones, or those that a search on the split `search_on` finds. If that is the
-    same split, no net computes it twice.
+    same split, no net computes it twice. counts: to which the images are added, by class.
 
     Raises UserError for a split that does not fit the runs, for a damaged image, or if a search needs more memory than
     there is.
@@ -103,7 +105,7 @@ def evaluate(
         chosen = Weights("searched", search_weights(probabilities, truth), search_on.manifest.split)
         if optimistic:
             predictions = zip(torch.split(probabilities, ROWS, 1), torch.split(truth, ROWS), strict=True)
-    of_runs, plain, combined = _scores(predictions, split, chosen.values)
+    of_runs, plain, combined = _scores(predictions, split, chosen.values, counts)
     return Result(
         **vars(combined),
         images=split.images,
@@ -146,14 +148,18 @@ def check_split(runs: Sequence[LoadedRun], split: Split) -> None:
             )
 
 
-def _scores(predictions: Predictions, split: Split, weights: Sequence[float]) -> tuple[list[Scores], Scores, Scores]:
-    """Return the scores of each run, of the plain mean and of the weighted mean."""
+def _scores(
+    predictions: Predictions, split: Split, weights: Sequence[float], counts: ClassCounts | None
+) -> tuple[list[Scores], Scores, Scores]:
+    """Return the scores of each run, of the plain mean and of the weighted mean, whose classes are counted."""
     sums: Tensor | None = None
     for probabilities, truth in predictions:
         equal = [1 / len(probabilities)] * len(probabilities)
         means = [*probabilities.double(), *(weighted_mean(probabilities, values) for values in (equal, weights))]
         batch = torch.stack([score(mean.clamp_min(SMALLEST).log(), truth.to(mean.device)) for mean in means])
         sums = batch if sums is None else sums + batch
+        if counts is not None:
+            counts.add(means[-1], truth)
     assert sums is not None
     if (sums[:, 3] != split.images).any():
         raise RuntimeError(f"evaluated {sums[0, 3]:.0f} images of {split.images}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from alexnet_dist.nn.geometry import Geometry, Layer
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.checkpoint import Checkpoint
-from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, MEAN
+from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, MEAN, best_step
 from alexnet_dist.runs.weights import check_tower, restore
 
 HEADER_BYTES = 4096  # more than the header of an array has
@@ -82,8 +82,10 @@ class LoadedRun:
     step: int
 
 
-def load_run(directory: Path, step: int | None = None) -> LoadedRun:
+def load_run(directory: Path, step: int | Literal["best"] | None = None) -> LoadedRun:
     """Read a run and the net of one of its checkpoints, by default the newest that verifies.
+
+    step: "best" is the checkpoint with the lowest top-1 error on the validation set.
 
     Prints a line on stderr for each newer checkpoint that does not verify. A live run may delete a checkpoint while it
     is read: the newest is then searched again.
@@ -94,13 +96,19 @@ def load_run(directory: Path, step: int | None = None) -> LoadedRun:
         raise UserError(f"{directory}: not a run: there is no {CONFIG} in it; expected the run.directory of a training")
     config = configs.load([directory / CONFIG], []).config
     home, net = directory / CHECKPOINTS, configs.geometry(config)
+    wanted, step = step, None if step == "best" else step
     for _ in range(SEARCHES):
         before = checkpoint.finished_steps(home)
+        if wanted == "best":
+            step = best_step(directory, before)
+            if step is None and before:
+                steps = ", ".join(map(str, sorted(before)))
+                raise UserError(f"{directory}: none of its checkpoints was evaluated (steps {steps}); pass --step STEP")
         try:
             saved, complaints = checkpoint.find(home, step)
             model = None if saved is None else _read_model(saved, net, directory / CONFIG)
         except UserError:
-            if step is not None or not _deleted(before, home):
+            if wanted not in (None, "best") or not _deleted(before, home):
                 raise
             continue
         if not (complaints and _deleted(before, home)):

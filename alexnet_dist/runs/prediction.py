@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.data.transform import UnusableImageError, upright_image
 from alexnet_dist.errors import UserError
 from alexnet_dist.runs.inference import view_probabilities
@@ -79,9 +80,9 @@ def best_guesses(probabilities: Tensor, names: Sequence[str]) -> list[Guess]:
     ]
 
 
-def class_names(run: LoadedRun) -> list[str]:
+def class_names(manifest: Manifest) -> list[str]:
     """Return what is shown for each class: its words if the source of the images had any, otherwise its name."""
-    return [described.words or described.name for described in run.manifest.classes]
+    return [described.words or described.name for described in manifest.classes]
 
 
 def square_pixels(run: LoadedRun, image: ImageLike) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -56,13 +57,14 @@ class TrainedNet:
             return self.model.features(centre_input(self.loaded, pixels, self.device), layer)[0].cpu()
 
 
-def load_run(path: str | Path, step: int | None = None, device: str | None = None) -> TrainedNet:
+def load_run(path: str | Path, step: int | Literal["best"] | None = None, device: str | None = None) -> TrainedNet:
     """Read a run directory, live or finished, for use: by default its newest checkpoint that verifies.
 
-    device: such as cpu or cuda:1; by default cuda if there is one. Raises UserError if the directory is not a run, has
-    no such checkpoint, or the device cannot be used.
+    step: of another one; "best": of that with the lowest top-1 error on the validation set. device: such as cpu or
+    cuda:1; by default cuda if there is one. Raises UserError if the directory is not a run, has no such checkpoint, or
+    the device cannot be used.
     """
     where = find_device(device)
     loaded = load.load_run(Path(path), step)
     loaded.model.to(where)
-    return TrainedNet(loaded, where, tuple(class_names(loaded)))
+    return TrainedNet(loaded, where, tuple(class_names(loaded.manifest)))

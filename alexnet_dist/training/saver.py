@@ -19,10 +19,11 @@ from typing import Any
 from torch import Tensor
 
 from alexnet_dist.distributed.control import Control
+from alexnet_dist.errors import UserError
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.model import merge_cross_weights
 from alexnet_dist.runs import checkpoint
-from alexnet_dist.runs.directory import CHECKPOINTS, mark_saved
+from alexnet_dist.runs.directory import CHECKPOINTS, best_step, mark_saved
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.faults import SAVE, Injector
 
@@ -161,9 +162,13 @@ class Saver:
             return _failed(error)
         try:  # the checkpoint is valid, whatever happens now
             mark_saved(self._run.directory, save.step)
-            checkpoint.delete_old(self._home, save.step, self._run.config.run.keep)
-        except OSError as error:
-            return Report(note=f"{self._home}: not tidied after step {save.step}: {error.strerror or error}")
+            settings, best = self._run.config.run, None
+            if settings.keep_best:
+                best = best_step(self._run.directory, checkpoint.finished_steps(self._home))
+            checkpoint.delete_old(self._home, save.step, settings.keep, best)
+        except (OSError, UserError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            return Report(note=f"{self._home}: not tidied after step {save.step}: {reason}")
         return Report()
 
     def _end_towers(self) -> Saved | None:

@@ -40,7 +40,7 @@ def run(directory: Path) -> LoadedRun:
 
 def results(run: LoadedRun, paths: Sequence[Path], views: int = 1) -> list[Prediction | Failure]:
     pictures = [Picture(str(path)) for path in paths]
-    return list(predictions(run, pictures, views, torch.device("cpu"), class_names(run)))
+    return list(predictions(run, pictures, views, torch.device("cpu"), class_names(run.manifest)))
 
 
 def predict(run: LoadedRun, path: Path, views: int = 1) -> Prediction:

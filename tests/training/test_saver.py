@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -166,3 +167,25 @@ def test_all_ranks_learn_of_an_end_at_the_same_step(tmp_path: Path, run_ranks: A
     assert all(ended == found[0] for ended in found)
     assert [saved for _, saved in found[0] if saved is not None] == [Saved(2), Saved(7)]
     assert sorted(checkpoint.finished_steps(directory / CHECKPOINTS)) == [2, 7]
+
+
+def test_the_best_checkpoint_is_kept(run: RunContext) -> None:
+    saving = Saver(run, Control(None))
+    for step, error in ((1, 0.5), (2, 0.2), (3, 0.4), (4, 0.3), (5, 0.1), (6, 0.6)):
+        assert saving.begin(step, STATE, towers()) == Saved(step)
+        with (run.directory / "evaluations.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "top1_error": error}) + "\n")
+        assert saving.rewrite_manifest(step, STATE) == Saved(step)
+    assert steps(run) == [5, 6]
+    assert saving.begin(7, STATE, towers()) == Saved(7)
+    assert saving.begin(8, STATE, towers()) == Saved(8)
+    assert steps(run) == [5, 7, 8]
+
+
+def test_evaluations_that_cannot_be_read_leave_the_checkpoint_valid(run: RunContext) -> None:
+    (run.directory / "evaluations.jsonl").write_text("nonsense\n")
+    saved = Saver(run, Control(None)).begin(1, STATE, towers())
+    assert saved is not None
+    assert "not tidied after step 1: " in saved.note
+    assert "evaluations.jsonl:1" in saved.note
+    assert steps(run) == [1]
