@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from alexnet_dist.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from alexnet_dist.predict.output import Output
+    from alexnet_dist.runs.trained import TrainedNet
 
 
 def main(arguments: list[str]) -> None:
@@ -20,14 +22,20 @@ def main(arguments: list[str]) -> None:
     Images that cannot be used do not keep the others from being classified: they are named at the end, in a UserError.
     """
     parsed = _parser().parse_args(arguments)
+    if parsed.serve == bool(parsed.images):
+        raise UserError("expected IMAGEs, or --serve")
     # These import torch: --help does without it.
     from alexnet_dist.predict.output import OUTPUTS
     from alexnet_dist.runs.inference import find_device
     from alexnet_dist.runs.load import load_run
     from alexnet_dist.runs.pictures import find_pictures
     from alexnet_dist.runs.prediction import Failure, class_names, predictions
+    from alexnet_dist.runs.trained import load_run as load
     from alexnet_dist.runs.words import named_by
 
+    if parsed.serve:
+        _serve(load(parsed.run, parsed.step, parsed.device), parsed.port)
+        return
     pictures, others = find_pictures(parsed.images)
     if others:
         print(f"{others:,} files of folders are left out: their names are no image's", file=sys.stderr, flush=True)
@@ -51,12 +59,26 @@ def main(arguments: list[str]) -> None:
         raise UserError(several + "\n".join(errors))
 
 
+def _serve(net: TrainedNet, port: int) -> None:
+    """Serve the page until Ctrl-C."""
+    from alexnet_dist.predict.server import Page
+
+    try:
+        page = Page(net, port)
+    except OSError as error:
+        raise UserError(f"--port {port}: {error.strerror}; choose another, or 0 for any free one") from None
+    with page:
+        print(f"open {page.url}   (Ctrl-C ends it; only this machine can reach it)", flush=True)
+        with suppress(KeyboardInterrupt):
+            page.serve_forever()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m alexnet_dist.predict", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument(
         "images",
-        nargs="+",
+        nargs="*",
         metavar="IMAGE",
         help="a file in any format that Pillow reads, turned by its EXIF orientation; a folder of them; an http, https"
         " or s3 URL; or - for the standard input",
@@ -67,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="words to show for classes, such as ImageNet's synset_words.txt"
     )
+    parser.add_argument("--serve", action="store_true", help="open a local page instead, to drop images on")
+    parser.add_argument("--port", type=int, default=8000, help="of the page; 0: any free one (default: 8000)")
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument(
         "--json",

@@ -1,0 +1,139 @@
+"""What a net makes of one image, for the page: classes, the ten views, the kernels it excites, what crosses at the joins."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from alexnet_dist.data import augment
+from alexnet_dist.figures.activations import strip
+from alexnet_dist.figures.kernels import scaled
+from alexnet_dist.figures.mosaic import enlarged, mosaic
+from alexnet_dist.nn import geometry
+from alexnet_dist.nn.model import ACTIVATIONS, Tower
+from alexnet_dist.runs.inference import centre_input
+from alexnet_dist.runs.prediction import Guess, best_guesses
+from alexnet_dist.runs.trained import TrainedNet
+
+KERNELS = 8  # shown of each tower
+MAPS, COLUMNS = 16, 8  # of a tower at a join, shown, and in a row
+VIEW_NAMES = ("top left", "top right", "bottom left", "bottom right", "centre")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class View:
+    """One of the ten views: its name, what it shows as a PNG, and its most probable class."""
+
+    name: str
+    picture: str
+    guess: Guess
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of the first layer: its index in the tower, its mean activation over the image, and it as a PNG."""
+
+    index: int
+    activation: float
+    picture: str
+
+
+@dataclass(frozen=True)
+class JoinPanel:
+    """What the towers send at one join: the layer that reads it, the bytes of one tower in float32, a PNG of each."""
+
+    into: str
+    size_bytes: int
+    pictures: list[str]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that the page shows of an image; pictures are data URLs. ten_views: the classes by the mean of the views."""
+
+    classes: list[Guess]
+    ten_views: list[Guess]
+    views: list[View]
+    kernels: list[list[Kernel]]
+    joins: list[JoinPanel]
+
+
+def explain(net: TrainedNet, square: Tensor) -> Explanation:
+    """Return what a net makes of an image at packed size, uint8 (size, size, 3)."""
+    images = square[None]
+    crop = net.loaded.config.data.crop
+    patches = augment.ten_views(images, crop)[:, 0]
+    mean = augment.centre_crop(net.loaded.mean, crop)
+    with torch.no_grad():
+        inputs = augment.network_input(patches, mean, torch.float32).to(net.device)
+        probabilities = net.model(inputs).double().softmax(1).cpu()
+        centre = centre_input(net.loaded, images, net.device)
+        alone = net.model(centre).double().softmax(1)[0].cpu()
+        return Explanation(
+            best_guesses(alone, net.classes),
+            best_guesses(probabilities.mean(0), net.classes),
+            [
+                View(_view_name(number), _png(patches[number].numpy()), best_guesses(row, net.classes)[0])
+                for number, row in enumerate(probabilities)
+            ],
+            [_excited(net, tower, centre) for tower in net.model.towers if isinstance(tower, Tower)],
+            _joins(net, centre),
+        )
+
+
+def _view_name(number: int) -> str:
+    name = VIEW_NAMES[number % len(VIEW_NAMES)]
+    return name if number < len(VIEW_NAMES) else f"{name}, mirrored"
+
+
+def _excited(net: TrainedNet, tower: Tower, image: Tensor) -> list[Kernel]:
+    """Return the kernels of a tower's first layer with the largest mean activation, largest first."""
+    first = next(iter(net.model.net.layers))
+    module = tower.get_submodule(first)
+    maps = ACTIVATIONS[net.model.net.activation](module(image * net.model.net.input_scale))[0].double().cpu()
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    pictures = enlarged(scaled(weight.double().cpu().numpy()))
+    strength = maps.mean((1, 2))
+    best = strength.argsort(descending=True, stable=True)[:KERNELS].tolist()
+    return [Kernel(index, float(strength[index]), _png(_bytes(pictures[index]))) for index in best]
+
+
+def _joins(net: TrainedNet, image: Tensor) -> list[JoinPanel]:
+    """Return what crosses at each join; the towers of a join share one scale."""
+    panels = []
+    stages = geometry.stages(net.model.net)
+    for names, sent in zip(stages[1:], net.model.join_maps(image), strict=True):
+        maps = [tower[0].double().cpu().numpy() for tower in sent]
+        largest = max(max(float(each.max()) for each in maps), 1e-12)
+        panels.append(JoinPanel(names[0], 4 * maps[0].size, [_png(_bytes(_panel(each) / largest)) for each in maps]))
+    return panels
+
+
+def _panel(sent: Floats) -> Floats:
+    """Return what one tower sends as a grey picture: its maps of largest mean, or all its units."""
+    if sent.ndim == 1:
+        return enlarged(np.nan_to_num(strip(sent))[None])[0]
+    order = np.argsort(-sent.mean((1, 2)), kind="stable")[:MAPS]
+    return mosaic(enlarged(sent[order]), COLUMNS, 0.0)
+
+
+def _bytes(values: Floats) -> npt.NDArray[np.uint8]:
+    """Return values of 0 to 1 as pixels."""
+    return np.round(255 * np.clip(values, 0.0, 1.0)).astype(np.uint8)
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> str:
+    """Return pixels, (H, W, 3) or grey (H, W), as a data URL."""
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, "PNG")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

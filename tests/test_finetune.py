@@ -1,0 +1,77 @@
+"""Fine-tuning: what it changes in the run that it begins with, and the whole command on drawn images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_dist import config
+from alexnet_dist.errors import UserError
+from alexnet_dist.finetune import main, recipe
+from alexnet_dist.runs.load import load_run
+from support.folders import encoded, photo
+from support.runs import settings, write_run
+
+LAYERS = ("conv1", "fc6", "fc7")
+
+
+def test_the_new_layer_learns_at_the_runs_rate_and_the_others_at_a_tenth_of_it(tmp_path: Path) -> None:
+    source = settings("data.global_batch=64", "optim.learning_rate=0.02")
+    plan = recipe(source, LAYERS, images=512, epochs=30)
+    assert (plan.batch, plan.learning_rate) == (32, 0.01)  # 16 steps an epoch; half of the batch, half of the rate
+    assert (plan.copied, plan.new) == (["conv1", "fc6"], "fc7")
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml(source))
+    words = plan.overrides(Path("source"), Path("shards"), Path("run"), classes=5)
+    found = config.load([file], [word for word in words if not word.startswith("run.initial_layers")]).config
+    assert found.optim.learning_rate == pytest.approx(0.001)
+    assert found.optim.layer_learning_rates == {"fc7": 0.01}
+    (event,) = found.run.events
+    assert (event.epoch, event.learning_rate, event.layer_learning_rates) == (20, pytest.approx(1e-4), {"fc7": 0.001})
+    assert (found.model.classes, found.data.global_batch, found.run.epochs, found.run.steps) == (5, 32, 30, None)
+
+
+def test_a_batch_is_never_larger_than_the_runs_nor_than_the_images_allow() -> None:
+    source = settings("data.global_batch=64")
+    assert recipe(source, LAYERS, 100_000, 1).batch == 64
+    assert recipe(source, LAYERS, 20, 1).batch == 2
+    scaled = settings("data.global_batch=64", "optim.learning_rate=0.01", "optim.reference_batch=32")
+    assert recipe(scaled, LAYERS, 100_000, 1).learning_rate == pytest.approx(0.02)
+
+
+def test_a_folder_becomes_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    directory, nets = write_run(tmp_path / "home")
+    for label, name in enumerate(("cats & dogs", "birds", "none of these")):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(10):
+            content = encoded(photo(100 * label + number, 30, 40))
+            (tmp_path / "mine" / name / f"{number}.jpg").write_bytes(content)
+    words = [str(directory), str(tmp_path / "mine"), f"--out={tmp_path / 'out'}", "--epochs=2", "--holdout=0.3"]
+    changes = ["metrics.port=null", "data.workers=0"]
+    main([*words, *changes])
+    printed = capfd.readouterr().out
+    assert "3 classes, 21 to train on, 9 held out" in printed
+    run = load_run(tmp_path / "out" / "run", "best")
+    assert [each.name for each in run.manifest.classes] == sorted(("cats & dogs", "birds", "none of these"))
+    assert run.config.run.initial_layers == tuple(list(run.model.net.layers)[:-1])
+    first, begun = run.model.towers[0].get_parameter("conv1.weight"), nets[3].towers[0].get_parameter("conv1.weight")  # type: ignore[union-attr]
+    assert 0 < (first - begun).abs().max() < 0.1 * begun.abs().max()
+    with (tmp_path / "out" / "run" / "evaluations.jsonl").open() as file:
+        assert len([json.loads(line) for line in file]) == 2
+    assert f"python -m alexnet_dist.predict {tmp_path / 'out' / 'run'} IMAGE --step=best" in printed
+    main([*words, *changes])  # again: nothing is left to do
+    assert "already packed" in capfd.readouterr().out
+    assert torch.equal(load_run(tmp_path / "out" / "run", "best").model.towers[0].get_parameter("conv1.weight"), first)  # type: ignore[union-attr]
+
+
+def test_one_class_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    directory, _ = write_run(tmp_path / "home")
+    (tmp_path / "mine" / "only").mkdir(parents=True)
+    for number in range(4):
+        (tmp_path / "mine" / "only" / f"{number}.jpg").write_bytes(encoded(photo(number, 30, 40)))
+    with pytest.raises(UserError, match=r"mine: one class; expected two or more folders, one for each class"):
+        main([str(directory), str(tmp_path / "mine"), f"--out={tmp_path / 'out'}", "--holdout=0.5"])
+    assert not (tmp_path / "out" / "run").exists()
