@@ -1,9 +1,9 @@
 """python -m alexnet_dist.finetune RUN FOLDER: train the net of a finished run on your own images.
 
 FOLDER has a folder for each class, or train/ and val/ with those in them. It is packed as the images of RUN were. All
-layers of RUN are copied but the last one, which is drawn anew for your classes. The copied layers learn at a tenth of its
-rate, as the paper's fine-tuned net does (table 2). OUT gets shards/ and run/, a run like any other: KEY=VALUE changes its
-configuration, and the same command continues it.
+layers of RUN are copied but the last one, which is drawn anew for your classes. The copied layers learn at a tenth of
+its rate, as those of the paper's fine-tuned net (table 2). OUT gets shards/ and run/, a run like any other: KEY=VALUE
+changes its configuration, and the same command continues it.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _report(folder: Path, run: Path, train: Split, val: Split, plan: Recipe) -> 
 
 
 def _run(step: str, arguments: list[str], threads: int = 1, capture: bool = False) -> str:
-    """Run Python with these arguments; return its standard output if captured. Raises UserError or RunError as it ends."""
+    """Run Python with these arguments; return its standard output if captured. UserError or RunError if it fails."""
     done = subprocess.run(
         [sys.executable, *arguments],
         env=environment.child_environment(threads),

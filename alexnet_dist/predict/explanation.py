@@ -1,4 +1,4 @@
-"""What a net makes of one image, for the page: classes, the ten views, the kernels it excites, what crosses at the joins."""
+"""What a net makes of one image, for the page: classes, ten views, excited kernels, what crosses at the joins."""
 
 from __future__ import annotations
 
@@ -122,7 +122,8 @@ def _joins(net: TrainedNet, image: Tensor) -> list[JoinPanel]:
 def _panel(sent: Floats) -> Floats:
     """Return what one tower sends as a grey picture: its maps of largest mean, or all its units."""
     if sent.ndim == 1:
-        return enlarged(np.nan_to_num(strip(sent))[None])[0]
+        cells: Floats = enlarged(np.nan_to_num(strip(sent))[None])[0]
+        return cells
     order = np.argsort(-sent.mean((1, 2)), kind="stable")[:MAPS]
     return mosaic(enlarged(sent[order]), COLUMNS, 0.0)
 

@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = TIMEOUT_S
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """Log nothing: the terminal is the user's."""
 
     def do_GET(self) -> None:
@@ -67,7 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
         name = json.dumps(self.server.net.loaded.directory.resolve().name).replace("<", "\\u003c")
         text = PAGE.read_text().replace(NONCE, nonce).replace(NAME, name).replace(MAX, str(MAX_BYTES))
         policy = f"default-src 'none'; img-src data: blob:; connect-src 'self'; style-src 'nonce-{nonce}';"
-        headers = {"Content-Security-Policy": f"{policy} script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'"}
+        headers = {
+            "Content-Security-Policy": f"{policy} script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'"
+        }
         self._send(HTTPStatus.OK, "text/html; charset=utf-8", text.encode(), headers)
 
     def do_POST(self) -> None:

@@ -298,12 +298,3 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
         assert header["conv1.weight"]["dtype"] == "F32"
     names = {node.id for node in ast.walk(ast.parse(inspect.getsource(checkpoint))) if isinstance(node, ast.Name)}
     assert not names & {"pickle", "torch"}
-
-
-def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path) -> None:
-    for step in (10, 20, 30, 40):
-        write(tmp_path, step, keep=9)
-    checkpoint.delete_old(tmp_path, 40, 2, best=10)
-    assert sorted(checkpoint.finished_steps(tmp_path)) == [10, 30, 40]
-    checkpoint.delete_old(tmp_path, 40, 1, best=40)
-    assert sorted(checkpoint.finished_steps(tmp_path)) == [40]

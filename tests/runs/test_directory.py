@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -173,13 +172,3 @@ def test_nothing_is_truncated_where_nothing_is(tmp_path: Path) -> None:
     run_directory.truncate_records(tmp_path, 0, 0)
     assert files(tmp_path) == {}
     assert run_directory.read_lines(tmp_path / "metrics.jsonl") == []
-
-
-def test_the_best_step_has_the_lowest_error_of_those_that_are_there(tmp_path: Path) -> None:
-    assert run_directory.best_step(tmp_path, [1, 2]) is None
-    errors = {10: 0.5, 20: 0.3, 30: 0.3, 40: 0.1}
-    lines = [json.dumps({"step": step, "top1_error": error}) + "\n" for step, error in errors.items()]
-    (tmp_path / "evaluations.jsonl").write_text("".join(lines))
-    assert run_directory.best_step(tmp_path, [30, 10, 20, 35]) == 20
-    assert run_directory.best_step(tmp_path, [35]) is None
-    assert run_directory.best_step(tmp_path, []) is None

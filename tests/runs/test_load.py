@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from alexnet_dist import config as configs
@@ -121,7 +120,9 @@ def test_every_command_says_which_checkpoint_it_skips(
     (directory / "checkpoints" / "step-00000005" / "manifest.json").write_text("{}")
     Image.new("RGB", (20, 20)).save(tmp_path / "image.png")
     names = {"run": directory, "home": tmp_path, "data": pack_tiny(counts=(4,), split="val")}
-    module = importlib.import_module(f"alexnet_dist.{command}{'.__main__' if command == 'figures' else ''}")
+    module = importlib.import_module(
+        f"alexnet_dist.{command}{'.__main__' if command in ('figures', 'predict') else ''}"
+    )
     code = run_command(module.main, [argument.format_map(names) for argument in COMMANDS[command]])
     output, error = capsys.readouterr()
     assert code == (2 if command == "evaluate" else 0), error
@@ -200,18 +201,3 @@ def test_a_step_that_a_live_run_deletes_is_not_searched_again(tmp_path: Path, mo
     live = LiveRun(tmp_path, monkeypatch, "tower-1.safetensors", 99)
     with pytest.raises(UserError, match=r"no valid checkpoint of step 3 .*; steps there: 4"):
         load.load_run(live.directory, 3)
-
-
-def test_the_best_checkpoint_is_found_by_its_evaluation(tmp_path: Path) -> None:
-    directory, nets = write_run(tmp_path, (3, 6, 9))
-    with pytest.raises(UserError, match=r"none of its checkpoints was evaluated \(steps 3, 6, 9\); pass --step STEP"):
-        load.load_run(directory, "best")
-    lines = [{"step": 3, "top1_error": 0.4}, {"step": 6, "top1_error": 0.2}, {"step": 7, "top1_error": 0.1}]
-    (directory / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run = load.load_run(directory, "best")
-    assert run.step == 6
-    images = torch.zeros(1, 3, run.config.data.crop, run.config.data.crop)
-    assert torch.equal(run.model(images), nets[6](images))
-    (directory / "checkpoints" / "step-00000006" / "tower-0.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="no valid checkpoint of step 6"):
-        load.load_run(directory, "best")

@@ -137,7 +137,8 @@ def test_a_file_of_100_megabytes_is_turned_away_unread(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Host": "example.org"}, {"Host": "example.org:80"}, {"Origin": "http://example.org"}, {"Origin": "null"}]
+    "headers",
+    [{"Host": "example.org"}, {"Host": "example.org:80"}, {"Origin": "http://example.org"}, {"Origin": "null"}],
 )
 def test_other_sites_are_turned_away(headers: dict[str, str], page: Page) -> None:
     assert ask(page, "GET", "/", headers=headers)[0] == 403
@@ -158,9 +159,7 @@ def test_fifty_images_at_once_are_all_classified(page: Page) -> None:
         assert answer == found[number % 5][1]
 
 
-def test_more_than_there_is_room_for_are_turned_away(
-    page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_there_is_room_for_are_turned_away(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "room", threading.BoundedSemaphore(1))
     with page.room:
         status, found = classify(page, encoded(photo(3)))
@@ -172,7 +171,9 @@ def test_a_client_that_sends_less_than_it_says_leaves_the_others_alone(
 ) -> None:
     monkeypatch.setattr(server._Handler, "timeout", 0.5)
     with socket.create_connection(("127.0.0.1", page.server_port), timeout=10) as client:
-        client.sendall(f"POST /classify HTTP/1.1\r\nHost: 127.0.0.1:{page.server_port}\r\nContent-Length: 9\r\n\r\nx".encode())
+        client.sendall(
+            f"POST /classify HTTP/1.1\r\nHost: 127.0.0.1:{page.server_port}\r\nContent-Length: 9\r\n\r\nx".encode()
+        )
         assert classify(page, encoded(photo(3)))[0] == 200
         assert client.recv(100) == b""
 
