@@ -130,7 +130,7 @@ def test_a_file_of_100_megabytes_is_turned_away_unread(page: Page) -> None:
             "POST /classify HTTP/1.1", f"Host: 127.0.0.1:{page.server_port}", f"Content-Length: {100 << 20}", "", ""
         ]  # fmt: skip
         client.sendall("\r\n".join(lines).encode())
-        answer = client.recv(4096)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert f"more than {MAX_BYTES >> 20} MiB: use the command predict".encode() in answer
     assert classify(page, encoded(photo(3)))[0] == 200

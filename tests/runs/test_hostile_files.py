@@ -47,7 +47,8 @@ def command_words(name: str, run: Path, folder: Path) -> list[str]:
 
 def said(name: str, run: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Return a command's exit code and what it has printed on stderr; any other exception than ours fails the test."""
-    module = importlib.import_module(f"alexnet_dist.{name}" if name != "figures" else "alexnet_dist.figures.__main__")
+    is_package = name in ("figures", "predict")
+    module = importlib.import_module(f"alexnet_dist.{name}{'.__main__' if is_package else ''}")
     code = run_command(module.main, command_words(name, run, folder))
     return code, capsys.readouterr().err
 
