@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from alexnet_dist.__main__ import COMMANDS
+from alexnet_dist.export import main as export
+from alexnet_dist.runs.load import load_run
+from support.folders import encoded, photo
+from support.runs import CLASSES, write_run
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alexnet_dist"
@@ -85,3 +91,25 @@ def test_sentences_are_short(document: str) -> None:
 
 def test_the_architecture_is_short() -> None:
     assert len(read("ARCHITECTURE.md").split()) < MOST_WORDS_OF_ARCHITECTURE
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, _ = write_run(tmp_path / "home")
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/demo").symlink_to(directory)
+    Path("cat.jpg").write_bytes(encoded(photo(3, 30, 40)))
+    export(["runs/demo", "alexnet.safetensors"])
+    (code,) = blocks("README.md", "python")
+    crop = load_run(directory).config.data.crop
+    pixels = torch.randint(0, 256, (2, 3, crop, crop), generator=torch.Generator().manual_seed(1)).float()
+    names: dict[str, Any] = {"images": pixels, "pixels": pixels}
+    exec(compile(code, "README.md", "exec"), names)
+    assert capsys.readouterr().out.count("%") == 5
+    assert names["logits"].shape == names["probabilities"].shape == (2, CLASSES)
+    assert len(names["units"]) == names["net"].model.net.layers["fc6"].channels
+    subtracted = names["net"].model(pixels - names["plain"].mean).softmax(1)
+    assert (subtracted - names["probabilities"]).abs().max() < 1e-5
+    assert not names["paper"].training
