@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -76,10 +77,15 @@ class Recipe:
 
 
 def recipe(settings: Config, layers: Sequence[str], images: int, epochs: int) -> Recipe:
-    """Return how to fine-tune a run's net on so many training images; the rate is scaled with the batch."""
+    """Return how to fine-tune a run's net on so many training images.
+
+    A smaller batch lowers the rate by the square root of the ratio, which keeps the noise of an update the same. In
+    proportion, as for a whole training, the few steps that a small folder has lead nowhere.
+    """
     data, optim = settings.data, settings.optim
     batch = min(data.global_batch, max(2, images // STEPS_PER_EPOCH))
-    rate = optim.learning_rate * batch / (optim.reference_batch or data.global_batch)
+    rate = optim.learning_rate * data.global_batch / (optim.reference_batch or data.global_batch)
+    rate *= math.sqrt(batch / data.global_batch)
     *copied, new = layers
     return Recipe(batch, rate, epochs, copied, new)
 
@@ -124,8 +130,9 @@ def _report(folder: Path, run: Path, train: Split, val: Split, plan: Recipe) -> 
     print(
         f"\n{folder}: {len(train.manifest.classes)} classes, {train.images:,} to train on, {val.images:,} held out"
         f"\n  copied      {', '.join(plan.copied)}; drawn: {plan.new}"
-        f"\n  top-1 error {found['top1_error']:.1%} on the held-out images (step {found['steps'][0]:,}, the best);"
-        f" always the largest class: {1 - largest / val.images:.1%}"
+        f"\n  top-1 error {found['top1_error']:.1%} on the held-out images at step {found['steps'][0]:,}, the best:"
+        " chosen on these images, so somewhat optimistic"
+        f"\n  for scale   {1 - largest / val.images:.1%} if the answer is always the largest class"
         f"\n  classify    python -m alexnet_dist.predict {shlex.quote(str(run))} IMAGE --step=best"
     )
 

@@ -140,7 +140,7 @@ def test_export_writes_the_newest_or_the_asked_checkpoint(tmp_path: Path, capsys
         assert all(found[name].equal(weight) for name, weight in wanted.items())
         assert f"step {step}" in capsys.readouterr().out
     with safe_open(out, "pt") as file:
-        assert file.metadata() == {"run": "run", "step": "3"}
+        assert {"run": "run", "step": "3"}.items() <= file.metadata().items()
     assert [path.name for path in out.parent.iterdir()] == ["net.safetensors"]
 
 

@@ -20,8 +20,8 @@ LAYERS = ("conv1", "fc6", "fc7")
 
 def test_the_new_layer_learns_at_the_runs_rate_and_the_others_at_a_tenth_of_it(tmp_path: Path) -> None:
     source = settings("data.global_batch=64", "optim.learning_rate=0.02")
-    plan = recipe(source, LAYERS, images=512, epochs=30)
-    assert (plan.batch, plan.learning_rate) == (32, 0.01)  # 16 steps an epoch; half of the batch, half of the rate
+    plan = recipe(source, LAYERS, images=256, epochs=30)
+    assert (plan.batch, plan.learning_rate) == (16, 0.01)  # 16 steps an epoch; a quarter of the batch, half of the rate
     assert (plan.copied, plan.new) == (["conv1", "fc6"], "fc7")
     file = tmp_path / "config.yaml"
     file.write_text(config.to_yaml(source))
@@ -32,7 +32,7 @@ def test_the_new_layer_learns_at_the_runs_rate_and_the_others_at_a_tenth_of_it(t
     (event,) = found.run.events
     assert (event.epoch, event.layer_learning_rates) == (20, {"fc7": 0.001})
     assert event.learning_rate == pytest.approx(1e-4)
-    assert (found.model.classes, found.data.global_batch, found.run.epochs, found.run.steps) == (5, 32, 30, None)
+    assert (found.model.classes, found.data.global_batch, found.run.epochs, found.run.steps) == (5, 16, 30, None)
 
 
 def test_a_batch_is_never_larger_than_the_runs_nor_than_the_images_allow() -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from alexnet_dist.data.cache import Cache, RemoteFile
 from alexnet_dist.data.download import RetryPolicy, download, load_library
 from alexnet_dist.data.manifest import INDEX_DTYPE, Manifest, Sidecar, parse
-from alexnet_dist.data.urls import parse_url
+from alexnet_dist.data.urls import parse_url, redact
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.system import process
 from alexnet_dist.system.signals import ignore_signals
@@ -42,7 +42,7 @@ def locate(root: str, cache: str, cache_bytes: int, retry_policy: RetryPolicy | 
     if parts is None:
         return folder("data.root", root)
     if parts.query or parts.fragment:
-        raise UserError(f"data.root: {root}: expected SCHEME://HOST/FOLDER, without query or fragment")
+        raise UserError(f"data.root: {redact(root)}: expected SCHEME://HOST/FOLDER, without query or fragment")
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     load_library(url)
     return Remote(url, Cache(folder("data.cache", cache), cache_bytes), retry_policy or RetryPolicy())

@@ -10,6 +10,11 @@ from alexnet_dist.errors import UserError
 SCHEMES = ("http", "https", "s3")
 
 
+def redact(text: str) -> str:
+    """Return a URL with dots in place of what may be a user name and password."""
+    return re.sub("//.*@", "//...@", text)
+
+
 def parse_url(key: str, text: str, target: str) -> SplitResult | None:
     """Return the parts of a URL, or None if the text is no URL and thus the name of a local file or folder.
 
@@ -20,7 +25,7 @@ def parse_url(key: str, text: str, target: str) -> SplitResult | None:
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", text)
     if scheme is None:
         return None
-    redacted = re.sub("//.*@", "//...@", text)
+    redacted = redact(text)
     if scheme[1].lower() not in SCHEMES:
         raise UserError(
             f"{key}: {redacted}: scheme {scheme[1]!r} is not supported; expected a {target}, or a URL that begins"

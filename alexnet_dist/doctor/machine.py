@@ -33,7 +33,7 @@ LOCKS = 32  # of a rank's loader processes
 def examine_machine(run: RunContext) -> list[Finding]:
     """Return the findings of this rank's machine, in the order of a report; one rank a machine makes most of them."""
     config, launched = run.config, run.launched
-    checkpoint_bytes = 2 * 4 * geometry.parameter_count(run.net)
+    checkpoint_bytes, kept = 2 * 4 * geometry.parameter_count(run.net), config.run.keep + config.run.keep_best
     of_rank = [
         software(),
         devices(run.topology, launched.local_world_size),
@@ -47,7 +47,7 @@ def examine_machine(run: RunContext) -> list[Finding]:
         open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], launched.world_size, config.data.workers),
         memory(resources.available_memory_bytes(), needed_memory_bytes(run)),
         shared_memory(),
-        *([disk(run.directory, checkpoint_bytes, config.run.keep)] if launched.rank == 0 else []),
+        *([disk(run.directory, checkpoint_bytes, kept)] if launched.rank == 0 else []),
         restarts(launched, environment.most_restarts(), environment.final_error_file() is not None),
     ]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from alexnet_dist.config.arguments import add_step_argument
 from alexnet_dist.errors import UserError, run_command
 
 if TYPE_CHECKING:
-    from alexnet_dist.predict.output import Output
+    from alexnet_dist.runs.pictures import Picture
     from alexnet_dist.runs.trained import TrainedNet
 
 
@@ -24,32 +26,41 @@ def main(arguments: list[str]) -> None:
     parsed = _parser().parse_args(arguments)
     if parsed.serve == bool(parsed.images):
         raise UserError("expected IMAGEs, or --serve")
+    if parsed.serve and (parsed.format != "text" or parsed.views != 1):
+        raise UserError("--serve: found --views, --json or --csv, which print; the page shows one view and ten")
     # These import torch: --help does without it.
-    from alexnet_dist.predict.output import OUTPUTS
-    from alexnet_dist.runs.inference import find_device
-    from alexnet_dist.runs.load import load_run
     from alexnet_dist.runs.pictures import find_pictures
-    from alexnet_dist.runs.prediction import Failure, class_names, predictions
-    from alexnet_dist.runs.trained import load_run as load
-    from alexnet_dist.runs.words import named_by
+    from alexnet_dist.runs.trained import load_run
 
-    if parsed.serve:
-        _serve(load(parsed.run, parsed.step, parsed.device), parsed.port)
-        return
     pictures, others = find_pictures(parsed.images)
     if others:
         print(f"{others:,} files of folders are left out: their names are no image's", file=sys.stderr, flush=True)
-    device = find_device(parsed.device)
-    run = load_run(parsed.run, parsed.step)
-    run.model.to(device)
-    names = class_names(run.manifest)
+    net = load_run(parsed.run, parsed.step, parsed.device)
     if parsed.words is not None:
-        names, missing = named_by(parsed.words, run.manifest.classes)
-        if missing:
-            print(f"{parsed.words}: no words for {missing:,} of {len(names):,} classes", file=sys.stderr, flush=True)
-    output: Output = OUTPUTS[parsed.format]()
-    errors = []
-    for result in predictions(run, pictures, parsed.views, device, names):
+        net = _named_by(net, parsed.words)
+    if parsed.serve:
+        _serve(net, parsed.port)
+    else:
+        _print(net, pictures, parsed.views, parsed.format)
+
+
+def _named_by(net: TrainedNet, words: Path) -> TrainedNet:
+    """Return a net with the words of a file for its classes; say how many have none."""
+    from alexnet_dist.runs.words import named_by
+
+    names, missing = named_by(words, net.loaded.manifest.classes)
+    if missing:
+        print(f"{words}: no words for {missing:,} of {len(names):,} classes", file=sys.stderr, flush=True)
+    return replace(net, classes=tuple(names))
+
+
+def _print(net: TrainedNet, pictures: Sequence[Picture], views: int, form: str) -> None:
+    """Print the classes of pictures; UserError names those that cannot be classified."""
+    from alexnet_dist.predict.output import OUTPUTS
+    from alexnet_dist.runs.prediction import Failure, predictions
+
+    output, errors = OUTPUTS[form](), []
+    for result in predictions(net.loaded, pictures, views, net.device, net.classes):
         output.write(result)
         if isinstance(result, Failure):
             errors.append(result.error)

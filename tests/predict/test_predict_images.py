@@ -222,3 +222,17 @@ def test_words_are_shown_for_classes(directory: Path, tmp_path: Path, capsys: py
         "class-6", *(f"word {label}, other" for label in range(6))
     }  # fmt: skip
     assert printed.err == f"{words}: no words for 1 of 7 classes\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), r"expected IMAGEs, or --serve"),
+        (("cat.jpg", "--serve"), r"expected IMAGEs, or --serve"),
+        (("--serve", "--csv"), r"--serve: found --views, --json or --csv, which print"),
+        (("--serve", "--views=10"), r"--serve: found --views, --json or --csv, which print"),
+    ],
+)
+def test_what_is_to_be_done_is_said_once(words: tuple[str, ...], expected: str, directory: Path) -> None:
+    with pytest.raises(UserError, match=expected):
+        command.main([str(directory), *words])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,23 +22,12 @@ from PIL import Image
 from alexnet_dist.predict import server
 from alexnet_dist.predict.server import MAX_BYTES, Page
 from alexnet_dist.runs.prediction import Guess
-from alexnet_dist.runs.trained import TrainedNet, load_run
+from alexnet_dist.runs.trained import TrainedNet
 from support.folders import encoded, photo
-from support.runs import write_run
+from support.pages import net_fixture, page_fixture
+from support.runs import CLASSES
 
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory: pytest.TempPathFactory) -> TrainedNet:
-    return load_run(write_run(tmp_path_factory.mktemp("home") / "a<b>")[0])
-
-
-@pytest.fixture(scope="module")
-def page(net: TrainedNet) -> Iterator[Page]:
-    with Page(net, 0) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
-        yield running
-        running.shutdown()
+__all__ = ["net_fixture", "page_fixture"]
 
 
 def ask(
@@ -190,3 +182,19 @@ def test_it_listens_on_this_machine_alone(page: Page) -> None:
 def test_the_file_of_the_page_is_in_the_package() -> None:
     assert server.PAGE.parent == Path(server.__file__).parent
     assert server.PAGE.read_text().startswith("<!doctype html>")
+
+
+def test_the_command_serves_until_it_is_interrupted(net: TrainedNet, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("".join(f"class-{label} word {label}\n" for label in range(CLASSES)))
+    command = [sys.executable, "-m", "alexnet_dist.predict", str(net.loaded.directory), "--serve", "--port=0"]
+    with subprocess.Popen([*command, f"--words={words}"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[1]
+            with urllib.request.urlopen(f"{url}classify", encoded(photo(3)), timeout=60) as answer:
+                assert all(guess["name"].startswith("word ") for guess in json.load(answer)["classes"])
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
