@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["AlexNet", "__version__", "load_run", "plain_alexnet"]
 
-_MODULES = {"AlexNet": "nn.model", "load_run": "runs.trained", "plain_alexnet": "runs.exported"}
+_MODULE_OF_NAME = {"AlexNet": "nn.model", "load_run": "runs.trained", "plain_alexnet": "runs.exported"}
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used: torch takes seconds, and `--help` does without it."""
-    if name in _MODULES:
+    if name in _MODULE_OF_NAME:
         import importlib
 
-        return getattr(importlib.import_module(f"alexnet_dist.{_MODULES[name]}"), name)
+        return getattr(importlib.import_module(f"alexnet_dist.{_MODULE_OF_NAME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,9 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.system import resources
 
 if TYPE_CHECKING:
+    from alexnet_dist.data.manifest import Manifest
     from alexnet_dist.runs.class_counts import ClassCounts
     from alexnet_dist.runs.evaluation import Result, Scores
 
@@ -36,7 +39,6 @@ def main(arguments: list[str]) -> None:
     from alexnet_dist.runs.evaluation import evaluate
     from alexnet_dist.runs.inference import find_device
     from alexnet_dist.runs.load import load_run
-    from alexnet_dist.runs.prediction import class_names
 
     resources.keep_freed_memory()
     device = find_device(parsed.device)
@@ -46,26 +48,38 @@ def main(arguments: list[str]) -> None:
     split = Split.open(root, parsed.split)
     search_on = Split.open(root, "val") if parsed.weights == SEARCH else None
     counts = None if parsed.by_class is None else ClassCounts(len(split.manifest.classes))
-    if counts is not None:
-        blank_figure(1.0, 1.0)  # before hours of evaluation: it needs matplotlib
+    if counts is not None:  # before hours of evaluation
+        blank_figure(1.0, 1.0)  # needs matplotlib
+        with _refusing(parsed.by_class):
+            parsed.by_class.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=parsed.by_class).close()
     with worker_death_as_error():
         result = evaluate(runs, split, parsed.views, device, weights=weights, search_on=search_on, counts=counts)
+    print(json.dumps(asdict(result)) if parsed.json else report(result), flush=True)
     if counts is not None:
-        _write_by_class(parsed.by_class, counts, class_names(split.manifest), result)
-    print(json.dumps(asdict(result)) if parsed.json else report(result))
+        _write_by_class(parsed.by_class, counts, split.manifest, result)
 
 
-def _write_by_class(folder: Path, counts: ClassCounts, names: Sequence[str], result: Result) -> None:
+def _write_by_class(folder: Path, counts: ClassCounts, manifest: Manifest, result: Result) -> None:
     """Write the errors by class and the confusion matrix, as tables and as a picture."""
     from alexnet_dist.figures import confusion
+    from alexnet_dist.runs.prediction import class_names
 
     title = f"Confusion on {result.images:,} images of {result.split}, {result.views} view(s) an image"
+    with _refusing(folder):
+        counts.write(folder, manifest.classes)
+        picture = confusion.draw(counts.confusion.numpy(), class_names(manifest), title)
+        picture.savefig(folder / "confusion.png", facecolor="white")
+    print(f"{folder}: classes.csv, confusion.csv and confusion.png are written", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Raise a UserError for a folder into which nothing can be written."""
     try:
-        counts.write(folder, names)
-        confusion.draw(counts.confusion.numpy(), names, title).savefig(folder / "confusion.png", facecolor="white")
+        yield
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror}; choose another folder for --by-class") from None
-    print(f"{folder}: errors by class and the confusion matrix", file=sys.stderr, flush=True)
 
 
 def report(result: Result) -> str:

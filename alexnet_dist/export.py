@@ -54,8 +54,7 @@ def main(arguments: list[str]) -> None:
         write(run, parsed.out)
     except OSError as error:
         raise UserError(f"{parsed.out}: cannot be written: {error.strerror}; choose another file") from None
-    tensors, numbers = 2 * len(run.model.net.layers), parameter_count(run.model.net)
-    print(f"{parsed.out}: {tensors} tensors, {numbers:,} numbers, step {run.step:,}")
+    print(f"{parsed.out}: {parameter_count(run.model.net):,} parameters, step {run.step:,}")
 
 
 if __name__ == "__main__":

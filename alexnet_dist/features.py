@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_dist.config.arguments import add_step_argument
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.system import resources
+
+if TYPE_CHECKING:
+    from alexnet_dist.runs.feature_files import Batch
+    from alexnet_dist.runs.prediction import Failure
 
 SUFFIXES = (".npz", ".safetensors")
 
@@ -42,15 +48,15 @@ def main(arguments: list[str]) -> None:
     device = find_device(parsed.device)
     run = load_run(parsed.run, parsed.step)
     run.model.to(device)
-    errors: list[str] = []
     layer = parsed.layer or list(run.model.net.layers)[-2]
     if layer not in run.model.net.layers:
         raise UserError(f"--layer {layer}: expected one of {', '.join(run.model.net.layers)}")
+    errors: list[str] = []
     if parsed.images:
-        pictures, others = find_pictures(parsed.images)
-        if others:
-            print(f"{others:,} files of folders are left out: their names are no image's", file=sys.stderr, flush=True)
-        batches = of_pictures(run, pictures, layer, device, errors)
+        pictures, note = find_pictures(parsed.images)
+        if note:
+            print(note, file=sys.stderr, flush=True)
+        batches = _usable(of_pictures(run, pictures, layer, device), errors)
     else:
         data = run.config.data
         split = Split.open(locate(parsed.data or data.root, data.cache, data.cache_bytes), parsed.split or "val")
@@ -60,6 +66,17 @@ def main(arguments: list[str]) -> None:
     print(f"{parsed.out}: {layer} of {rows:,} images, {units:,} units, step {run.step:,}")
     if errors:
         raise UserError(f"{len(errors):,} of {len(errors) + rows:,} images were left out:\n" + "\n".join(errors))
+
+
+def _usable(batches: Iterable[Batch | Failure], errors: list[str]) -> Iterator[Batch]:
+    """Yield what is no failure; keep the errors of the others."""
+    from alexnet_dist.runs.prediction import Failure
+
+    for batch in batches:
+        if isinstance(batch, Failure):
+            errors.append(batch.error)
+        else:
+            yield batch
 
 
 def _parser() -> argparse.ArgumentParser:

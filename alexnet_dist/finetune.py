@@ -1,9 +1,9 @@
 """python -m alexnet_dist.finetune RUN FOLDER: train the net of a finished run on your own images.
 
 FOLDER has a folder for each class, or train/ and val/ with those in them. It is packed as the images of RUN were. All
-layers of RUN are copied but the last one, which is drawn anew for your classes. The copied layers learn at a tenth of
-its rate, as those of the paper's fine-tuned net (table 2). OUT gets shards/ and run/, a run like any other: KEY=VALUE
-changes its configuration, and the same command continues it.
+layers of RUN are copied but the last one, which is drawn anew for your classes. The copied layers, and all biases,
+learn at a tenth of its rate, as those of the paper's fine-tuned net (table 2). OUT gets shards/ and run/, a run like
+any other: KEY=VALUE changes its configuration, and the same command continues it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,42 +20,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_dist.config.arguments import positive
+from alexnet_dist.config.arguments import add_step_argument, positive
 from alexnet_dist.errors import RunError, UserError, run_command
+from alexnet_dist.pack.sources.split_folders import has_held_out
 from alexnet_dist.system import environment, resources
 
 if TYPE_CHECKING:
-    from alexnet_dist.config import Config
+    from alexnet_dist.data.manifest import Options
     from alexnet_dist.data.reader import Split
+    from alexnet_dist.runs.load import LoadedRun
 
 STEPS_PER_EPOCH = 16  # at least: a folder of few images has smaller batches than RUN had
 EPOCHS = 30
 COPIED_SHARE = 0.1  # of the new layer's rate, for the copied layers
+HOLDOUT = 0.2  # of each class
+GIVEN = ("run.directory", "data.root")
 DROP_AT, DROP = 2 / 3, 10.0  # all rates are divided by DROP after this part of the epochs
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a fine-tuning changes in the configuration of the run that it begins with."""
+    """What a fine-tuning changes in the configuration of the run that it begins with.
+
+    learning_rate: of the new layer. copied, new: layers. step: of the run's checkpoint.
+    """
 
     batch: int
     learning_rate: float
     epochs: int
     copied: Sequence[str]
     new: str
+    step: int
 
     def overrides(self, source: Path, shards: Path, run: Path, classes: int) -> list[str]:
         """Return the key=value arguments of the training, after the configuration of the source."""
-        rates = {
-            "learning_rate": self.learning_rate * COPIED_SHARE,
-            "layer_learning_rates": {self.new: self.learning_rate},
-        }
         drop = max(1, round(self.epochs * DROP_AT))
-        event = {
-            "epoch": drop,
-            "learning_rate": self.learning_rate * COPIED_SHARE / DROP,
-            "layer_learning_rates": {self.new: self.learning_rate / DROP},
-        }
         values = {
             "data.root": str(shards),
             "data.global_batch": self.batch,
@@ -63,69 +63,85 @@ class Recipe:
             "optim.drop_epochs": [],
             "optim.warmup_epochs": 0,
             "optim.reference_batch": None,
-            "optim.learning_rate": rates["learning_rate"],
-            "optim.layer_learning_rates": rates["layer_learning_rates"],
+            "optim.bias_learning_rate": None,
+            **{f"optim.{key}": value for key, value in self._rates(1).items()},
+            "topology.layout": "auto",
+            "train.accumulate": 1,
+            "train.device": "auto",
             "run.directory": str(run),
             "run.epochs": self.epochs,
             "run.steps": None,
-            "run.events": [event] if drop < self.epochs else [],
+            "run.events": [{"epoch": drop, **self._rates(DROP)}] if drop < self.epochs else [],
             "run.evaluate_every": 1,
+            "run.keep_best": True,
             "run.initial_weights": str(source),
+            "run.initial_step": self.step,
             "run.initial_layers": list(self.copied),
         }
         return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
+    def _rates(self, divisor: float) -> dict[str, object]:
+        rate = self.learning_rate / divisor
+        return {"learning_rate": rate * COPIED_SHARE, "layer_learning_rates": {self.new: rate}}
 
-def recipe(settings: Config, layers: Sequence[str], images: int, epochs: int) -> Recipe:
+
+def recipe(source: LoadedRun, images: int, epochs: int) -> Recipe:
     """Return how to fine-tune a run's net on so many training images.
 
     A smaller batch lowers the rate by the square root of the ratio, which keeps the noise of an update the same. In
     proportion, as for a whole training, the few steps that a small folder has lead nowhere.
     """
-    data, optim = settings.data, settings.optim
+    data, optim = source.config.data, source.config.optim
+    *copied, new = source.model.net.layers
     batch = min(data.global_batch, max(2, images // STEPS_PER_EPOCH))
-    rate = optim.learning_rate * data.global_batch / (optim.reference_batch or data.global_batch)
-    rate *= math.sqrt(batch / data.global_batch)
-    *copied, new = layers
-    return Recipe(batch, rate, epochs, copied, new)
+    rate = optim.layer_learning_rates.get(new) or optim.learning_rate
+    rate *= data.global_batch / (optim.reference_batch or data.global_batch) * math.sqrt(batch / data.global_batch)
+    return Recipe(batch, rate, epochs, copied, new, source.step)
 
 
 def main(arguments: list[str]) -> None:
     """Pack, train, evaluate, print."""
     parsed = _parser().parse_intermixed_args(arguments)
+    for word in parsed.overrides:
+        if word.partition("=")[0] in GIVEN:
+            raise UserError(f"{word}: finetune gives this key; choose its folder with --out")
     # They import torch: --help does without it.
     from alexnet_dist.data.reader import Split
+    from alexnet_dist.runs.directory import CONFIG, PREEMPTED
     from alexnet_dist.runs.load import load_run
 
-    source = load_run(parsed.run)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the training saves before this process ends
+    source = load_run(parsed.run, parsed.step)
     out = parsed.out or Path("runs") / f"{parsed.run.resolve().name}-on-{parsed.folder.resolve().name}"
     shards, run = out / "shards", out / "run"
-    options = source.manifest.options
-    kept = [
-        f"--size={options.size}",
-        f"--filter={options.filter}",
-        f"--chroma={options.chroma}",
-        f"--quality={options.quality}",
-    ]
-    if not (parsed.folder / "val").is_dir():
-        kept.append(f"--holdout={parsed.holdout}")
+    kept = _pack_options(source.manifest.options, parsed.folder, parsed.holdout)
     for split in ("train", "val"):
         _run("pack", ["-m", "alexnet_dist.pack", str(parsed.folder), str(shards), "--split", split, *kept])
     train, val = Split.open(shards, "train"), Split.open(shards, "val")
     if len(train.manifest.classes) < 2:
         raise UserError(f"{parsed.folder}: one class; expected two or more folders, one for each class")
-    plan = recipe(source.config, list(source.model.net.layers), train.images, parsed.epochs)
-    words = [*plan.overrides(parsed.run.absolute(), shards.absolute(), run.absolute(), len(train.manifest.classes))]
-    config = ["--config", str(parsed.run / "config.yaml")]
+    plan = recipe(source, train.images, parsed.epochs)
+    words = plan.overrides(parsed.run.absolute(), shards.absolute(), run.absolute(), len(train.manifest.classes))
+    config = ["--config", str(parsed.run / CONFIG)]
     _run("train", ["-m", "alexnet_dist.train", *config, *words, *parsed.overrides], resources.cores())
+    if (run / PREEMPTED).exists():
+        raise RunError(f"{run}: stopped and saved; the same command continues it")
     _report(parsed.folder, run, train, val, plan)
+
+
+def _pack_options(options: Options, folder: Path, holdout: float | None) -> list[str]:
+    """Return the options of `pack` that give images as those of a packed set."""
+    words = [f"--size={options.size}", f"--filter={options.filter}"]
+    words += [f"--chroma={options.chroma}", f"--quality={options.quality}"]
+    if holdout is None and folder.is_dir() and not has_held_out(folder):
+        holdout = HOLDOUT
+    return words if holdout is None else [*words, f"--holdout={holdout}"]
 
 
 def _report(folder: Path, run: Path, train: Split, val: Split, plan: Recipe) -> None:
     """Evaluate, and print what was trained and how to use it."""
-    found = json.loads(
-        _run("evaluate", ["-m", "alexnet_dist.evaluate", str(run), "--step=best", "--json"], capture=True)
-    )
+    words = ["-m", "alexnet_dist.evaluate", str(run), "--step=best", "--json"]
+    found = json.loads(_run("evaluate", words, resources.cores(), capture=True))
     largest = max(int((val.labels == label).sum()) for label in range(len(val.manifest.classes)))
     print(
         f"\n{folder}: {len(train.manifest.classes)} classes, {train.images:,} to train on, {val.images:,} held out"
@@ -138,18 +154,27 @@ def _report(folder: Path, run: Path, train: Split, val: Split, plan: Recipe) -> 
 
 
 def _run(step: str, arguments: list[str], threads: int = 1, capture: bool = False) -> str:
-    """Run Python with these arguments; return its standard output if captured. UserError or RunError if it fails."""
-    done = subprocess.run(
+    """Run Python with these arguments; return its standard output if captured. UserError or RunError if it fails.
+
+    If this process is asked to stop, so is that one, once: it is in a group of its own, which Ctrl-C does not reach.
+    """
+    with subprocess.Popen(
         [sys.executable, *arguments],
         env=environment.child_environment(threads),
         stdout=subprocess.PIPE if capture else None,
         text=True,
-        check=False,
-    )
-    if done.returncode:
-        failure = UserError if done.returncode == 2 else RunError
-        raise failure(f"finetune stopped: {step} ended with exit code {done.returncode}; its output is above")
-    return done.stdout or ""
+        process_group=0,
+    ) as child:
+        try:
+            printed, _ = child.communicate()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGTERM)
+            child.wait()
+            raise
+    if child.returncode:
+        failure = UserError if child.returncode == 2 else RunError
+        raise failure(f"finetune stopped: {step} ended with exit code {child.returncode}; its output is above")
+    return printed or ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory of the net to begin with")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="your images, a folder for each class")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change of the training's configuration")
+    add_step_argument(parser)
     parser.add_argument("--out", type=Path, help="folder for shards/ and run/; default: runs/RUN-on-FOLDER")
     parser.add_argument(
         "--epochs", type=positive(int), default=EPOCHS, help=f"passes over the images (default: {EPOCHS})"
@@ -168,8 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--holdout",
         type=positive(float),
-        default=0.2,
-        help="part of each class to be held out, if FOLDER has no val/ (default: 0.2)",
+        help=f"part of each class to be held out, if FOLDER has no val/ (default: {HOLDOUT})",
     )
     return parser
 

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_dist.config import named
+from alexnet_dist.data.choices import BEST
 
 if TYPE_CHECKING:
     from alexnet_dist.config.loading import LoadedConfig
-
-
-BEST = "best"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -100,6 +100,11 @@ def find_conflicts(config: Config) -> Iterator[Conflict]:
             ("run.initial_layers", "run.initial_weights"),
             f"run.initial_layers = {layers}: expected [] without run.initial_weights, the run to copy them from",
         )
+    if config.run.initial_step is not None and config.run.initial_weights is None:
+        yield Conflict(
+            ("run.initial_step", "run.initial_weights"),
+            f"run.initial_step = {config.run.initial_step}: expected null without run.initial_weights",
+        )
     yield from _rate_conflicts(config)
     for key, norm, centre in (("norm", model.norm, "channel"), ("spatial_norm", model.spatial_norm, "pixel")):
         if norm.size % 2 == 0:

@@ -227,6 +227,8 @@ class RunConfig(Section):
     """Epochs between evaluations on the validation set; 0: never, and the run needs no validation shards."""
     initial_weights: str | None = Field(None, min_length=1)
     """If set, directory of another run: a new run begins with weights of its newest checkpoint (table 2, nets *)."""
+    initial_step: Annotated[int, Field(ge=0)] | Literal["best"] | None = None
+    """Checkpoint of initial_weights to take: of a step, the best on its validation set, or (null) the newest."""
     initial_layers: tuple[str, ...] = ()
     """Layers to copy from initial_weights; []: all whose name and shape are the same there. The others are drawn."""
     events: tuple[Event, ...] = ()

@@ -55,8 +55,7 @@ def load_library(url: str) -> None:
         fsspec.get_filesystem_class(url.partition(":")[0])
     except ImportError as error:
         raise UserError(
-            f"{url}: reading it needs a library that is not installed ({error});"
-            " pip install 'alexnet_dist[remote]'"
+            f"{url}: reading it needs a library that is not installed ({error}); pip install 'alexnet_dist[remote]'"
         ) from None
 
 

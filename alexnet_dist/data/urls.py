@@ -8,6 +8,12 @@ from urllib.parse import SplitResult, urlsplit
 from alexnet_dist.errors import UserError
 
 SCHEMES = ("http", "https", "s3")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL, of whatever scheme, and not the name of a local file or folder."""
+    return SCHEME.match(text) is not None
 
 
 def redact(text: str) -> str:
@@ -22,7 +28,7 @@ def parse_url(key: str, text: str, target: str) -> SplitResult | None:
     Raises UserError for a scheme that is not read, such as `pipe:`, without a host, and for a URL with a user name or
     password, which would be written into config.yaml, messages and logs.
     """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", text)
+    scheme = SCHEME.match(text)
     if scheme is None:
         return None
     redacted = redact(text)

@@ -10,7 +10,7 @@ from pathlib import Path
 from alexnet_dist.errors import UserError
 
 # Names of the folders of a split, in any case, also with `set` or a hyphen: `Training-Set`.
-TRAIN_NAMES, VAL_NAMES, TEST_NAMES = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+VAL_NAMES, TEST_NAMES = ("val", "valid", "validation"), ("test", "testing")
 ELSEWHERE = "choose another directory: python -m alexnet_dist.demo --run FOLDER"
 
 
@@ -87,11 +87,6 @@ def _check_outside(data: Path, run: Path, work: Path) -> None:
     for output in (run, work):
         if output.resolve().is_relative_to(data.resolve()):
             raise UserError(f"{data}: the demo would write to {output}, which is inside it; {ELSEWHERE}")
-
-
-def has_held_out(folder: Path) -> bool:
-    """Return whether a folder of images is already split into train/ and val/ or test/, by any of their usual names."""
-    return bool(_named(folder, TRAIN_NAMES)) and bool(_named(folder, VAL_NAMES + TEST_NAMES))
 
 
 def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:

@@ -22,6 +22,7 @@ from alexnet_dist.runs.progress import Progress
 Floats = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.uint8]
 
+CPU = torch.device("cpu")
 MAX_IMAGES = 2000  # held-out images among which neighbours are searched
 BATCH = 50  # images per forward pass
 
@@ -71,22 +72,25 @@ def class_probabilities(run: LoadedRun, pictures: Sequence[Picture]) -> Floats:
     return probabilities
 
 
-def activations_at_joins(run: LoadedRun, picture: Picture) -> list[tuple[str, list[Floats]]]:
+def activations_at_joins(
+    run: LoadedRun, picture: Picture, device: torch.device = CPU
+) -> list[tuple[str, list[Floats]]]:
     """Return what each tower sends at each join for one image (H, W, 3): the layer that reads it, and the activations.
 
-    Activations are float64 (maps, side, side) or (units,), one array a tower.
+    Activations are float64 (maps, side, side) or (units,), one array a tower. device: of the run's model.
     """
     stages = geometry.stages(run.model.net)
     with torch.no_grad():
-        maps = run.model.join_maps(_network_inputs(run, [picture]))
+        maps = run.model.join_maps(_network_inputs(run, [picture], device))
     return [
-        (names[0], [tower[0].double().numpy() for tower in sent]) for names, sent in zip(stages[1:], maps, strict=True)
+        (names[0], [tower[0].double().cpu().numpy() for tower in sent])
+        for names, sent in zip(stages[1:], maps, strict=True)
     ]
 
 
-def _network_inputs(run: LoadedRun, pictures: Sequence[Picture]) -> torch.Tensor:
+def _network_inputs(run: LoadedRun, pictures: Sequence[Picture], device: torch.device = CPU) -> torch.Tensor:
     """Return the net's input for the centres of images (H, W, 3)."""
-    return centre_input(run, torch.from_numpy(np.stack(pictures)), torch.device("cpu"))
+    return centre_input(run, torch.from_numpy(np.stack(pictures)), device)
 
 
 def nearest(features: Floats, query: int, count: int) -> list[int]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from alexnet_dist.runs.pictures import Picture
     from alexnet_dist.runs.trained import TrainedNet
 
+PORT, LAST_PORT = 8000, 65535
+
 
 def main(arguments: list[str]) -> None:
     """Parse, load, predict, print.
@@ -28,18 +30,20 @@ def main(arguments: list[str]) -> None:
         raise UserError("expected IMAGEs, or --serve")
     if parsed.serve and (parsed.format != "text" or parsed.views != 1):
         raise UserError("--serve: found --views, --json or --csv, which print; the page shows one view and ten")
+    if parsed.port is not None and not parsed.serve:
+        raise UserError("--port: expected with --serve alone")
     # These import torch: --help does without it.
     from alexnet_dist.runs.pictures import find_pictures
     from alexnet_dist.runs.trained import load_run
 
-    pictures, others = find_pictures(parsed.images)
-    if others:
-        print(f"{others:,} files of folders are left out: their names are no image's", file=sys.stderr, flush=True)
+    pictures, note = find_pictures(parsed.images)
+    if note:
+        print(note, file=sys.stderr, flush=True)
     net = load_run(parsed.run, parsed.step, parsed.device)
     if parsed.words is not None:
         net = _named_by(net, parsed.words)
     if parsed.serve:
-        _serve(net, parsed.port)
+        _serve(net, PORT if parsed.port is None else parsed.port)
     else:
         _print(net, pictures, parsed.views, parsed.format)
 
@@ -84,6 +88,12 @@ def _serve(net: TrainedNet, port: int) -> None:
             page.serve_forever()
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= LAST_PORT):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 0 to {LAST_PORT}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m alexnet_dist.predict", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
@@ -101,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--words", type=Path, metavar="FILE", help="words to show for classes, such as ImageNet's synset_words.txt"
     )
     parser.add_argument("--serve", action="store_true", help="open a local page instead, to drop images on")
-    parser.add_argument("--port", type=int, default=8000, help="of the page; 0: any free one (default: 8000)")
+    parser.add_argument("--port", type=_port, help=f"of the page; 0: any free one (default: {PORT})")
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument(
         "--json",

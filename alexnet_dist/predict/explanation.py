@@ -14,9 +14,9 @@ from torch import Tensor
 
 from alexnet_dist.data import augment
 from alexnet_dist.figures.activations import strip
+from alexnet_dist.figures.held_out import activations_at_joins
 from alexnet_dist.figures.kernels import scaled
 from alexnet_dist.figures.mosaic import enlarged, mosaic
-from alexnet_dist.nn import geometry
 from alexnet_dist.nn.model import ACTIVATIONS, Tower
 from alexnet_dist.runs.inference import centre_input
 from alexnet_dist.runs.prediction import Guess, best_guesses
@@ -86,7 +86,7 @@ def explain(net: TrainedNet, square: Tensor) -> Explanation:
                 for number, row in enumerate(probabilities)
             ],
             [_excited(net, tower, centre) for tower in net.model.towers if isinstance(tower, Tower)],
-            _joins(net, centre),
+            _joins(net, square),
         )
 
 
@@ -97,25 +97,26 @@ def _view_name(number: int) -> str:
 
 def _excited(net: TrainedNet, tower: Tower, image: Tensor) -> list[Kernel]:
     """Return the kernels of a tower's first layer with the largest mean activation, largest first."""
-    first = next(iter(net.model.net.layers))
+    geometry = net.model.net
+    first = next(iter(geometry.layers))
     module = tower.get_submodule(first)
-    maps = ACTIVATIONS[net.model.net.activation](module(image * net.model.net.input_scale))[0].double().cpu()
+    maps = module(image * geometry.input_scale)
+    if geometry.layers[first].activate == "first":
+        maps = ACTIVATIONS[geometry.activation](maps)
     weight = module.weight
     assert isinstance(weight, Tensor)
     pictures = enlarged(scaled(weight.double().cpu().numpy()))
-    strength = maps.mean((1, 2))
+    strength = maps[0].double().cpu().mean((1, 2))
     best = strength.argsort(descending=True, stable=True)[:KERNELS].tolist()
     return [Kernel(index, float(strength[index]), _png(_bytes(pictures[index]))) for index in best]
 
 
-def _joins(net: TrainedNet, image: Tensor) -> list[JoinPanel]:
+def _joins(net: TrainedNet, square: Tensor) -> list[JoinPanel]:
     """Return what crosses at each join; the towers of a join share one scale."""
     panels = []
-    stages = geometry.stages(net.model.net)
-    for names, sent in zip(stages[1:], net.model.join_maps(image), strict=True):
-        maps = [tower[0].double().cpu().numpy() for tower in sent]
+    for into, maps in activations_at_joins(net.loaded, square.numpy(), net.device):
         largest = max(max(float(each.max()) for each in maps), 1e-12)
-        panels.append(JoinPanel(names[0], 4 * maps[0].size, [_png(_bytes(_panel(each) / largest)) for each in maps]))
+        panels.append(JoinPanel(into, 4 * maps[0].size, [_png(_bytes(_panel(each) / largest)) for each in maps]))
     return panels
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from http import HTTPStatus
@@ -23,7 +24,8 @@ from alexnet_dist.runs.trained import TrainedNet
 ADDRESS = "127.0.0.1"
 MAX_BYTES = 32 << 20
 WAITING = 64
-TIMEOUT_S = 20.0  # for a client to send its request, or to read the answer
+TIMEOUT_S = 20.0  # for a client to send the next bytes of its request, or to read those of the answer
+LENGTH_DIGITS = 15  # a longer Content-Length is no length
 PAGE = Path(__file__).with_name("page.html")
 NONCE, NAME, MAX = "NONCE", "RUN_NAME", "MAX_BYTES"  # in the page
 
@@ -65,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         nonce = secrets.token_urlsafe(16)
         name = json.dumps(self.server.net.loaded.directory.resolve().name).replace("<", "\\u003c")
-        text = PAGE.read_text().replace(NONCE, nonce).replace(NAME, name).replace(MAX, str(MAX_BYTES))
+        text = PAGE.read_text("utf-8").replace(NONCE, nonce).replace(NAME, name).replace(MAX, str(MAX_BYTES))
         policy = f"default-src 'none'; img-src data: blob:; connect-src 'self'; style-src 'nonce-{nonce}';"
         headers = {
             "Content-Security-Policy": f"{policy} script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'"
@@ -77,21 +79,21 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_own():
             return
         length = self.headers.get("Content-Length", "")
-        if self.path != "/classify" or not length.isdecimal():
+        if self.path != "/classify" or not (length.isdecimal() and len(length) <= LENGTH_DIGITS):
             self._fail(HTTPStatus.BAD_REQUEST, "expected the contents of an image, with their length, at /classify")
             return
         if int(length) > MAX_BYTES:
             self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_BYTES >> 20} MiB: use the command predict")
             return
-        content = self.rfile.read(int(length))
-        if len(content) < int(length):
-            self.close_connection = True
-            return
         if not self.server.room.acquire(blocking=False):
             self._fail(HTTPStatus.SERVICE_UNAVAILABLE, "too many images at once; try again")
             return
         try:
-            self._classify(content)
+            content = self.rfile.read(int(length))
+            if len(content) == int(length):
+                self._classify(content)
+            else:
+                self.close_connection = True
         finally:
             self.server.room.release()
 
@@ -101,6 +103,10 @@ class _Handler(BaseHTTPRequestHandler):
                 explanation = explain(self.server.net, square_pixels(self.server.net.loaded, content))
         except UserError as error:
             self._fail(HTTPStatus.UNPROCESSABLE_ENTITY, str(error).removeprefix("image: "))
+            return
+        except (MemoryError, RuntimeError) as error:  # torch's, such as a GPU without memory
+            print(f"an image was not classified: {error}", file=sys.stderr, flush=True)
+            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, "the net failed; the terminal of the command says why")
             return
         self._send(HTTPStatus.OK, "application/json", json.dumps(asdict(explanation)).encode())
 

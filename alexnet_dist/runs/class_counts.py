@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alexnet_dist.data.manifest import Class
 from alexnet_dist.nn.scoring import positions
 
 TOP5 = 5
@@ -34,41 +35,39 @@ class ClassCounts:
         missed = positions(probabilities.cpu(), truth) >= TOP5
         self.not_in_top5 += torch.bincount(truth[missed], minlength=classes)
 
-    def by_class(self, names: Sequence[str]) -> list[dict[str, object]]:
-        """Return for each class with images its errors, as fractions, and the class for which it is taken most often.
+    def by_class(self, classes: Sequence[Class]) -> list[dict[str, object]]:
+        """Return for each class its errors, as fractions, and the class for which it is taken most often.
 
-        top5_error: None below six classes.
+        The errors of a class without images are None, and so is top5_error below six classes.
         """
-        rows = []
-        for label, name in enumerate(names):
+        rows: list[dict[str, object]] = []
+        for label, described in enumerate(classes):
             images = int(self.confusion[label].sum())
-            if not images:
-                continue
             others = self.confusion[label].clone()
             right, others[label] = int(others[label]), 0
             most = int(others.argmax())
             rows.append(
                 {
                     "index": label,
-                    "class": name,
+                    "class": described.name,
+                    "words": described.words or "",
                     "images": images,
-                    "top1_error": 1 - right / images,
-                    "top5_error": int(self.not_in_top5[label]) / images if len(names) > TOP5 else None,
-                    "most_often_taken_for": names[most] if others[most] else "",
+                    "top1_error": 1 - right / images if images else None,
+                    "top5_error": int(self.not_in_top5[label]) / images if images and len(classes) > TOP5 else None,
+                    "most_often_taken_for": classes[most].name if others[most] else "",
                     "how_often": int(others[most]),
                 }
             )
         return rows
 
-    def write(self, folder: Path, names: Sequence[str]) -> None:
-        """Write classes.csv and confusion.csv into a folder, which is made if it is missing. Raises OSError."""
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = self.by_class(names)
-        with (folder / ERRORS).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+    def write(self, folder: Path, classes: Sequence[Class]) -> None:
+        """Write classes.csv and confusion.csv into a folder. Raises OSError."""
+        rows, names = self.by_class(classes), [described.name for described in classes]
+        with (folder / ERRORS).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        with (folder / MATRIX).open("w", newline="") as file:
+        with (folder / MATRIX).open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
             table.writerow(["class \\ found", *names])
             table.writerows([name, *row] for name, row in zip(names, self.confusion.tolist(), strict=True))

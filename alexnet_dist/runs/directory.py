@@ -180,8 +180,22 @@ def best_step(directory: Path, steps: Iterable[int]) -> int | None:
 
     Raises UserError for evaluations that cannot be read.
     """
-    errors = {line["step"]: line["top1_error"] for line in read_lines(directory / EVALUATIONS)}
+    path, errors = directory / EVALUATIONS, {}
+    for number, line in enumerate(read_lines(path), 1):
+        step, error = line.get("step"), line.get("top1_error")
+        if not isinstance(step, int) or not isinstance(error, int | float):
+            raise UserError(f"{path}:{number}: expected numbers as step and top1_error; remove the line")
+        errors[step] = error
     return min((step for step in sorted(steps) if step in errors), key=errors.__getitem__, default=None)
+
+
+def evaluated_best(directory: Path, steps: Sequence[int]) -> int:
+    """Return which of a run's checkpoints has the lowest top-1 error; UserError if none of them was evaluated."""
+    best = best_step(directory, steps)
+    if best is None:
+        found = f"steps {', '.join(map(str, sorted(steps)))}" if steps else "there is none yet"
+        raise UserError(f"{directory}: none of its checkpoints was evaluated ({found}); expected the number of a step")
+    return best
 
 
 def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:

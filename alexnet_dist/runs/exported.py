@@ -80,7 +80,7 @@ def plain_alexnet(path: str | Path) -> PlainAlexNet:
         raise UserError(f"{path}: {found}; expected {FORMAT!r}: export the run again")
     try:
         return _net(metadata, weights)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, ArithmeticError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{path}: its description does not fit: {problem:.300}; export the run again") from None
 
@@ -95,4 +95,6 @@ def _net(metadata: Mapping[str, str], weights: Mapping[str, Tensor]) -> PlainAle
     with torch.device("meta"):
         net = PlainAlexNet(layers, torch.from_numpy(mean.astype(np.float32)), names, int(metadata["size"]))
     net.load_state_dict(dict(weights), assign=True)
+    if len(names) != layers[-1].outputs:
+        raise ValueError(f"{len(names)} classes for {layers[-1].outputs} outputs")
     return net.eval().requires_grad_(False)

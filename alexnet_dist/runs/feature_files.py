@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from alexnet_dist.runs.evaluation import check_split, split_batches
 from alexnet_dist.runs.inference import centre_input
 from alexnet_dist.runs.load import LoadedRun
 from alexnet_dist.runs.pictures import Picture
-from alexnet_dist.runs.prediction import square_pixels
+from alexnet_dist.runs.prediction import Failure, square_pixels
 from alexnet_dist.runs.progress import Progress
 from alexnet_dist.system.files import replace_durably, temporary_of
 
@@ -54,17 +54,17 @@ def of_split(run: LoadedRun, split: Split, layer: str, device: torch.device) -> 
 
 
 def of_pictures(
-    run: LoadedRun, pictures: Sequence[Picture], layer: str, device: torch.device, errors: list[str]
-) -> Iterator[Batch]:
-    """Yield the features of pictures, whose ids are their names; add to `errors` why one cannot be used."""
+    run: LoadedRun, pictures: Sequence[Picture], layer: str, device: torch.device
+) -> Iterator[Batch | Failure]:
+    """Yield the features of pictures, whose ids are their names, and a failure for each one that cannot be used."""
     for first in range(0, len(pictures), ROWS):
         squares, ids = [], []
         for picture in pictures[first : first + ROWS]:
             try:
-                squares.append(square_pixels(run, picture.name))
+                squares.append(square_pixels(run, picture))
                 ids.append(picture.name)
             except UserError as error:
-                errors.append(str(error))
+                yield Failure(picture.name, str(error))
         if squares:
             features = _features(run, torch.stack(squares), layer, device)
             yield Batch(features, ids, torch.full((len(ids),), UNKNOWN))
@@ -75,30 +75,44 @@ def write_features(path: Path, batches: Iterable[Batch], run: LoadedRun, layer: 
 
     Raises UserError if there are none, or if the file cannot be written.
     """
-    rows = temporary_of(path.with_name(f"{path.name}.rows"))
+    numbers = temporary_of(path.with_name(f"{path.name}.rows"))
     ids: list[str] = []
     labels: list[Tensor] = []
     units = 0
-    try:
+    with _written(path, numbers):
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows.unlink(missing_ok=True)  # a link that stands there is not followed
-        with rows.open("xb") as file:
-            for batch in batches:
-                units = batch.features.shape[1]
-                batch.features.numpy().tofile(file)
-                ids += batch.ids
-                labels.append(batch.labels)
+        numbers.unlink(missing_ok=True)  # a link that stands there is not followed
+        numbers.open("xb").close()
+    try:
+        for batch in batches:
+            units = batch.features.shape[1]
+            with _written(path, numbers), numbers.open("ab") as file:
+                file.write(batch.features.numpy().tobytes())
+            ids += batch.ids
+            labels.append(batch.labels)
         if not ids:
             raise UserError(f"{path}: not written: none of the images can be used")
         shape = (len(ids), units)
-        features: npt.NDArray[np.float32] = np.memmap(rows, np.float32, "r+", shape=shape)
-        _write(path, features, torch.cat(labels), ids, run, layer)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}; choose another file") from None
+        with _written(path, temporary_of(path)):
+            features: npt.NDArray[np.float32] = np.memmap(numbers, np.float32, "r+", shape=shape)
+            _write(path, features, torch.cat(labels), ids, run, layer)
     finally:
         with suppress(OSError):
-            rows.unlink(missing_ok=True)
+            numbers.unlink(missing_ok=True)
     return shape
+
+
+@contextmanager
+def _written(path: Path, temporary: Path) -> Iterator[None]:
+    """Give an error in writing a file the file's name, and remove what was written instead of it."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: cannot be written: {error.strerror}; choose another file") from None
+        raise
 
 
 def _write(

@@ -52,8 +52,11 @@ def write_onnx(run: LoadedRun, path: Path) -> None:
     program.model.metadata_props.update(graph_description(run))
     temporary = temporary_of(path)
     temporary.unlink(missing_ok=True)  # a link that stands there is not followed
-    program.save(temporary, external_data=False)
-    replace_durably(temporary, path)
+    try:
+        program.save(temporary, external_data=False)
+        replace_durably(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_pt2(run: LoadedRun, path: Path) -> None:

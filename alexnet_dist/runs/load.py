@@ -15,6 +15,7 @@ from torch import Tensor
 from alexnet_dist import config as configs
 from alexnet_dist.config import Config
 from alexnet_dist.data import manifest
+from alexnet_dist.data.choices import BEST
 from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.data.reader import parse_npy
 from alexnet_dist.errors import UserError
@@ -22,7 +23,7 @@ from alexnet_dist.nn.geometry import Geometry, Layer
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.checkpoint import Checkpoint
-from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, MEAN, best_step
+from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, MEAN, evaluated_best
 from alexnet_dist.runs.weights import check_tower, restore
 
 HEADER_BYTES = 4096  # more than the header of an array has
@@ -96,19 +97,16 @@ def load_run(directory: Path, step: int | Literal["best"] | None = None) -> Load
         raise UserError(f"{directory}: not a run: there is no {CONFIG} in it; expected the run.directory of a training")
     config = configs.load([directory / CONFIG], []).config
     home, net = directory / CHECKPOINTS, configs.geometry(config)
-    wanted, step = step, None if step == "best" else step
+    if isinstance(step, str) and step != BEST:
+        raise UserError(f"step: found {step!r}, expected the step of a checkpoint, or {BEST!r}")
     for _ in range(SEARCHES):
         before = checkpoint.finished_steps(home)
-        if wanted == "best":
-            step = best_step(directory, before)
-            if step is None and before:
-                steps = ", ".join(map(str, sorted(before)))
-                raise UserError(f"{directory}: none of its checkpoints was evaluated (steps {steps}); pass --step STEP")
+        number = evaluated_best(directory, before) if step == BEST else step
         try:
-            saved, complaints = checkpoint.find(home, step)
+            saved, complaints = checkpoint.find(home, number)
             model = None if saved is None else _read_model(saved, net, directory / CONFIG)
         except UserError:
-            if wanted not in (None, "best") or not _deleted(before, home):
+            if step not in (None, BEST) or not _deleted(before, home):
                 raise
             continue
         if not (complaints and _deleted(before, home)):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from alexnet_dist.data.download import RetryPolicy, download, load_library
-from alexnet_dist.data.urls import parse_url
+from alexnet_dist.data.urls import is_url, parse_url
 from alexnet_dist.errors import RunError, UserError
 
 LARGEST_FILE_BYTES = 1 << 29  # as for a file that is packed
+LARGEST_DOWNLOAD_BYTES = 1 << 26
 STANDARD_INPUT = "-"
 # A person waits: not as often and as long as for a shard.
 RETRIES = RetryPolicy(waits_s=(0.5, 1.0), stall_s=15.0)
@@ -24,45 +27,61 @@ EXPECTED = "an image file such as a JPEG, PNG or WebP"
 
 @dataclass(frozen=True)
 class Picture:
-    """An image by its name: a path, a URL, or - for the standard input."""
+    """An image by its name, which is that of a file, a URL, or - for the standard input."""
 
     name: str
+    kind: Literal["file", "url", "standard input"] = "file"
 
     def read(self) -> bytes:
-        """Return the contents of the file. Raises UserError, which begins with its name, if it cannot be read."""
-        if self.name == STANDARD_INPUT:
+        """Return the contents of the file. Raises UserError, which contains its name, if it cannot be read."""
+        if self.kind == "standard input":
             return _limited(self.name, sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1))
-        if parse_url("IMAGE", self.name, "file") is not None:
-            return _download(self.name)
-        return _read_file(Path(self.name))
+        return _download(self.name) if self.kind == "url" else _read_file(Path(self.name))
 
 
-def find_pictures(names: Sequence[str]) -> tuple[list[Picture], int]:
-    """Return the images that names stand for, and how many files of folders are left out as their names are no image's.
+def picture_of(name: str) -> Picture:
+    """Return the image that a name stands for."""
+    return Picture(name, "standard input" if name == STANDARD_INPUT else "url" if is_url(name) else "file")
 
-    A folder stands for the images in it and in its folders, in the order of their paths; hidden ones are left out.
-    Raises UserError for a folder without images, and if the standard input is named more than once.
+
+def find_pictures(names: Sequence[str]) -> tuple[list[Picture], str]:
+    """Return the images that names stand for, and a note on how many files of folders are left out, or nothing.
+
+    A folder stands for the images in it and in its folders, in the order of their paths. Left out are hidden files and
+    those whose names are no image's. Raises UserError for a folder without images or that cannot be read, and if the
+    standard input is named more than once.
     """
     if list(names).count(STANDARD_INPUT) > 1:
         raise UserError("-: the standard input is named twice; it holds one image")
-    pictures, others = [], 0
+    pictures, left_out = [], 0
     for name in names:
-        if name == STANDARD_INPUT or parse_url("IMAGE", name, "file") is not None or not Path(name).is_dir():
-            pictures.append(Picture(name))
+        picture = picture_of(name)
+        if picture.kind != "file" or not Path(name).is_dir():
+            pictures.append(picture)
             continue
-        found = list(_files(Path(name)))
-        images = [path for path in found if path.suffix.lower() in _suffixes()]
+        found = sorted(_files(Path(name)))
+        images = [path for path in found if _is_image(path.relative_to(name))]
         if not images:
             raise UserError(f"{name}: a folder without images; expected files such as a.jpg, b.png in it")
         pictures += [Picture(str(path)) for path in images]
-        others += len(found) - len(images)
-    return pictures, others
+        left_out += len(found) - len(images)
+    note = f"{left_out:,} files of folders are left out: hidden, or with a name that is no image's" if left_out else ""
+    return pictures, note
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file():
-            yield path
+    """Yield all that is in a folder and in its folders, but folders; links to folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: {error.strerror}; expected a folder that can be read") from None
+
+    for home, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(home, name) for name in names)
+
+
+def _is_image(path: Path) -> bool:
+    """Return whether the path in a folder is that of an image, by its suffix, and not hidden."""
+    return path.suffix.lower() in _suffixes() and not any(part.startswith(".") for part in path.parts)
 
 
 @cache
@@ -88,10 +107,11 @@ class _Memory:
 
 
 def _download(url: str) -> bytes:
+    parse_url("IMAGE", url, "file")
     load_library(url)
     sink = _Memory()
     try:
-        download(url, LARGEST_FILE_BYTES, sink, RETRIES, EXPECTED, "expected " + EXPECTED)
+        download(url, LARGEST_DOWNLOAD_BYTES, sink, RETRIES, EXPECTED, "expected " + EXPECTED)
     except RunError as error:
         raise UserError(str(error)) from None
     return bytes(sink.content)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.data.transform import UnusableImageError, upright_image
+from alexnet_dist.data.urls import is_url
 from alexnet_dist.errors import UserError
 from alexnet_dist.runs.inference import view_probabilities
 from alexnet_dist.runs.load import LoadedRun
@@ -22,6 +23,7 @@ from alexnet_dist.runs.pictures import EXPECTED, Picture
 
 GUESSES = 5
 ROWS = 32  # images a batch
+NOT_IN_PNG = ("CMYK", "YCbCr", "LAB", "F")  # modes of PIL images
 
 # What a program may pass as an image: a file or URL, the contents of a file, a picture, its pixels uint8 (H, W, 3).
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
@@ -46,7 +48,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be classified, and why; the text begins with its name."""
+    """An image that could not be classified, and why, with its name."""
 
     image: str
     error: str
@@ -85,28 +87,41 @@ def class_names(manifest: Manifest) -> list[str]:
     return [described.words or described.name for described in manifest.classes]
 
 
-def square_pixels(run: LoadedRun, image: ImageLike) -> Tensor:
+def square_pixels(run: LoadedRun, image: ImageLike | Picture) -> Tensor:
     """Return an image as the run's packed images are, uint8 (size, size, 3), but turned by its EXIF orientation.
 
-    Raises UserError, with a one-line text that begins with the image's name, if it cannot be used.
+    A text is the name of a file or a URL, a Path always that of a file. Raises UserError, with a one-line text that
+    contains the image's name, if it cannot be used.
     """
-    if isinstance(image, str | Path):
-        name, content = str(image), Picture(str(image)).read()
-    elif isinstance(image, bytes):
-        name, content = "image", image
+    if isinstance(image, str):
+        image = Picture(image, "url" if is_url(image) else "file")
+    elif isinstance(image, Path):
+        image = Picture(str(image))
+    if isinstance(image, Picture):
+        name, content = image.name, image.read()
     else:
-        picture, encoded = image if isinstance(image, Image.Image) else Image.fromarray(image), io.BytesIO()
-        picture.save(encoded, "PNG", exif=picture.getexif())
-        name, content = "image", encoded.getvalue()
+        name, content = "image", image if isinstance(image, bytes) else _encoded(image)
     try:
         return torch.from_numpy(upright_image(content, run.manifest.options))
     except UnusableImageError as error:
         raise UserError(f"{name}: {error}; expected {EXPECTED}") from None
 
 
+def _encoded(image: Image.Image | npt.NDArray[np.uint8]) -> bytes:
+    """Return a picture or its pixels as the contents of a file, with its EXIF orientation; UserError if it has none."""
+    file = io.BytesIO()
+    try:
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        exif, kind = picture.getexif(), "TIFF" if picture.mode in NOT_IN_PNG else "PNG"
+        picture.save(file, kind, exif=exif)
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"image: {error}; expected a PIL image, or an array of uint8 (H, W, 3)") from None
+    return file.getvalue()
+
+
 def _prepared(run: LoadedRun, picture: Picture) -> Tensor | str:
     """Return a picture's pixels, or why it cannot be used."""
     try:
-        return square_pixels(run, picture.name)
+        return square_pixels(run, picture)
     except UserError as error:
         return str(error)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_dist import config as configs
+from alexnet_dist.data.choices import BEST
 from alexnet_dist.data.remote import folder
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.errors import UserError
@@ -15,19 +16,19 @@ from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.nn.model import Tower
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.checkpoint import Checkpoint
-from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG
+from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, evaluated_best
 from alexnet_dist.runs.load import differences, geometry_state, saved_geometry
 from alexnet_dist.runs.weights import restore
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.step import Engine
 
-WEIGHTS_KEY, LAYERS_KEY = "run.initial_weights", "run.initial_layers"
+WEIGHTS_KEY, STEP_KEY, LAYERS_KEY = "run.initial_weights", "run.initial_step", "run.initial_layers"
 
 
 def copy_initial_weights(run: RunContext, engine: Engine, control: Control) -> None:
     """Copy layers of the run that run.initial_weights names into the engine of a new run; log which, on rank 0.
 
-    Rank 0 finds the newest checkpoint that verifies, the ranks of replica 0 read it, and the other replicas receive the
+    Rank 0 finds the checkpoint, the ranks of replica 0 read it, and the other replicas receive the
     weights from them. Velocities stay zero. Nothing is done if the key is null.
 
     Raises UserError on all ranks if the other run cannot be used, or lacks a layer of run.initial_layers.
@@ -93,14 +94,19 @@ def weight_shapes(net: Geometry) -> dict[str, str]:
 
 
 def _find(run: RunContext) -> tuple[Checkpoint, list[str]]:
-    """Return the other run's newest checkpoint that verifies, on rank 0, and the layers to copy from it."""
+    """Return the other run's checkpoint, by default the newest that verifies, and the layers to copy; on rank 0."""
     section = run.config.run
     directory = folder(WEIGHTS_KEY, section.initial_weights or "")
     if directory.resolve() == run.directory.resolve():
         raise UserError(f"{WEIGHTS_KEY}: {directory} is this run's own run.directory; expected another run's")
     if not (directory / CONFIG).exists():
         raise UserError(f"{WEIGHTS_KEY}: {directory} is not a run: no {CONFIG} there; expected a run.directory")
-    saved, complaints = checkpoint.find(directory / CHECKPOINTS)
+    home, step = directory / CHECKPOINTS, section.initial_step
+    try:
+        number = evaluated_best(directory, checkpoint.finished_steps(home)) if step == BEST else step
+        saved, complaints = checkpoint.find(home, number)
+    except UserError as error:
+        raise UserError(f"{STEP_KEY}: {error}") from None
     if saved is None:
         found = "; ".join(["no checkpoint verifies", *complaints]) if complaints else "there is no checkpoint yet"
         raise UserError(f"{WEIGHTS_KEY}: {directory}: {found}; choose another run, or wait for its first checkpoint")

@@ -21,7 +21,7 @@ from alexnet_dist.training.inputs import NODE_KEYS
 from alexnet_dist.training.schedule import Progress
 from alexnet_dist.training.step import Engine
 
-BEGINNING_KEYS = ("run.initial_weights", "run.initial_layers")  # only a new run uses them
+BEGINNING_KEYS = ("run.initial_weights", "run.initial_step", "run.initial_layers")  # only a new run uses them
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist.demo.paths import discard, example_image, has_held_out, prepare
+from alexnet_dist.demo.paths import discard, example_image, prepare
 from alexnet_dist.errors import UserError
+from alexnet_dist.pack.sources.split_folders import has_held_out
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -175,19 +177,50 @@ def test_a_folder_stands_for_its_images(tmp_path: Path) -> None:
     for name in ("b/2.jpg", "a.png", "b/1.JPEG", "notes.txt", ".hidden/3.jpg", "b/.4.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    pictures, others = find_pictures([str(tmp_path), "missing.jpg", "https://host/a.jpg?size=1", "-"])
+    pictures, note = find_pictures([str(tmp_path), "missing.jpg", "https://host/a.jpg?size=1", "-"])
     assert [picture.name for picture in pictures] == [
         *(str(tmp_path / name) for name in ("a.png", "b/1.JPEG", "b/2.jpg")), "missing.jpg", "https://host/a.jpg?size=1",
         "-",
     ]  # fmt: skip
-    assert others == 1
+    assert note == "3 files of folders are left out: hidden, or with a name that is no image's"
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"none: a folder without images; expected files such as"):
         find_pictures([str(tmp_path / "none")])
     with pytest.raises(UserError, match=r"-: the standard input is named twice"):
         find_pictures(["-", "-"])
-    with pytest.raises(UserError, match=r"IMAGE: pipe:cat: scheme 'pipe' is not supported; expected a file, or a URL"):
-        find_pictures(["pipe:cat"])
+
+
+def test_a_url_that_is_none_does_not_hide_the_others(run: LoadedRun, tmp_path: Path) -> None:
+    pictures, _ = find_pictures(["pipe:cat", "http://host:99999/a.jpg", str(image_file(tmp_path, "a.jpg"))])
+    *failures, found = predictions(run, pictures, 1, torch.device("cpu"), class_names(run.manifest))
+    assert isinstance(found, Prediction)
+    assert all(isinstance(failure, Failure) for failure in failures)
+    reasons = ["scheme 'pipe' is not supported; expected a file, or a URL", "not a valid URL; expected SCHEME://HOST"]
+    assert all(reason in str(failure) for reason, failure in zip(reasons, failures, strict=True))
+
+
+def test_a_path_is_always_that_of_a_file(run: LoadedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = square_pixels(run, image_file(tmp_path, "a:b.jpg").read_bytes())
+    assert square_pixels(run, Path("a:b.jpg")).equal(expected)
+    assert square_pixels(run, "./a:b.jpg").equal(expected)
+    pictures, _ = find_pictures(["."])
+    assert [square_pixels(run, picture).equal(expected) for picture in pictures] == [True]
+    with pytest.raises(UserError, match="-: No such file or directory"):
+        square_pixels(run, "-")
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F"])
+def test_pictures_of_any_mode_are_taken(mode: str, run: LoadedRun) -> None:
+    image = Image.fromarray(photo(3, 30, 40))
+    converted = image.convert(mode) if mode not in ("LAB", "I;16") else Image.new(mode, (40, 30), 90)
+    assert square_pixels(run, converted).shape == square_pixels(run, photo(3, 30, 40)).shape
+
+
+@pytest.mark.parametrize("image", [np.zeros((30, 40, 3), np.float32), np.zeros((3, 30, 40, 2), np.uint8)])
+def test_arrays_that_are_no_pixels_are_refused(image: Any, run: LoadedRun) -> None:
+    with pytest.raises(UserError, match=r"image: .*; expected a PIL image, or an array of uint8 \(H, W, 3\)"):
+        square_pixels(run, image)
 
 
 def test_an_image_from_the_standard_input_and_from_a_server(
@@ -227,6 +260,7 @@ def test_words_are_shown_for_classes(directory: Path, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (("cat.jpg", "--port=8000"), r"--port: expected with --serve alone"),
         ((), r"expected IMAGEs, or --serve"),
         (("cat.jpg", "--serve"), r"expected IMAGEs, or --serve"),
         (("--serve", "--csv"), r"--serve: found --views, --json or --csv, which print"),

@@ -35,14 +35,25 @@ def test_the_best_step_has_the_lowest_error_of_those_that_are_there(tmp_path: Pa
     assert run_directory.best_step(tmp_path, []) is None
 
 
+@pytest.mark.parametrize(
+    "line", ["{}", '{"step": 3}', '{"step": "3", "top1_error": 0}', '{"step": 3, "top1_error": null}']
+)
+def test_lines_that_are_no_evaluations_are_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "evaluations.jsonl").write_text(json.dumps({"step": 1, "top1_error": 0.5}) + f"\n{line}\n")
+    with pytest.raises(UserError, match=r"evaluations\.jsonl:2: expected numbers as step and top1_error; remove the"):
+        run_directory.best_step(tmp_path, [1, 3])
+
+
 def test_the_best_checkpoint_is_found_by_its_evaluation(tmp_path: Path) -> None:
     directory, nets = write_run(tmp_path, (3, 6, 9))
-    with pytest.raises(UserError, match=r"none of its checkpoints was evaluated \(steps 3, 6, 9\); pass --step STEP"):
+    with pytest.raises(UserError, match=r"none of its checkpoints was evaluated \(steps 3, 6, 9\); expected the"):
         load.load_run(directory, "best")
     lines = [{"step": 3, "top1_error": 0.4}, {"step": 6, "top1_error": 0.2}, {"step": 7, "top1_error": 0.1}]
     (directory / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = load.load_run(directory, "best")
     assert run.step == 6
+    with pytest.raises(UserError, match="step: found 'bset', expected the step of a checkpoint, or 'best'"):
+        load.load_run(directory, "bset")  # type: ignore[arg-type]
     images = torch.zeros(1, 3, run.config.data.crop, run.config.data.crop)
     assert torch.equal(run.model(images), nets[6](images))
     (directory / "checkpoints" / "step-00000006" / "tower-0.safetensors").write_bytes(b"")

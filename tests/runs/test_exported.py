@@ -125,6 +125,14 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "no mean": (lambda metadata, _: metadata.pop("mean"), "its description does not fit: KeyError: 'mean'"),
     "a short mean": (lambda metadata, _: metadata.update(mean="AAAA"), "its description does not fit: ValueError"),
     "no JSON": (lambda metadata, _: metadata.update(layers="["), "its description does not fit: ValidationError"),
+    "fewer classes": (
+        lambda metadata, _: metadata.update(classes=json.dumps(json.loads(metadata["classes"])[:6])),
+        "its description does not fit: ValueError: 6 classes for 7 outputs",
+    ),
+    "no groups": (
+        lambda metadata, _: metadata.update(layers=metadata["layers"].replace('"groups": 2', '"groups": 0')),
+        "its description does not fit: ",
+    ),
     "a missing tensor": (
         lambda _, weights: weights.pop("fc8.bias"),
         "its description does not fit: RuntimeError: .*fc8.bias",

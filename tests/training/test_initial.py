@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.runs import checkpoint
-from alexnet_dist.runs.directory import CHECKPOINTS
+from alexnet_dist.runs.directory import CHECKPOINTS, EVALUATIONS
 from alexnet_dist.training.build import build_engine
 from alexnet_dist.training.initial import copy_initial_weights, layers_to_copy, weight_shapes
 from support.config_files import problems
@@ -146,6 +147,11 @@ def damaged(home: Path) -> list[str]:
     return [f"run.initial_weights={source}"]
 
 
+def source_words(home: Path, *words: str) -> list[str]:
+    """Name a run with the checkpoints of steps 3 and 5, none of which was evaluated."""
+    return [f"run.initial_weights={write_run(home / 'source', (3, 5))[0]}", *words]
+
+
 MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no run": (lambda home: [f"run.initial_weights={home}"], "is not a run: no config.yaml there; expected a"),
     "itself": (lambda home: [f"run.initial_weights={home}/x/../run"], "is this run's own run.directory; expected"),
@@ -154,6 +160,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "there is no checkpoint yet; choose another run, or wait for its first checkpoint",
     ),
     "damaged": (damaged, "no checkpoint verifies; "),
+    "no such step": (lambda home: source_words(home, "run.initial_step=4"), "no valid checkpoint of step 4"),
+    "no best": (lambda home: source_words(home, "run.initial_step=best"), "none of its checkpoints was evaluated (ste"),
 }
 
 
@@ -161,9 +169,20 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
 def test_a_run_that_cannot_be_used_is_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
     words, sign = MISTAKES[name]
     _, _, said = begin([f"run.directory={tmp_path / 'run'}", *words(tmp_path)])
-    assert said.startswith(f"run.initial_weights: {tmp_path}")
+    key = "run.initial_step" if "step" in name or "best" in name else "run.initial_weights"
+    assert said.startswith(f"{key}: {tmp_path}")
     assert sign in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(("step", "expected"), [("3", 3), ("best", 3), ("null", 5)])
+def test_the_checkpoint_that_was_asked_for_is_taken(step: str, expected: int, tmp_path: Path) -> None:
+    source, _ = write_run(tmp_path / "source", (3, 5))
+    (source / EVALUATIONS).write_text(
+        "".join(json.dumps({"step": number, "top1_error": number / 10}) + "\n" for number in (1, 3, 5))
+    )
+    words = [f"run.directory={tmp_path / 'run'}", f"run.initial_weights={source}", f"run.initial_step={step}"]
+    assert begin(words)[2].startswith(f"initial weights of {source}, step {expected}: ")
 
 
 def test_all_ranks_end_when_one_cannot_use_the_other_run(tmp_path: Path, run_ranks: Any) -> None:

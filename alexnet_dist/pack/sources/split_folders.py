@@ -72,6 +72,12 @@ def find_split_folders(root: Path, split: SplitName, holdout: float | None) -> S
     return SplitFolders(held_out, train, notes)
 
 
+def has_held_out(root: Path) -> bool:
+    """Return whether a folder of images is already divided into training and held-out images, by the folders' names."""
+    found = {split_of(folder.name) for folder in visible_folders(root)}
+    return "train" in found and bool(found & {"val", "test"})
+
+
 def visible_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder that are not hidden, by name."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
