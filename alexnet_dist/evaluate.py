@@ -28,7 +28,7 @@ SEARCH = "search"
 
 def main(arguments: list[str]) -> None:
     """Parse, load, evaluate, print."""
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_intermixed_args(arguments)
     weights = _weights(parsed.weights, len(parsed.runs))
     # These import torch: --help does without it.
     from alexnet_dist.data.loader import worker_death_as_error
@@ -65,7 +65,9 @@ def _write_by_class(folder: Path, counts: ClassCounts, manifest: Manifest, resul
     from alexnet_dist.figures import confusion
     from alexnet_dist.runs.prediction import class_names
 
-    title = f"Confusion on {result.images:,} images of {result.split}, {result.views} view(s) an image"
+    views = "one view" if result.views == 1 else f"{result.views} views"
+    nets = "" if len(result.steps) == 1 else f", mean of {len(result.steps)} nets"
+    title = f"Confusion on {result.images:,} images of {result.split}, {views} of each{nets}"
     with _refusing(folder):
         counts.write(folder, manifest.classes)
         picture = confusion.draw(counts.confusion.numpy(), class_names(manifest), title)

@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> None:
     parsed = parser.parse_args(arguments)
     if parsed.out.suffix not in SUFFIXES:
         raise UserError(f"{parsed.out}: expected a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if parsed.out.is_dir():
+        raise UserError(f"{parsed.out}: a folder; expected the name of a file")
     # These import torch: --help does without it.
     from alexnet_dist.nn.geometry import parameter_count
     from alexnet_dist.runs import exported, graphs

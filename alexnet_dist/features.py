@@ -1,8 +1,10 @@
 """python -m alexnet_dist.features RUN OUT [IMAGE ...]: what a layer of a trained run computes for images, as a file.
 
 Without IMAGE a whole split of the run's data. OUT's suffix says in which format: .npz or .safetensors. Both have
-`features` (n, units) float32, and `labels` (n,) int64 if a split was read, -1 otherwise; what each row is of, the
-classes and the layer are in `ids`, `classes` and `layer` of an .npz, and as JSON in the metadata of a .safetensors.
+`features` (n, units) float32, maps flattened as (maps, rows, columns), of the centre of each image, and `labels` (n,)
+int64, indices into `classes`, or -1 where they are unknown. `ids` has the name of each image, or its position in the
+split, which `show` numbers as well; `layer` and `step` say what has computed them. In a .safetensors all but the
+first two are in the metadata, `ids` and `classes` as JSON.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ def main(arguments: list[str]) -> None:
 
     Images that cannot be used are left out and named at the end, in a UserError.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_intermixed_args(arguments)
     if parsed.out.suffix not in SUFFIXES:
         raise UserError(f"{parsed.out}: expected a name that ends in {SUFFIXES[0]} or {SUFFIXES[1]}")
     if parsed.images and (parsed.split or parsed.data):
         raise UserError("IMAGE and --split or --data: expected images, or a split")
+    if parsed.out.is_dir():
+        raise UserError(f"{parsed.out}: a folder; expected the name of a file")
     # These import torch: --help does without it.
     from alexnet_dist.data.loader import worker_death_as_error
     from alexnet_dist.data.reader import Split
@@ -88,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write: its name ends in .npz or .safetensors")
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="a file, a folder, a URL, or -, as for predict")
-    parser.add_argument("--layer", help="its output, with all that follows it; default: the last hidden layer (§6.1)")
+    parser.add_argument(
+        "--layer", help="its output, after its activation, norm and pooling; default: the last hidden layer"
+    )
     parser.add_argument("--split", choices=SPLITS, help="split to read (default: val)")
     parser.add_argument("--data", help="shards to read; default: the run's data.root")
     add_step_argument(parser)

@@ -3,7 +3,7 @@
 FOLDER has a folder for each class, or train/ and val/ with those in them. It is packed as the images of RUN were. All
 layers of RUN are copied but the last one, which is drawn anew for your classes. The copied layers, and all biases,
 learn at a tenth of its rate, as those of the paper's fine-tuned net (table 2). OUT gets shards/ and run/, a run like
-any other: KEY=VALUE changes its configuration, and the same command continues it.
+any other: KEY=VALUE changes its configuration, and the same command continues it if it was stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEPS_PER_EPOCH = 16  # at least: a folder of few images has smaller batches tha
 EPOCHS = 30
 COPIED_SHARE = 0.1  # of the new layer's rate, for the copied layers
 HOLDOUT = 0.2  # of each class
-GIVEN = ("run.directory", "data.root")
+GIVEN = {"run.directory": "--out", "data.root": "--out", "run.epochs": "--epochs"}
 DROP_AT, DROP = 2 / 3, 10.0  # all rates are divided by DROP after this part of the epochs
 
 
@@ -59,6 +59,7 @@ class Recipe:
             "data.root": str(shards),
             "data.global_batch": self.batch,
             "model.classes": classes,
+            "optim.rule": "sgd",
             "optim.schedule": "epochs",
             "optim.drop_epochs": [],
             "optim.warmup_epochs": 0,
@@ -78,7 +79,7 @@ class Recipe:
             "run.initial_step": self.step,
             "run.initial_layers": list(self.copied),
         }
-        return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+        return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
     def _rates(self, divisor: float) -> dict[str, object]:
         rate = self.learning_rate / divisor
@@ -103,30 +104,48 @@ def main(arguments: list[str]) -> None:
     """Pack, train, evaluate, print."""
     parsed = _parser().parse_intermixed_args(arguments)
     for word in parsed.overrides:
-        if word.partition("=")[0] in GIVEN:
-            raise UserError(f"{word}: finetune gives this key; choose its folder with --out")
+        if option := GIVEN.get(word.partition("=")[0]):
+            raise UserError(f"{word}: finetune gives this key; choose its value with {option}")
+    if not parsed.folder.is_dir():
+        raise UserError(f"{parsed.folder}: no such folder; expected your images, a folder for each class")
     # They import torch: --help does without it.
+    from alexnet_dist import config
     from alexnet_dist.data.reader import Split
     from alexnet_dist.runs.directory import CONFIG, PREEMPTED
     from alexnet_dist.runs.load import load_run
 
+    config.load([parsed.run / CONFIG], parsed.overrides)  # a mistake in them is refused before anything is packed
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the training saves before this process ends
     source = load_run(parsed.run, parsed.step)
     out = parsed.out or Path("runs") / f"{parsed.run.resolve().name}-on-{parsed.folder.resolve().name}"
     shards, run = out / "shards", out / "run"
+    _check_epochs(run / CONFIG, parsed.epochs)
     kept = _pack_options(source.manifest.options, parsed.folder, parsed.holdout)
     for split in ("train", "val"):
-        _run("pack", ["-m", "alexnet_dist.pack", str(parsed.folder), str(shards), "--split", split, *kept])
+        words = [str(parsed.folder), str(shards), "--split", split, *kept]
+        _run("pack", ["-m", "alexnet_dist.pack", *words], capture=True)
     train, val = Split.open(shards, "train"), Split.open(shards, "val")
     if len(train.manifest.classes) < 2:
         raise UserError(f"{parsed.folder}: one class; expected two or more folders, one for each class")
     plan = recipe(source, train.images, parsed.epochs)
     words = plan.overrides(parsed.run.absolute(), shards.absolute(), run.absolute(), len(train.manifest.classes))
-    config = ["--config", str(parsed.run / CONFIG)]
-    _run("train", ["-m", "alexnet_dist.train", *config, *words, *parsed.overrides], resources.cores())
+    words = ["--config", str(parsed.run / CONFIG), *words]
+    _run("train", ["-m", "alexnet_dist.train", *words, *parsed.overrides], resources.cores())
     if (run / PREEMPTED).exists():
         raise RunError(f"{run}: stopped and saved; the same command continues it")
     _report(parsed.folder, run, train, val, plan)
+
+
+def _check_epochs(file: Path, epochs: int) -> None:
+    """Raise a UserError if a run was begun for another number of epochs, on which the fall of its rates depends."""
+    from alexnet_dist import config
+
+    if file.exists() and (begun := config.load([file], []).config.run.epochs) != epochs:
+        raise UserError(
+            f"{file.parent}: begun for {begun} epochs, and its learning rates fall at a time that depends on --epochs."
+            f" To continue it: --epochs {begun}; to train longer, at its last rates: python -m alexnet_dist.train"
+            f" --config {shlex.quote(str(file))} run.epochs={epochs}; to begin anew: another --out"
+        )
 
 
 def _pack_options(options: Options, folder: Path, holdout: float | None) -> list[str]:
@@ -145,10 +164,10 @@ def _report(folder: Path, run: Path, train: Split, val: Split, plan: Recipe) -> 
     largest = max(int((val.labels == label).sum()) for label in range(len(val.manifest.classes)))
     print(
         f"\n{folder}: {len(train.manifest.classes)} classes, {train.images:,} to train on, {val.images:,} held out"
-        f"\n  copied      {', '.join(plan.copied)}; drawn: {plan.new}"
-        f"\n  top-1 error {found['top1_error']:.1%} on the held-out images at step {found['steps'][0]:,}, the best:"
-        " chosen on these images, so somewhat optimistic"
-        f"\n  for scale   {1 - largest / val.images:.1%} if the answer is always the largest class"
+        f"\n  layers      copied: {', '.join(plan.copied)}; new: {plan.new}"
+        f"\n  top-1 error {found['top1_error']:.1%} on the held-out images, at step {found['steps'][0]:,}: the lowest"
+        f" of {plan.epochs} evaluations on them, so somewhat optimistic"
+        f"\n  to compare  {1 - largest / val.images:.1%} if the answer is always the largest class"
         f"\n  classify    python -m alexnet_dist.predict {shlex.quote(str(run))} IMAGE --step=best"
     )
 

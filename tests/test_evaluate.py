@@ -245,7 +245,7 @@ def test_weights_that_cannot_be_are_refused(runs: int, text: str, message: str) 
 
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
 def test_a_device_that_is_not_here_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=rf"--device: {name} cannot be used \(.+\); expected such as cpu or cuda:1"):
+    with pytest.raises(UserError, match=rf"--device: {name} cannot be used \(.+\); expected one such as cpu or"):
         find_device(name)
     assert find_device("cpu") == torch.device("cpu")
 

@@ -63,11 +63,11 @@ def test_a_batch_is_never_larger_than_the_runs_nor_than_the_images_allow() -> No
 def test_what_a_large_run_needed_does_not_stay(tmp_path: Path) -> None:
     begun = source(
         "topology.layout=paired", "train.accumulate=4", "optim.bias_learning_rate=0.02", "run.keep_best=false",
-        "run.evaluate_every=0",
+        "run.evaluate_every=0", "optim.rule=lars",
     )  # fmt: skip
     found = changed(begun, recipe(begun, 20, 1), tmp_path)
     assert (found.topology.layout, found.train.accumulate, found.optim.bias_learning_rate) == ("auto", 1, None)
-    assert (found.run.keep_best, found.run.evaluate_every) == (True, 1)
+    assert (found.run.keep_best, found.run.evaluate_every, found.optim.rule) == (True, 1, "sgd")
 
 
 def test_a_net_that_was_fine_tuned_is_fine_tuned_at_the_same_rates() -> None:
@@ -96,7 +96,7 @@ def test_images_are_held_out_where_none_are(
 
 
 def test_keys_that_it_gives_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"run\.directory=x: finetune gives this key; choose its folder with --out"):
+    with pytest.raises(UserError, match=r"run\.directory=x: finetune gives this key; choose its value with --out"):
         main([str(tmp_path), str(tmp_path), "run.directory=x"])
 
 

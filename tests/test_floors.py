@@ -30,8 +30,8 @@ FLOORS = (
     {"training.pipeline"},
     {"training.loop"},
     {"training.train"},
-    {"pack", "show", "train", "export", "features", "figures", "benchmark", "demo"},
-    {"paper", "doctor", "evaluate", "finetune", "predict"},
+    {"pack", "show", "train", "export", "features", "figures", "benchmark"},
+    {"demo", "paper", "doctor", "evaluate", "finetune", "predict"},
     {"__main__", "launch"},
 )
 COMMANDS = FLOORS[-3] | FLOORS[-2] | {"__main__", "launch"}

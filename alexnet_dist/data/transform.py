@@ -158,6 +158,8 @@ def _decode_with_pillow(data: bytes, image_format: str | None) -> Pixels:
 
 def _as_rgb(image: Image.Image, has_16_bits: bool) -> Image.Image:
     """Return an image of any mode as RGB, with its transparent pixels over white."""
+    if image.mode == "F":
+        raise UnusableImageError("floating-point pixels, whose range is unknown")
     transparent = image.info.get("transparency")
     if image.mode in ("I", "I;16", "I;16B"):
         # Pillow's own conversion clips 16-bit values at 255 instead of scaling them.

@@ -28,7 +28,7 @@ REASONS = {
 
 def main(arguments: list[str]) -> None:
     """Parse the arguments, load the run, and draw and write its pictures."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     # These import torch: --help does without it.
     from alexnet_dist.data.manifest import manifest_path
     from alexnet_dist.data.reader import Split

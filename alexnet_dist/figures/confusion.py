@@ -18,8 +18,9 @@ NUMBERED = 12  # classes whose shares fit into the cells
 NAME_CHARACTERS = 18
 SIDE = 6.4  # inches
 CAPTION = (
-    "What to look for: a row is a class, a column what the net takes it for; each row adds up to 100\u00a0%. The"
-    " diagonal is right. Dark cells beside it are classes that the net cannot tell apart: see whether a person could."
+    "What to look for: each row shows what the net answers for the images of one class, and adds up to 100%. The"
+    " diagonal holds the right answers. A dark cell elsewhere is a pair of classes that the net cannot tell apart."
+    " Shares below 0.5% are left blank."
 )
 
 
@@ -30,8 +31,8 @@ def draw(confusion: npt.NDArray[np.int64], names: Sequence[str], title: str) -> 
     figure = new_page(SIDE, title, CAPTION)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xlabel("the net's class")
-    axes.set_ylabel("class")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
     if len(names) <= LABELLED:
         labels = [clipped(name, NAME_CHARACTERS) for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=90)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import COLOURS, Geometry, Norm
@@ -153,21 +154,28 @@ class LocalNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise each part by itself."""
-        return torch.cat([self.norm(part) for part in maps.chunk(self.groups, 1)], 1)
+        # The layer takes no (B, C); units are maps of one pixel.
+        parts = [self.norm(part[..., None] if part.ndim == 2 else part) for part in maps.chunk(self.groups, 1)]
+        return torch.cat(parts, 1).reshape(maps.shape)
 
 
 class SpatialNorm(nn.Module):
     """Normalisation over the neighbouring pixels of the same map, clipped at the edges, (B, C, H, W)."""
 
+    window: Tensor
+
     def __init__(self, norm: Norm) -> None:
         """Take the constants; the size of the window is in pixels a side."""
         super().__init__()
         self.alpha, self.beta, self.k = norm.alpha, norm.beta, norm.k
-        self.window = nn.AvgPool2d(norm.size, 1, norm.size // 2, divisor_override=1)
+        self.padding = norm.size // 2
+        self.register_buffer("window", torch.ones(1, 1, norm.size, norm.size), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Divide by (k + alpha * the sum of the squares) ** beta."""
-        total: Tensor = self.window(maps.square())
+        # Not an average pooling: in ONNX its divisor cannot be given, and padding wider than the maps is not the same.
+        squares = maps.square().flatten(0, 1)[:, None]
+        total = F.conv2d(squares, self.window, padding=self.padding).view_as(maps)
         return maps / (self.k + self.alpha * total) ** self.beta
 
 

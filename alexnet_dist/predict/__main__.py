@@ -1,4 +1,8 @@
-"""python -m alexnet_dist.predict RUN IMAGE [IMAGE ...]: classify images with a trained run."""
+"""python -m alexnet_dist.predict RUN IMAGE [IMAGE ...]: classify images with a trained run.
+
+The five most probable classes of each image are printed. An image that cannot be used does not keep the others from
+being classified: it is named at the end, and the exit code is 2.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +29,11 @@ def main(arguments: list[str]) -> None:
 
     Images that cannot be used do not keep the others from being classified: they are named at the end, in a UserError.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_intermixed_args(arguments)
     if parsed.serve == bool(parsed.images):
-        raise UserError("expected IMAGEs, or --serve")
+        raise UserError("expected RUN and IMAGEs, or RUN and --serve")
     if parsed.serve and (parsed.format != "text" or parsed.views != 1):
-        raise UserError("--serve: found --views, --json or --csv, which print; the page shows one view and ten")
+        raise UserError("--serve: expected without --views, --json and --csv: the page shows one view and ten")
     if parsed.port is not None and not parsed.serve:
         raise UserError("--port: expected with --serve alone")
     # These import torch: --help does without it.
@@ -40,6 +44,7 @@ def main(arguments: list[str]) -> None:
     if note:
         print(note, file=sys.stderr, flush=True)
     net = load_run(parsed.run, parsed.step, parsed.device)
+    print(f"{parsed.run}: step {net.step:,}", file=sys.stderr, flush=True)
     if parsed.words is not None:
         net = _named_by(net, parsed.words)
     if parsed.serve:
@@ -83,7 +88,7 @@ def _serve(net: TrainedNet, port: int) -> None:
     except OSError as error:
         raise UserError(f"--port {port}: {error.strerror}; choose another, or 0 for any free one") from None
     with page:
-        print(f"open {page.url}   (Ctrl-C ends it; only this machine can reach it)", flush=True)
+        print(f"open {page.url} in a browser of this machine; Ctrl-C ends it", flush=True)
         with suppress(KeyboardInterrupt):
             page.serve_forever()
 
@@ -95,18 +100,28 @@ def _port(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m alexnet_dist.predict", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m alexnet_dist.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument(
         "images",
         nargs="*",
         metavar="IMAGE",
-        help="a file in any format that Pillow reads, turned by its EXIF orientation; a folder of them; an http, https"
-        " or s3 URL; or - for the standard input",
+        help="a file in any format that Pillow reads, turned by its EXIF orientation; a folder, with all folders in"
+        " it; an http, https or s3 URL; or - for the contents of one file on the standard input",
     )
-    parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="1: centre patch; 10: as the paper tests")
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 10),
+        default=1,
+        help="1: the centre; 10: centre and corners, and their mirror images, averaged, as the paper tests",
+    )
     add_step_argument(parser)
-    parser.add_argument("--device", help="such as cpu or cuda:1; default: cuda if there is one")
+    parser.add_argument("--device", help="where to compute, such as cpu or cuda:1; default: cuda if there is one")
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="words to show for classes, such as ImageNet's synset_words.txt"
     )

@@ -32,7 +32,7 @@ class Text:
     def write(self, result: Prediction | Failure) -> None:
         """Print a prediction."""
         if isinstance(result, Prediction):
-            print(result.image)
+            print(_printable(result.image))
             for guess in result.classes:
                 print(f"  {guess.probability:6.1%}  {guess.name}", flush=True)
 
@@ -74,6 +74,11 @@ class Csv:
 
     def close(self) -> None:
         """Do nothing: all is printed."""
+
+
+def _printable(name: str) -> str:
+    """Return a name with what a terminal would obey, or cannot show, as escapes."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
 
 
 OUTPUTS: Mapping[str, Callable[[], Output]] = {"text": Text, "json": Json, "csv": Csv}

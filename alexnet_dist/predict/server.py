@@ -42,6 +42,12 @@ class Page(ThreadingHTTPServer):
         super().__init__((ADDRESS, port), _Handler)
         self.hosts = {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
 
+    def handle_error(self, *_: object) -> None:
+        """Say in a line what went wrong with a request; nothing if its client has left."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError | TimeoutError):
+            print(f"a request failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
     @property
     def url(self) -> str:
         """The address to open."""

@@ -13,6 +13,7 @@ from alexnet_dist.data.manifest import Class
 from alexnet_dist.nn.scoring import positions
 
 TOP5 = 5
+DECIMALS = 6
 ERRORS, MATRIX = "classes.csv", "confusion.csv"
 
 
@@ -45,17 +46,17 @@ class ClassCounts:
             images = int(self.confusion[label].sum())
             others = self.confusion[label].clone()
             right, others[label] = int(others[label]), 0
-            most = int(others.argmax())
+            most, missed = int(others.argmax()), int(self.not_in_top5[label])
             rows.append(
                 {
                     "index": label,
                     "class": described.name,
                     "words": described.words or "",
                     "images": images,
-                    "top1_error": 1 - right / images if images else None,
-                    "top5_error": int(self.not_in_top5[label]) / images if images and len(classes) > TOP5 else None,
+                    "top1_error": round(1 - right / images, DECIMALS) if images else None,
+                    "top5_error": round(missed / images, DECIMALS) if images and len(classes) > TOP5 else None,
                     "most_often_taken_for": classes[most].name if others[most] else "",
-                    "how_often": int(others[most]),
+                    "times": int(others[most]),
                 }
             )
         return rows
@@ -69,5 +70,5 @@ class ClassCounts:
             writer.writerows(rows)
         with (folder / MATRIX).open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["class \\ found", *names])
+            table.writerow(["true class \\ predicted", *names])
             table.writerows([name, *row] for name, row in zip(names, self.confusion.tolist(), strict=True))

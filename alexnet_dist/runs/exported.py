@@ -22,7 +22,16 @@ from alexnet_dist.runs.checkpoint import write_tensors
 from alexnet_dist.runs.load import LoadedRun
 from alexnet_dist.runs.weights import named_weights
 
-SUBTRACT = "and subtract the mean"
+SUBTRACT = "Subtract the mean."
+LARGEST = 1 << 32  # inputs of a layer; far above any use
+LAYERS_NOTES = (
+    "In each layer, in this order: overhang zeros to the right and below; convolution with padding zeros on all sides,"
+    " in groups (kernel 0: fully connected, over the maps flattened as channels, rows, columns); the activation if"
+    " activate is first; norm, x / (k + alpha * sum of x^2 over size neighbouring maps) ** beta, within each of"
+    " norm_groups equal parts of the maps (torch's LocalResponseNorm divides alpha by size); spatial_norm, the same"
+    " over size x size pixels of a map; pool (kernel, stride), whose output size is rounded up; the activation if"
+    " activate is last. Dropout and the scale of the input are in the weights."
+)
 FORMAT = "alexnet_dist, plain net, version 1"
 LAYERS, CLASSES = TypeAdapter(tuple[PlainLayer, ...]), TypeAdapter(tuple[Class, ...])
 
@@ -31,8 +40,9 @@ def description(run: LoadedRun) -> dict[str, str]:
     """Return the metadata of a run's exported file: texts by key, JSON where a value has parts.
 
     format; run and step, its origin; layers, in order, as PlainLayer describes them; classes, [{name, words}] by label;
-    size, to which the shorter side of an image is resized by `filter`; crop, the side of the centre square that the net
-    reads; mean, to be subtracted, base64 of little-endian float32 (3, crop, crop); input, the same in a sentence.
+    layers_notes and mean_notes, how to read layers and mean; size, to which the shorter side of an image is resized by
+    `filter`; crop, the side of the centre square that the net reads; mean, to be subtracted, base64 of little-endian
+    float32 (3, crop, crop); input, how an image becomes the net's input, in sentences.
     """
     crop, options = run.config.data.crop, run.manifest.options
     mean = augment.centre_crop(run.mean, crop)
@@ -46,8 +56,14 @@ def description(run: LoadedRun) -> dict[str, str]:
         "filter": options.filter,
         "crop": str(crop),
         "mean": base64.b64encode(mean.numpy().astype("<f4").tobytes()).decode(),
-        "input": f"RGB, 0 to 255: resize the shorter side to {options.size} pixels ({options.filter}, antialiased), cut"
-        f" out the centre {crop} x {crop} pixels, {SUBTRACT}",
+        "layers_notes": LAYERS_NOTES,
+        "mean_notes": f"base64 of little-endian float32 (3, {crop}, {crop})",
+        "input": f"float32 (N, 3, {crop}, {crop}), RGB, 0 to 255. Turn an image by its EXIF orientation and convert it"
+        f" to RGB. As 8-bit values, resize its shorter side to {options.size} and the longer one to longer *"
+        f" {options.size} / shorter, to the nearest integer (halves up), with torch.nn.functional.interpolate("
+        f"mode='{options.filter}', antialias=True); Pillow's {options.filter} is nearly the same. Cut out the centre"
+        f" {options.size} x {options.size} pixels, and of those the centre {crop} x {crop}, each from (side - part)"
+        f" // 2. {SUBTRACT}",
     }
 
 
@@ -80,7 +96,7 @@ def plain_alexnet(path: str | Path) -> PlainAlexNet:
         raise UserError(f"{path}: {found}; expected {FORMAT!r}: export the run again")
     try:
         return _net(metadata, weights)
-    except (KeyError, ValueError, RuntimeError, ArithmeticError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{path}: its description does not fit: {problem:.300}; export the run again") from None
 
@@ -88,6 +104,8 @@ def plain_alexnet(path: str | Path) -> PlainAlexNet:
 def _net(metadata: Mapping[str, str], weights: Mapping[str, Tensor]) -> PlainAlexNet:
     """Build the net that metadata describes around weights, without a copy of them."""
     layers, classes = LAYERS.validate_json(metadata["layers"]), CLASSES.validate_json(metadata["classes"])
+    for layer in layers:
+        _check(layer)
     crop = int(metadata["crop"])
     mean = np.frombuffer(base64.b64decode(metadata["mean"], validate=True), "<f4").reshape(3, crop, crop)
     names = [described.words or described.name for described in classes]
@@ -98,3 +116,17 @@ def _net(metadata: Mapping[str, str], weights: Mapping[str, Tensor]) -> PlainAle
     if len(names) != layers[-1].outputs:
         raise ValueError(f"{len(names)} classes for {layers[-1].outputs} outputs")
     return net.eval().requires_grad_(False)
+
+
+def _check(layer: PlainLayer) -> None:
+    """Raise a ValueError for numbers that no exported layer has, some of which torch takes without a word."""
+    norms = [norm.size for norm in (layer.norm, layer.spatial_norm) if norm is not None]
+    least = {
+        1: (layer.inputs, layer.outputs, layer.stride, layer.groups, layer.norm_groups, *norms, *(layer.pool or ())),
+        0: (layer.kernel, layer.padding, layer.overhang),
+    }
+    for minimum, numbers in least.items():
+        if not all(minimum <= number <= LARGEST for number in numbers):
+            raise ValueError(f"{layer.name}: a number is out of its range: {asdict(layer)}")
+    if layer.groups > min(layer.inputs, layer.outputs):
+        raise ValueError(f"{layer.name}: {layer.groups} groups of {layer.inputs} inputs and {layer.outputs} outputs")

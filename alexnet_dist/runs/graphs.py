@@ -23,20 +23,22 @@ from alexnet_dist.system.files import replace_durably, replace_file, temporary_o
 
 INPUT, OUTPUTS = "pixels", ["logits", "probabilities"]
 DESCRIPTION = "description.json"  # in a .pt2
-IN_THE_GRAPH = ("layers", "mean")  # what the graph contains, of a description
+IN_THE_GRAPH = ("layers", "layers_notes", "mean", "mean_notes")  # what the graph contains, of a description
+BATCH = "batch"
 EXAMPLES = 2  # a batch of one would become part of the graph
 
 
 def graph_description(run: LoadedRun) -> dict[str, str]:
     """Return what a user of the graph must know: see exported.description."""
     values = {key: value for key, value in description(run).items() if key not in IN_THE_GRAPH}
-    return values | {"input": values["input"].replace(SUBTRACT, "from which the graph subtracts the mean")}
+    return values | {"input": values["input"].replace(SUBTRACT, "The graph subtracts the mean.")}
 
 
 def write_onnx(run: LoadedRun, path: Path) -> None:
     """Write an ONNX file with the description as its metadata. Raises UserError without the onnx packages, OSError."""
     try:
         import onnxscript  # noqa: F401 (torch.onnx needs it)
+        from onnx_ir import Shape
     except ImportError:
         raise UserError("ONNX needs two more packages: pip install 'alexnet_dist[onnx]'") from None
     with warnings.catch_warnings(action="ignore"):  # torch's own, about torch
@@ -49,6 +51,9 @@ def write_onnx(run: LoadedRun, path: Path) -> None:
         finally:
             logging.getLogger("torch.onnx").setLevel(level)
     assert program is not None
+    for value in (*program.model.graph.inputs, *program.model.graph.outputs):
+        assert value.shape is not None
+        value.shape = Shape([BATCH, *value.shape[1:]])
     program.model.metadata_props.update(graph_description(run))
     temporary = temporary_of(path)
     temporary.unlink(missing_ok=True)  # a link that stands there is not followed
@@ -70,4 +75,4 @@ def _graph(run: LoadedRun) -> ExportedProgram:
     """Return the traced net, for a batch of any size."""
     side = run.config.data.crop
     example = torch.zeros(EXAMPLES, 3, side, side)
-    return torch.export.export(Classifier(plain_net(run)), (example,), dynamic_shapes={INPUT: {0: Dim("batch")}})
+    return torch.export.export(Classifier(plain_net(run)), (example,), dynamic_shapes={INPUT: {0: Dim(BATCH)}})

@@ -10,14 +10,18 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.runs.load import LoadedRun
 
 # The lowest probability: a confident net yields exact zeros, which have no logarithm.
+VIEWS = (1, 10)
 SMALLEST = torch.finfo(torch.float64).tiny
 
 
 def view_probabilities(run: LoadedRun, images: Tensor, views: int, device: torch.device) -> Tensor:
     """Return the class probabilities of images averaged over their views, (n, classes) float64 (§4.1, Testing).
 
-    images: uint8 (n, size, size, 3). views: 1, the centre; 10, four corners and centre, and their mirror images.
+    images: uint8 (n, size, size, 3). views: 1, the centre; 10, four corners and centre, and their mirror images; others
+    raise ValueError.
     """
+    if views not in VIEWS:
+        raise ValueError(f"views: found {views}, expected one of {VIEWS}")
     crop = run.config.data.crop
     mean = augment.centre_crop(run.mean, crop).to(device)
     if views == 1:
@@ -44,7 +48,10 @@ def find_device(name: str | None) -> torch.device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        device = torch.zeros(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device: {name} cannot be used ({reason}); expected such as cpu or cuda:1") from None
+        raise UserError(f"--device: {name} cannot be used ({reason}); expected one such as cpu or cuda:1") from None
+    return device

@@ -93,6 +93,8 @@ def load_run(directory: Path, step: int | Literal["best"] | None = None) -> Load
 
     Raises UserError if the directory is not a run or no checkpoint verifies.
     """
+    if directory.is_file():
+        raise UserError(f"{directory}: a file, not a run; expected the run.directory of a training")
     if not (directory / CONFIG).exists():
         raise UserError(f"{directory}: not a run: there is no {CONFIG} in it; expected the run.directory of a training")
     config = configs.load([directory / CONFIG], []).config

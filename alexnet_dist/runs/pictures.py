@@ -55,8 +55,10 @@ def find_pictures(names: Sequence[str]) -> tuple[list[Picture], str]:
         raise UserError("-: the standard input is named twice; it holds one image")
     pictures, left_out = [], 0
     for name in names:
+        if not name:
+            raise UserError("an image's name is empty; expected a file, a folder, a URL or -")
         picture = picture_of(name)
-        if picture.kind != "file" or not Path(name).is_dir():
+        if picture.kind != "file" or not _is_folder(name):
             pictures.append(picture)
             continue
         found = sorted(_files(Path(name)))
@@ -65,18 +67,28 @@ def find_pictures(names: Sequence[str]) -> tuple[list[Picture], str]:
             raise UserError(f"{name}: a folder without images; expected files such as a.jpg, b.png in it")
         pictures += [Picture(str(path)) for path in images]
         left_out += len(found) - len(images)
-    note = f"{left_out:,} files of folders are left out: hidden, or with a name that is no image's" if left_out else ""
+    files = f"{left_out:,} file{'s' if left_out > 1 else ''}"
+    why = "links to folders, hidden, or with names that do not end as images' do"
+    note = f"left out of folders: {files} ({why})" if left_out else ""
     return pictures, note
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield all that is in a folder and in its folders, but folders; links to folders are not followed."""
+    """Yield all that is in a folder and in its folders, but folders; links to folders are yielded and not followed."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: {error.strerror}; expected a folder that can be read") from None
 
-    for home, _, names in os.walk(folder, onerror=refuse):
+    for home, folders, names in os.walk(folder, onerror=refuse):
         yield from (Path(home, name) for name in names)
+        yield from (link for name in folders if (link := Path(home, name)).is_symlink())
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # such as a name that is too long: reading it will say so
+        return False
 
 
 def _is_image(path: Path) -> bool:

@@ -23,7 +23,8 @@ from alexnet_dist.runs.pictures import EXPECTED, Picture
 
 GUESSES = 5
 ROWS = 32  # images a batch
-NOT_IN_PNG = ("CMYK", "YCbCr", "LAB", "F")  # modes of PIL images
+IN_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes of PIL images
+IN_TIFF = ("CMYK", "YCbCr", "LAB", "I", "F")
 
 # What a program may pass as an image: a file or URL, the contents of a file, a picture, its pixels uint8 (H, W, 3).
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
@@ -108,14 +109,20 @@ def square_pixels(run: LoadedRun, image: ImageLike | Picture) -> Tensor:
 
 
 def _encoded(image: Image.Image | npt.NDArray[np.uint8]) -> bytes:
-    """Return a picture or its pixels as the contents of a file, with its EXIF orientation; UserError if it has none."""
+    """Return a picture or its pixels as the contents of a file, with its EXIF orientation; UserError for others."""
     file = io.BytesIO()
+    if not isinstance(image, Image.Image):
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+            raise UserError(f"image: found {found}; expected one PIL image, or one array of uint8 (H, W, 3)")
     try:
         picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        exif, kind = picture.getexif(), "TIFF" if picture.mode in NOT_IN_PNG else "PNG"
+        exif, kind = picture.getexif(), "TIFF" if picture.mode in IN_TIFF else "PNG"
+        if picture.mode not in (*IN_TIFF, *IN_PNG):
+            picture = picture.convert("RGB")
         picture.save(file, kind, exif=exif)
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(f"image: {error}; expected a PIL image, or an array of uint8 (H, W, 3)") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"image: {error}; expected a whole image") from None
     return file.getvalue()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from alexnet_dist.errors import PermanentError
+from alexnet_dist.runs.directory import EVALUATIONS
 from alexnet_dist.system.files import without_links
 
 
@@ -37,7 +39,7 @@ class Records:
         """Write the lines of a file that wait; return why they could not be written, or nothing."""
         lines = self._waiting.get(name, [])
         try:
-            append_whole(self._directory / name, "".join(lines).encode())
+            append_whole(self._directory / name, "".join(lines).encode(), durable=name == EVALUATIONS)
         except FileNotFoundError:
             raise PermanentError(f"{self._directory}: removed while it was in use") from None
         except OSError as error:
@@ -50,14 +52,16 @@ class Records:
         return next((problem for name in list(self._waiting) if (problem := self.flush(name))), "")
 
 
-def append_whole(path: Path, content: bytes) -> None:
-    """Append all of the content to a file, or nothing. Raises OSError."""
+def append_whole(path: Path, content: bytes, durable: bool = False) -> None:
+    """Append all of the content to a file, or nothing; sync it to disk if it is to be durable. Raises OSError."""
     with open(path, "ab", buffering=0, opener=without_links) as file:
         size_bytes = file.seek(0, 2)
         try:
             written = 0
             while written < len(content):
                 written += file.write(content[written:])
+            if durable:  # the checkpoint's manifest will say that it was evaluated
+                os.fsync(file.fileno())
         except OSError:
             with suppress(OSError):  # not a regular file
                 file.truncate(size_bytes)

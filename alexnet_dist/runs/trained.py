@@ -16,17 +16,24 @@ from alexnet_dist.runs.load import LoadedRun
 from alexnet_dist.runs.prediction import Guess, ImageLike, best_guesses, class_names, square_pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedNet:
-    """A run's net with what is needed to use it on images: a path, a URL, bytes, a PIL image, or pixels (H, W, 3).
+    """A run's net with what is needed to use it on images.
 
-    model: in evaluation mode, on `device`; it maps mean-subtracted images (B, 3, crop, crop) to logits (B, classes).
+    An image is a path, a URL, the bytes of a file, a PIL image, or its pixels, uint8 (H, W, 3).
+
+    model: in evaluation mode, on `device`; it maps what `input` returns, (B, 3, crop, crop), to logits (B, classes).
     classes: a name for each logit. step: of the checkpoint.
     """
 
     loaded: LoadedRun
     device: torch.device
     classes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Return what tells it from others: run, step, classes, crop and device."""
+        where = f"{str(self.loaded.directory)!r}, step {self.step:,}"
+        return f"TrainedNet({where}, {len(self.classes):,} classes, crop {self.crop}, {self.device})"
 
     @property
     def model(self) -> AlexNet:
@@ -37,6 +44,18 @@ class TrainedNet:
     def step(self) -> int:
         """The step of its checkpoint."""
         return self.loaded.step
+
+    @property
+    def crop(self) -> int:
+        """The side of the images that the model reads, in pixels."""
+        return self.loaded.config.data.crop
+
+    def input(self, image: ImageLike) -> Tensor:
+        """Return the centre of an image as the model reads it, mean-subtracted, float32 (1, 3, crop, crop) on `device`.
+
+        Raises UserError for an image that cannot be used.
+        """
+        return centre_input(self.loaded, square_pixels(self.loaded, image)[None], self.device)
 
     def predict(self, image: ImageLike, views: int = 1) -> list[Guess]:
         """Return up to five classes of an image, best first, as `predict` prints them: index, name, probability.
@@ -52,9 +71,8 @@ class TrainedNet:
 
         Raises UserError for an image that cannot be used, ValueError if the net has no such layer.
         """
-        pixels = square_pixels(self.loaded, image)[None]
         with torch.no_grad():
-            return self.model.features(centre_input(self.loaded, pixels, self.device), layer)[0].cpu()
+            return self.model.features(self.input(image), layer)[0].cpu()
 
 
 def load_run(path: str | Path, step: int | Literal["best"] | None = None, device: str | None = None) -> TrainedNet:

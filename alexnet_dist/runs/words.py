@@ -28,6 +28,10 @@ def named_by(path: Path, classes: Sequence[Class]) -> tuple[list[str], int]:
 
 def _read(path: Path) -> dict[str, str]:
     try:
+        if not path.is_file():
+            raise UserError(
+                f"{path}: {'not a file' if path.exists() else 'No such file or directory'}; expected {FORMATS}"
+            )
         if path.stat().st_size > LARGEST_BYTES:
             raise UserError(f"{path}: more than {LARGEST_BYTES:,} bytes; expected {FORMATS}")
         text = path.read_text("utf-8-sig")
@@ -54,6 +58,6 @@ def _of_json(path: Path, text: str) -> dict[str, str]:
         )
         if not all(isinstance(part, str) for pair in words.items() for part in pair):
             raise ValueError
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, RecursionError):
         raise UserError(f"{path}: not such a JSON object; expected {FORMATS}") from None
     return words

@@ -125,7 +125,8 @@ def test_bad_images_do_not_hide_the_predictions_of_the_others(
     assert run_command(command.main, words) == 2
     printed = capsys.readouterr()
     assert [line for line in printed.out.splitlines() if not line.startswith("  ")] == [str(paths[0]), str(paths[2])]
-    first, *errors = printed.err.splitlines()
+    step, first, *errors = printed.err.splitlines()
+    assert step == f"{directory}: step 3"
     assert first == "error: 2 of 4 images were not classified:"
     assert [error.split(": ")[0] for error in errors] == [str(paths[1]), str(paths[3])]
     assert run_command(command.main, [*words, "--json"]) == 2
@@ -143,7 +144,7 @@ def test_one_bad_image_is_named_alone(directory: Path, tmp_path: Path, capsys: p
     assert run_command(command.main, [str(directory), str(tmp_path / "missing.jpg")]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"error: {tmp_path / 'missing.jpg'}: No such file")
+    assert printed.err.startswith(f"{directory}: step 3\nerror: {tmp_path / 'missing.jpg'}: No such file")
     assert run_command(command.main, [str(directory), str(image_file(tmp_path, "a.jpg"))]) == 0
 
 
@@ -177,12 +178,13 @@ def test_a_folder_stands_for_its_images(tmp_path: Path) -> None:
     for name in ("b/2.jpg", "a.png", "b/1.JPEG", "notes.txt", ".hidden/3.jpg", "b/.4.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "b")
     pictures, note = find_pictures([str(tmp_path), "missing.jpg", "https://host/a.jpg?size=1", "-"])
     assert [picture.name for picture in pictures] == [
         *(str(tmp_path / name) for name in ("a.png", "b/1.JPEG", "b/2.jpg")), "missing.jpg", "https://host/a.jpg?size=1",
         "-",
     ]  # fmt: skip
-    assert note == "3 files of folders are left out: hidden, or with a name that is no image's"
+    assert note.startswith("left out of folders: 4 files (links to folders, hidden, or with names that do not end as")
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"none: a folder without images; expected files such as"):
         find_pictures([str(tmp_path / "none")])
@@ -210,16 +212,31 @@ def test_a_path_is_always_that_of_a_file(run: LoadedRun, tmp_path: Path, monkeyp
         square_pixels(run, "-")
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F"])
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "HSV", "PA", "RGBX"])
 def test_pictures_of_any_mode_are_taken(mode: str, run: LoadedRun) -> None:
     image = Image.fromarray(photo(3, 30, 40))
-    converted = image.convert(mode) if mode not in ("LAB", "I;16") else Image.new(mode, (40, 30), 90)
-    assert square_pixels(run, converted).shape == square_pixels(run, photo(3, 30, 40)).shape
+    if mode in ("LAB", "I;16", "PA"):
+        image = Image.new(mode, (40, 30))
+    assert square_pixels(run, image.convert(mode)).shape == square_pixels(run, photo(3, 30, 40)).shape
 
 
-@pytest.mark.parametrize("image", [np.zeros((30, 40, 3), np.float32), np.zeros((3, 30, 40, 2), np.uint8)])
-def test_arrays_that_are_no_pixels_are_refused(image: Any, run: LoadedRun) -> None:
-    with pytest.raises(UserError, match=r"image: .*; expected a PIL image, or an array of uint8 \(H, W, 3\)"):
+def test_numbers_without_a_known_range_are_refused(run: LoadedRun) -> None:
+    with pytest.raises(UserError, match="image: floating-point pixels, whose range is unknown; expected"):
+        square_pixels(run, Image.fromarray(np.zeros((30, 40), np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((30, 40, 3)), r"float64 \(30, 40, 3\)"),
+        (np.zeros((3, 30, 40, 3), np.uint8), r"uint8 \(3, 30, 40, 3\)"),
+        (np.zeros((30, 40), np.uint8), r"uint8 \(30, 40\)"),
+        (torch.zeros(30, 40, 3), "Tensor"),
+        (["a.jpg"], "list"),
+    ],
+)
+def test_what_is_no_image_is_refused(image: Any, found: str, run: LoadedRun) -> None:
+    with pytest.raises(UserError, match=f"image: found {found}; expected one PIL image, or one array of uint8"):
         square_pixels(run, image)
 
 
@@ -254,17 +271,17 @@ def test_words_are_shown_for_classes(directory: Path, tmp_path: Path, capsys: py
     assert {row["name"] for row in csv.DictReader(printed.out.splitlines())} <= {
         "class-6", *(f"word {label}, other" for label in range(6))
     }  # fmt: skip
-    assert printed.err == f"{words}: no words for 1 of 7 classes\n"
+    assert printed.err == f"{directory}: step 3\n{words}: no words for 1 of 7 classes\n"
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (("cat.jpg", "--port=8000"), r"--port: expected with --serve alone"),
-        ((), r"expected IMAGEs, or --serve"),
-        (("cat.jpg", "--serve"), r"expected IMAGEs, or --serve"),
-        (("--serve", "--csv"), r"--serve: found --views, --json or --csv, which print"),
-        (("--serve", "--views=10"), r"--serve: found --views, --json or --csv, which print"),
+        ((), r"expected RUN and IMAGEs, or RUN and --serve"),
+        (("cat.jpg", "--serve"), r"expected RUN and IMAGEs, or RUN and --serve"),
+        (("--serve", "--csv"), r"--serve: expected without --views, --json and --csv"),
+        (("--serve", "--views=10"), r"--serve: expected without --views, --json and --csv"),
     ],
 )
 def test_what_is_to_be_done_is_said_once(words: tuple[str, ...], expected: str, directory: Path) -> None:

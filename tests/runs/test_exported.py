@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +17,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 import alexnet_dist
 from alexnet_dist.data import augment
 from alexnet_dist.errors import UserError
 from alexnet_dist.export import main as export
-from alexnet_dist.runs.inference import view_probabilities
+from alexnet_dist.runs import exported
+from alexnet_dist.runs.inference import centre_input, view_probabilities
 from alexnet_dist.runs.load import LoadedRun, load_run
 from alexnet_dist.runs.prediction import square_pixels
 from support.folders import encoded, photo
@@ -84,7 +88,7 @@ def test_a_graph_gives_predicts_probabilities_without_this_package(
     assert np.abs(np.array(found["probabilities"]) - expected).max() < 1e-5
     assert [described["name"] for described in found["classes"]] == [each.name for each in run.manifest.classes]
     assert (found["size"], found["crop"]) == (str(run.manifest.size), str(crop))
-    assert "the graph subtracts the mean" in found["input"]
+    assert "The graph subtracts the mean" in found["input"]
 
 
 def test_an_exported_file_is_a_net_of_plain_layers(
@@ -129,6 +133,18 @@ DAMAGE: dict[str, tuple[Change, str]] = {
         lambda metadata, _: metadata.update(classes=json.dumps(json.loads(metadata["classes"])[:6])),
         "its description does not fit: ValueError: 6 classes for 7 outputs",
     ),
+    "a name that a module has": (
+        lambda metadata, _: metadata.update(layers=metadata["layers"].replace('"conv1"', '"classes"')),
+        "its description does not fit: ",
+    ),
+    "too many groups": (
+        lambda metadata, _: metadata.update(layers=metadata["layers"].replace('"groups": 1', '"groups": 99999999')),
+        "its description does not fit: ValueError: conv1: 99999999 groups of 3 inputs",
+    ),
+    "a negative overhang": (
+        lambda metadata, _: metadata.update(layers=metadata["layers"].replace('"overhang": 0', '"overhang": -3')),
+        "its description does not fit: ValueError: .*: a number is out of its range: ",
+    ),
     "no groups": (
         lambda metadata, _: metadata.update(layers=metadata["layers"].replace('"groups": 2', '"groups": 0')),
         "its description does not fit: ",
@@ -169,6 +185,23 @@ def test_what_is_no_such_file_is_refused(content: bytes | None, tmp_path: Path) 
         alexnet_dist.plain_alexnet(path)
 
 
+@pytest.mark.parametrize(("height", "width"), [(31, 47), (47, 31), (40, 25), (16, 16), (17, 90)])
+def test_the_sentence_about_the_input_is_enough(height: int, width: int, run: LoadedRun) -> None:
+    """An image is prepared by what the sentence says, from the numbers in it, beside the package's own way."""
+    sentence = exported.description(run)["input"]
+    size, crop = (int(re.findall(r"the centre (\d+) x", sentence)[part]) for part in (0, 1))
+    pixels = torch.from_numpy(photo(3, height, width)).permute(2, 0, 1)[None]
+    shorter = min(height, width)
+    sides = [math.floor(side * size / shorter + 0.5) for side in (height, width)]
+    pixels = F.interpolate(pixels, sides, mode=re.findall("mode='(.*?)'", sentence)[0], antialias=True)
+    for part in (size, crop):
+        top, left = ((side - part) // 2 for side in pixels.shape[2:])
+        pixels = pixels[:, :, top : top + part, left : left + part]
+    square = square_pixels(run, photo(3, height, width))
+    expected = centre_input(run, square[None], torch.device("cpu"))
+    assert (pixels.float() - exported.plain_net(run).mean).equal(expected)
+
+
 def test_a_trained_net_for_programs(directory: Path, run: LoadedRun, squares: Tensor) -> None:
     net = alexnet_dist.load_run(directory)
     content = encoded(photo(0, 30, 40))
@@ -176,6 +209,10 @@ def test_a_trained_net_for_programs(directory: Path, run: LoadedRun, squares: Te
     expected = view_probabilities(run, squares[:1], 1, torch.device("cpu"))[0]
     assert [guess.probability for guess in guesses] == sorted(expected.tolist(), reverse=True)[:5]
     assert net.predict(photo(0, 30, 40)) == net.predict(photo(0, 30, 40), views=1)
+    assert net.model(net.input(content)).softmax(1).max().item() == pytest.approx(guesses[0].probability, rel=1e-5)
+    assert repr(net) == f"TrainedNet({str(directory)!r}, step {run.step}, 7 classes, crop 14, cpu)"
+    with pytest.raises(ValueError, match=r"views: found 3, expected one of \(1, 10\)"):
+        net.predict(content, views=3)
     assert len(net.features(content)) == run.model.net.layers["fc7"].channels
     assert (net.step, net.classes[0]) == (3, "class-0")
     with pytest.raises(UserError, match=r"^image: not a whole image"):

@@ -20,7 +20,7 @@ def test_lines_wait_for_room_and_stay_in_order(tmp_path: Path, monkeypatch: pyte
     kept = Records(tmp_path)
     assert kept.append("a.jsonl", {"step": 1}) == ""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -66,3 +66,15 @@ def test_a_record_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "elsewhere")
     assert "symbolic links" in Records(tmp_path).append("a.jsonl", {"step": 1})
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_evaluations_are_on_the_disk_before_a_manifest_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    written = records.Records(tmp_path)
+    assert written.append("metrics.jsonl", {"step": 1}) == ""
+    assert synced == []
+    assert written.append("evaluations.jsonl", {"step": 1}) == ""
+    assert synced == [len('{"step": 1}\n')]
