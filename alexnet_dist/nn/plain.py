@@ -162,20 +162,18 @@ class LocalNorm(nn.Module):
 class SpatialNorm(nn.Module):
     """Normalisation over the neighbouring pixels of the same map, clipped at the edges, (B, C, H, W)."""
 
-    window: Tensor
-
     def __init__(self, norm: Norm) -> None:
         """Take the constants; the size of the window is in pixels a side."""
         super().__init__()
         self.alpha, self.beta, self.k = norm.alpha, norm.beta, norm.k
-        self.padding = norm.size // 2
-        self.register_buffer("window", torch.ones(1, 1, norm.size, norm.size), persistent=False)
+        self.size = norm.size
 
     def forward(self, maps: Tensor) -> Tensor:
         """Divide by (k + alpha * the sum of the squares) ** beta."""
         # Not an average pooling: in ONNX its divisor cannot be given, and padding wider than the maps is not the same.
         squares = maps.square().flatten(0, 1)[:, None]
-        total = F.conv2d(squares, self.window, padding=self.padding).view_as(maps)
+        window = maps.new_ones(1, 1, self.size, self.size)
+        total = F.conv2d(squares, window, padding=self.size // 2).view_as(maps)
         return maps / (self.k + self.alpha * total) ** self.beta
 
 

@@ -27,6 +27,10 @@ NETS: dict[str, Geometry] = {
     "norm before the activation": with_layer("conv1", activate="last"),
     "linear layer": with_layer("fc7", activate="never"),
     "norm over pixels": replace(with_layer("conv2", spatial_norm=True), spatial_norm=Norm(3, 0.05, 0.75, 1.0)),
+    "norm over more pixels than there are": replace(
+        with_layer("conv5", spatial_norm=True), spatial_norm=Norm(31, 0.01, 0.75, 1.0)
+    ),
+    "normalised units": with_layer("fc6", norm=True),
     "average pool": with_layer("conv5", pooling="average"),
     "unlinked convolution": with_layer("conv3", reads="own"),
     "unlinked first dense layer": with_layer("fc6", reads="own"),

@@ -23,6 +23,7 @@ import alexnet_dist
 from alexnet_dist.data import augment
 from alexnet_dist.errors import UserError
 from alexnet_dist.export import main as export
+from alexnet_dist.nn.plain import LocalNorm, SpatialNorm
 from alexnet_dist.runs import exported
 from alexnet_dist.runs.inference import centre_input, view_probabilities
 from alexnet_dist.runs.load import LoadedRun, load_run
@@ -55,7 +56,12 @@ print(json.dumps({"probabilities": probabilities.tolist(), "classes": json.loads
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("home"))[0]
+    """A run whose net has norms that exporters take for others: over more pixels than there are, and over units."""
+    words = [
+        "model.spatial_norm={size: 15, alpha: 0.01}",
+        "model.layers={conv5: {spatial_norm: true}, fc6: {norm: true}}",
+    ]
+    return write_run(tmp_path_factory.mktemp("home"), (3,), *words)[0]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +110,9 @@ def test_an_exported_file_is_a_net_of_plain_layers(
     assert net.classes == tuple(described.name for described in run.manifest.classes)
     assert (net.size, net.mean.shape) == (run.manifest.size, (3, crop, crop))
     assert all(
-        type(module).__module__.startswith("torch.nn") for module in net.children() if not hasattr(module, "norm")
+        type(module).__module__.startswith("torch.nn")
+        for module in net.children()
+        if not isinstance(module, LocalNorm | SpatialNorm)
     )
 
 
