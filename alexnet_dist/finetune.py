@@ -82,8 +82,8 @@ class Recipe:
         return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
     def _rates(self, divisor: float) -> dict[str, object]:
-        rate = self.learning_rate / divisor
-        return {"learning_rate": rate * COPIED_SHARE, "layer_learning_rates": {self.new: rate}}
+        learning_rate = self.learning_rate / divisor
+        return {"learning_rate": learning_rate * COPIED_SHARE, "layer_learning_rates": {self.new: learning_rate}}
 
 
 def recipe(source: LoadedRun, images: int, epochs: int) -> Recipe:
@@ -95,9 +95,11 @@ def recipe(source: LoadedRun, images: int, epochs: int) -> Recipe:
     data, optim = source.config.data, source.config.optim
     *copied, new = source.model.net.layers
     batch = min(data.global_batch, max(2, images // STEPS_PER_EPOCH))
-    rate = optim.layer_learning_rates.get(new) or optim.learning_rate
-    rate *= data.global_batch / (optim.reference_batch or data.global_batch) * math.sqrt(batch / data.global_batch)
-    return Recipe(batch, rate, epochs, copied, new, source.step)
+    learning_rate = optim.layer_learning_rates.get(new) or optim.learning_rate
+    learning_rate *= (
+        data.global_batch / (optim.reference_batch or data.global_batch) * math.sqrt(batch / data.global_batch)
+    )
+    return Recipe(batch, learning_rate, epochs, copied, new, source.step)
 
 
 def main(arguments: list[str]) -> None:

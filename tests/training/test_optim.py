@@ -95,8 +95,10 @@ def test_a_layer_may_have_its_own_rate() -> None:
     for own in (1e-5, 0.0):
         update(weights, gradients, velocities, Rates(0.1, 0.3, {"conv1": own}), Rule())
         for name, w in wanted.items():
-            rate = 0.3 if name.endswith("bias") else own if name == "conv1.weight" else 0.1
-            literal(w, gradients[name].numpy(), memory[name], rate, 0.9, 0.0005 if name.endswith("weight") else 0.0)
+            learning_rate = 0.3 if name.endswith("bias") else own if name == "conv1.weight" else 0.1
+            literal(
+                w, gradients[name].numpy(), memory[name], learning_rate, 0.9, 0.0005 if name.endswith("weight") else 0.0
+            )
             assert_close(weights[name], w)
     assert_close(velocities["conv1.weight"], memory["conv1.weight"])
 

@@ -47,14 +47,14 @@ class Update:
     bias_velocity: float
 
 
-def one_update(config: Config, weight: float, velocity: float, gradient: float, rate: float = 0.01) -> Update:
+def one_update(config: Config, weight: float, velocity: float, gradient: float, learning_rate: float = 0.01) -> Update:
     """Apply the recipe's rule once, to a weight and to a bias."""
     names = ("conv1.weight", "conv1.bias")
     values, gradients, velocities = (
         {name: torch.full((1, 1), number, dtype=torch.float64) for name in names}
         for number in (weight, gradient, velocity)
     )
-    optim.update(values, gradients, velocities, Rates(rate, rate), rule_of(config))
+    optim.update(values, gradients, velocities, Rates(learning_rate, learning_rate), rule_of(config))
     found = [tensors[name].item() for name in names for tensors in (values, velocities)]
     return Update(*found)
 
@@ -70,7 +70,7 @@ def _update_claims(config: Config) -> Iterator[Claim]:
     pulled = one_update(config, 0.0, 0.0, 1.0)
     yield UPDATE.close("velocity, -rate x gradient 1", optim.update, -0.01, pulled.velocity, 1e-12)
     yield UPDATE.close("velocity, -rate x gradient 1, of biases", optim.update, -0.01, pulled.bias_velocity, 1e-12)
-    dropped = one_update(config, 0.0, 1.0, 0.0, rate=0.001)
+    dropped = one_update(config, 0.0, 1.0, 0.0, learning_rate=0.001)
     yield UPDATE.equal("moved by the old velocity, at rate / 10", optim.update, kept.weight, dropped.weight)
     large = one_update(config, 1e6, 0.0, 0.0)
     yield UPDATE.close("no largest norm (wball 0): weight 1e6", optim.update, 1e6 - 5, large.weight, 1e-6)

@@ -201,11 +201,11 @@ def _hands_off_claims() -> Iterator[Claim]:
 
 def _other_claims() -> Iterator[Claim]:
     doubled = recipes.recipe(f"{recipes.SOURCE} variants/batch_256")
-    rate = rates_at(schedule_of(doubled), Progress(), 0, _plan(doubled).steps_per_epoch).weights
-    yield OTHERS.equal("batch 256: weights' rate", schedule_of, 0.02, rate)
+    learning_rate = rates_at(schedule_of(doubled), Progress(), 0, _plan(doubled).steps_per_epoch).weights
+    yield OTHERS.equal("batch 256: weights' rate", schedule_of, 0.02, learning_rate)
     yield OTHERS.equal("batch 256: images", RunPlan.batches, 256, len(next(_plan(doubled).batches(0, 1, 0, 0)).ids))
     again = ["run.events=[{epoch: 25, learning_rate: 0.001}, {epoch: 51, learning_rate: 0.0001},"
              " {epoch: 91, learning_rate: 0.001}]", "run.epochs=135"]  # fmt: skip
     raised = recipes.recipe(recipes.SOURCE, *again)
-    rate = rates_at(schedule_of(raised), Progress(), 92 * 10_009, 10_009).weights
-    yield OTHERS.equal("rate raised again at epoch 91", rates_at, 0.001, rate)
+    learning_rate = rates_at(schedule_of(raised), Progress(), 92 * 10_009, 10_009).weights
+    yield OTHERS.equal("rate raised again at epoch 91", rates_at, 0.001, learning_rate)

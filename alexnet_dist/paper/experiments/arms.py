@@ -73,8 +73,12 @@ ABLATIONS = (
     _ablation("no_conv5", "§7", 2.0, "about"),
 )
 FIGURE1 = tuple(
-    Arm(f"{activation}-{rate:g}", ("figure1",), (f"model.activation={activation}", f"optim.learning_rate={rate:g}"))
-    for rate in sorted(RATES, key=lambda rate: abs(RATES.index(rate) - len(RATES) // 2))
+    Arm(
+        f"{activation}-{learning_rate:g}",
+        ("figure1",),
+        (f"model.activation={activation}", f"optim.learning_rate={learning_rate:g}"),
+    )
+    for learning_rate in sorted(RATES, key=lambda learning_rate: abs(RATES.index(learning_rate) - len(RATES) // 2))
     for activation in ("relu", "tanh")
 )
 

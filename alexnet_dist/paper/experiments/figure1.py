@@ -121,7 +121,7 @@ def _rate(job: Job) -> float:
 def _rates(chosen: Best, name: str) -> str:
     """Return the learning rates of an activation's best runs, as text."""
     rates = sorted({_rate(job) for (activation, _), job in chosen.items() if activation == name})
-    return " or ".join(f"{rate:g}" for rate in rates)
+    return " or ".join(f"{learning_rate:g}" for learning_rate in rates)
 
 
 def _quarter(results: Mapping[Job, Result], job: Job | None) -> int | None:
