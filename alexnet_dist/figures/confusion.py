@@ -20,7 +20,7 @@ SIDE = 6.4  # inches
 CAPTION = (
     "What to look for: each row shows what the net answers for the images of one class, and adds up to 100%. The"
     " diagonal holds the right answers. A dark cell elsewhere is a pair of classes that the net cannot tell apart."
-    " Shares below 0.5% are left blank."
+    " Shares below 1% are left blank."
 )
 
 
@@ -38,7 +38,7 @@ def draw(confusion: npt.NDArray[np.int64], names: Sequence[str], title: str) -> 
         axes.set_xticks(range(len(names)), labels, rotation=90)
         axes.set_yticks(range(len(names)), labels)
     if len(names) <= NUMBERED:
-        for row, column in np.argwhere(shares >= 0.005):
+        for row, column in np.argwhere(shares >= 0.01):
             share = shares[row, column]
             colour = "white" if share > 0.5 else TEXT_COLOUR
             axes.text(column, row, f"{share:.0%}", ha="center", va="center", size=8, color=colour)

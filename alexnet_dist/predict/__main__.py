@@ -40,11 +40,11 @@ def main(arguments: list[str]) -> None:
     from alexnet_dist.runs.pictures import find_pictures
     from alexnet_dist.runs.trained import load_run
 
+    net = load_run(parsed.run, parsed.step, parsed.device)
+    print(f"{parsed.run}: step {net.step:,}", file=sys.stderr, flush=True)
     pictures, note = find_pictures(parsed.images)
     if note:
         print(note, file=sys.stderr, flush=True)
-    net = load_run(parsed.run, parsed.step, parsed.device)
-    print(f"{parsed.run}: step {net.step:,}", file=sys.stderr, flush=True)
     if parsed.words is not None:
         net = _named_by(net, parsed.words)
     if parsed.serve:
