@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_dist.config.arguments import add_step_argument
+from alexnet_dist.config.arguments import add_device_argument, add_step_argument
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.system import resources
@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--by-class", type=Path, metavar="FOLDER", help="write classes.csv, confusion.csv and confusion.png there"
     )
-    parser.add_argument("--device", help="such as cpu or cuda:1; default: cuda if there is one, else cpu")
+    add_device_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_dist.config.arguments import add_step_argument
+from alexnet_dist.config.arguments import add_device_argument, add_step_argument
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.system import resources
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=SPLITS, help="split to read (default: val)")
     parser.add_argument("--data", help="shards to read; default: the run's data.root")
     add_step_argument(parser)
-    parser.add_argument("--device", help="such as cpu or cuda:1; default: cuda if there is one")
+    add_device_argument(parser)
     return parser
 
 

@@ -123,12 +123,13 @@ def main(arguments: list[str]) -> None:
     shards, run = out / "shards", out / "run"
     _check_epochs(run / CONFIG, parsed.epochs)
     kept = _pack_options(source.manifest.options, parsed.folder, parsed.holdout)
-    for split in ("train", "val"):
-        words = [str(parsed.folder), str(shards), "--split", split, *kept]
-        _run("pack", ["-m", "alexnet_dist.pack", *words], capture=True)
-    train, val = Split.open(shards, "train"), Split.open(shards, "val")
+    packing = ["-m", "alexnet_dist.pack", str(parsed.folder), str(shards), *kept]
+    _run("pack", [*packing, "--split=train"], capture=True)
+    train = Split.open(shards, "train")
     if len(train.manifest.classes) < 2:
         raise UserError(f"{parsed.folder}: one class; expected two or more folders, one for each class")
+    _run("pack", [*packing, "--split=val"], capture=True)
+    val = Split.open(shards, "val")
     plan = recipe(source, train.images, parsed.epochs)
     words = plan.overrides(parsed.run.absolute(), shards.absolute(), run.absolute(), len(train.manifest.classes))
     words = ["--config", str(parsed.run / CONFIG), *words]

@@ -60,6 +60,11 @@ def add_step_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --device, the name of where a finished net computes, or None for cuda if there is one."""
+    parser.add_argument("--device", help="where to compute, such as cpu or cuda:1; default: cuda if there is one")
+
+
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     """Return what parses a number above 0 for argparse."""
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.geometry import COLOURS, Geometry, Norm
 
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+ACTIVATION_LAYERS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _modules(layer: PlainLayer) -> Iterator[tuple[str, nn.Module]]:
     else:
         yield "_flat", nn.Flatten()
         yield "", _dense(layer)
-    activation = None if layer.activation is None else ACTIVATIONS[layer.activation]()
+    activation = None if layer.activation is None else ACTIVATION_LAYERS[layer.activation]()
     if activation is not None and layer.activate == "first":
         yield "_activation", activation
     if layer.norm is not None:

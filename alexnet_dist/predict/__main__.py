@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_dist.config.arguments import add_step_argument
+from alexnet_dist.config.arguments import add_device_argument, add_step_argument
 from alexnet_dist.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         help="1: the centre; 10: centre and corners, and their mirror images, averaged, as the paper tests",
     )
     add_step_argument(parser)
-    parser.add_argument("--device", help="where to compute, such as cpu or cuda:1; default: cuda if there is one")
+    add_device_argument(parser)
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="words to show for classes, such as ImageNet's synset_words.txt"
     )
