@@ -10,7 +10,7 @@ from alexnet_dist import config
 from alexnet_dist.config import Config
 
 BASELINE = "baseline"
-RATES = (0.00025, 0.0005, 0.001, 0.002, 0.004)  # of figure 1: each arm has the best one of its own
+RATES = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)  # of figure 1: each arm has the best one of its own
 
 
 @dataclass(frozen=True)

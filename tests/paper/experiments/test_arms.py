@@ -38,10 +38,10 @@ def test_each_seed_of_every_arm_comes_before_the_next_seed() -> None:
 
 
 def test_figure_1_begins_in_the_middle_of_its_rates() -> None:
-    assert [arm.name for arm in FIGURE1[:2]] == ["relu-0.001", "tanh-0.001"]
+    assert [arm.name for arm in FIGURE1[:2]] == ["relu-0.002", "tanh-0.002"]
     assert len(FIGURE1) == 2 * len(RATES)
     settings = Job(FIGURE1[1], 3).config(DATA, OUT)
-    assert (settings.model.activation, settings.optim.learning_rate, settings.run.seed) == ("tanh", 0.001, 3)
+    assert (settings.model.activation, settings.optim.learning_rate, settings.run.seed) == ("tanh", 0.002, 3)
     assert settings.optim.weight_decay == 0  # "no regularization of any kind"
     assert not settings.data.flip
     assert settings.data.colour_noise == 0
