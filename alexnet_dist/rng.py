@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", npt.NDArray[np.int64], "torch.Tensor")
 Key = tuple[int, int]
+AnyKey = Key | tuple["torch.Tensor", "torch.Tensor"]
 
 MASK = 0xFFFFFFFF
 # The multipliers of lowbias32 (Chris Wellons, "Prospecting for Hash Functions"), and 2**32 / golden ratio.
@@ -70,10 +71,11 @@ def _mix_in_place(values: Array) -> Array:
     return values
 
 
-def bits(table_key: Key, rows: Array, columns: Array) -> Array:
+def bits(table_key: AnyKey, rows: Array, columns: Array) -> Array:
     """Return 32 random bits for each (row, column) of a table, int64 in [0, 2**32).
 
-    rows: (B,) int64 in [0, 2**32); columns: (U,) int64 in [0, 2**32); result: (B, U).
+    table_key: numbers, or for tensors also int64 tensors () on their device. rows: (B,) int64 in [0, 2**32); columns:
+    (U,) int64 in [0, 2**32); result: (B, U).
     The table is mixed twice: one round leaves neighbouring rows correlated (2.5 sigma over 487,680 row pairs).
     """
     row_hashes = _mix(_mix(rows ^ table_key[0]) ^ table_key[1])[:, None]
@@ -85,7 +87,7 @@ def bits(table_key: Key, rows: Array, columns: Array) -> Array:
     return _mix_in_place(values)
 
 
-def keep(table_key: Key, rows: torch.Tensor, columns: torch.Tensor, drop_rate: float) -> torch.Tensor:
+def keep(table_key: AnyKey, rows: torch.Tensor, columns: torch.Tensor, drop_rate: float) -> torch.Tensor:
     """Return a (B, U) bool table, True with probability 1 - drop_rate; rows (B,) and columns (U,) int64."""
     return bits(table_key, rows, columns) >= int(drop_rate * 2**32)
 

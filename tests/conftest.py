@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_dist.nn.precision import set_precision
 from support.data_shards import draw_jpegs_fixture, pack_tiny
 from support.namespaces import nodes_fixture
 from support.packed import reference_fixture, source_fixture
@@ -60,6 +61,12 @@ def fuzz_seeds(request: pytest.FixtureRequest) -> Iterator[int]:
     """Give the seeds 0, 1, ... for as long as --fuzz-s says."""
     end_s = time.monotonic() + request.config.getoption("--fuzz-s")
     return itertools.takewhile(lambda _: time.monotonic() < end_s, itertools.count())
+
+
+@pytest.fixture
+def exact() -> None:
+    """Compute float32 in float32 on CUDA, as a run does by default; torch's default is TF32 in convolutions."""
+    set_precision(deterministic=False, tf32=False)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ FLOORS = (
     {"training.context"},
     {"training.feed", "training.inputs"},
     {"training.step", "training.faults"},
-    {"training.build", "training.resume", "training.initial"},
+    {"training.build", "training.graph", "training.resume", "training.initial"},
     {"training.run_logger", "training.ending", "training.saver"},
     {"training.pipeline"},
     {"training.loop"},

@@ -171,8 +171,11 @@ class TrainConfig(Section):
     """Whether torch raises an error on operations that are not reproducible."""
     channels_last: bool = False
     """Whether feature maps use the channels-last memory format: faster on GPUs in bfloat16, not on CPUs."""
-    compile_norm: bool = False
-    """Whether torch.compile compiles local response normalisation at start; on a CPU this needs a C++ compiler."""
+    compile_norm: Literal["auto"] | bool = "auto"
+    """Whether torch.compile compiles local response normalisation, on CUDA also dropout's masks and the preparation of
+    the input; auto: on CUDA, for a net with that norm, if it works. It needs a C++ compiler."""
+    cuda_graph: bool = False
+    """Whether a step is one CUDA graph: faster for small batches; for one replica on one device."""
     tf32: bool = False
     """Whether GPUs multiply float32 in TF32: faster, with a mantissa of 10 bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

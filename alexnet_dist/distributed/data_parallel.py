@@ -54,8 +54,7 @@ class Reducer:
             for name, parameter in tower.named_parameters():
                 (self._late if name.split(".")[0] in tower.stage_names[0] else self._early).append(parameter)
         self._group, self._reduce = group, reduce
-        self._towers, self._timeline = len(towers), timeline
-        self._missing = -1  # boundaries still to come; negative: not armed
+        self._timeline, self._is_armed = timeline, False
         self._before_launch: Callable[[], None] | None = None
         self._in_flight: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
         model.on_boundary = self._boundary
@@ -66,8 +65,7 @@ class Reducer:
         before_launch: called at the boundary, after the pair's last exchange of the step and before the first sum: the
         point at which to send the next batch over the link.
         """
-        self._missing = self._towers
-        self._before_launch = before_launch
+        self._is_armed, self._before_launch = True, before_launch
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the first replica."""
@@ -76,10 +74,10 @@ class Reducer:
                 for tensor in tensors:
                     dist.broadcast(tensor.detach(), group=self._group, group_src=0)
 
-    def _boundary(self, _gradient: Tensor) -> None:
-        self._missing -= 1
-        if self._missing == 0:
+    def _boundary(self) -> None:
+        if self._is_armed:
             assert self._before_launch is not None
+            self._is_armed = False
             self._before_launch()
             self._launch(self._early)
 
@@ -101,7 +99,7 @@ class Reducer:
 
         Raises RuntimeError where backward has not reached stage 0, so that its boundary was not seen.
         """
-        if self._missing > 0:
+        if self._is_armed:
             raise RuntimeError("stage 0 wants no gradients: the reducer waits for its boundary to sum those above it")
         self._launch(self._late)
         for work, flat, small in self._in_flight:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_dist.distributed.link import Handle, PairLink
-from alexnet_dist.nn.layers import DropoutKey
-from alexnet_dist.nn.model import Tower, hook_gradient
+from alexnet_dist.nn.layers import DropoutKeys
+from alexnet_dist.nn.model import Tower, boundary, scaled
 
 LOGITS, PIXELS, UPDATE = "logits", "pixels", "update"  # the joins that are not a layer's
 
@@ -33,16 +33,16 @@ class LinkedTower(nn.Module):
         """Wire a tower to the link of its pair."""
         super().__init__()
         self.tower, self.link = tower, link
-        self.on_boundary: Callable[[Tensor], None] | None = None
+        self.on_boundary: Callable[[], None] | None = None
 
-    def forward(self, images: Tensor, dropout_key: DropoutKey | None = None) -> Tensor:
+    def forward(self, images: Tensor, dropout_keys: DropoutKeys | None = None) -> Tensor:
         """Map images (B, 3, 224, 224) to the logits of both towers (B, classes), equal in both processes."""
-        maps = self.tower.stage(0, images, None, dropout_key)
+        maps = self.tower.stage(0, scaled(images, self.tower.net), None, dropout_keys)
         if self.on_boundary is not None:
-            hook_gradient(maps, self.on_boundary)
+            (maps,) = boundary([maps], self.on_boundary)
         for stage in range(1, len(self.tower.stage_names)):
             join = self.tower.stage_names[stage][0]
-            maps = self.tower.stage(stage, maps, exchange(maps, self.link, join), dropout_key)
+            maps = self.tower.stage(stage, maps, exchange(maps, self.link, join), dropout_keys)
         return gather(maps, self.link, self.tower.index, self.tower.net.classes)
 
 

@@ -18,10 +18,8 @@ from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.distributed.link import PairLink
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.doctor.findings import Finding
-from alexnet_dist.errors import UserError
 from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, DATA_WAIT, LINK_WAIT
-from alexnet_dist.nn.layers import compile_problem
-from alexnet_dist.training.build import build_engine, schedule_of
+from alexnet_dist.training.build import build_engine, check_graph, compiles, schedule_of
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed, rows_of_rank
 from alexnet_dist.training.schedule import Progress, rates_at
@@ -114,8 +112,8 @@ def examine_speed(
 
 def check_engine(run: RunContext) -> None:
     """Raise the UserError with which the net cannot be built on this machine alone."""
-    if run.config.train.compile_norm and (problem := compile_problem(run.net.norm, run.topology.device)):
-        raise UserError(f"train.compile_norm: torch.compile fails here: {problem}; set train.compile_norm=false")
+    check_graph(run)
+    compiles(run)
 
 
 def train_briefly(run: RunContext, engine: Engine, control: Control, loader: Loader) -> list[StepReport]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch.profiler import record_function
 
-PHASES = ("data_wait", "forward", "link_wait", "backward", "allreduce_wait", "optimizer", "other")
-DATA_WAIT, LINK_WAIT, ALLREDUCE_WAIT = "data_wait", "link_wait", "allreduce_wait"
+# graph: forward, backward and update of a step that is one CUDA graph, inside which no moment is recorded.
+PHASES = ("data_wait", "forward", "link_wait", "backward", "allreduce_wait", "optimizer", "graph", "other")
+DATA_WAIT, LINK_WAIT, ALLREDUCE_WAIT, GRAPH = "data_wait", "link_wait", "allreduce_wait", "graph"
 
 Moment = float | torch.cuda.Event
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from alexnet_dist import rng
-from alexnet_dist.nn import precision
+from alexnet_dist.nn.compiler import compiled
 from alexnet_dist.nn.geometry import Norm
 
 # Bytes of maps that a CPU normalises at a time: they stay in its cache together with their intermediate results, which
@@ -77,13 +76,6 @@ def _gradient(maps: Tensor, denominator: Tensor, gradient: Tensor, norm: Norm, w
     return torch.addcmul(direct, wide, shared, value=-2 * norm.alpha * norm.beta).to(maps.dtype)
 
 
-@cache
-def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return both functions; each is compiled at its first call with a shape."""
-    precision.pass_to_compiler()
-    return torch.compile(_values, dynamic=False), torch.compile(_gradient, dynamic=False)
-
-
 def _chunks(maps: Tensor) -> list[slice]:
     """Return the slices of samples to normalise at a time."""
     samples = len(maps)
@@ -96,10 +88,10 @@ class _Normalise(torch.autograd.Function):
     """A normalisation with saved denominators, computed in at least float32; window: how the squares are summed."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, maps: Tensor, norm: Norm, window: Window, compiled: bool) -> Tensor:
+    def forward(ctx: FunctionCtx, maps: Tensor, norm: Norm, window: Window, is_compiled: bool) -> Tensor:
         chunks = _chunks(maps)
-        if compiled:
-            result, denominator = _compiled()[0](maps, norm, _fusible_window_sum)
+        if is_compiled:
+            result, denominator = compiled(_values)(maps, norm, _fusible_window_sum)
         elif len(chunks) == 1:
             result, denominator = _values(maps, norm, window)
         else:
@@ -108,14 +100,15 @@ class _Normalise(torch.autograd.Function):
                 result[chunk], denominator[chunk] = _values(maps[chunk], norm, window)
         ctx.save_for_backward(maps, denominator)
         # autograd's context accepts any attribute
-        ctx.norm, ctx.window, ctx.compiled = norm, window, compiled  # type: ignore[attr-defined]
+        ctx.norm, ctx.window, ctx.is_compiled = norm, window, is_compiled  # type: ignore[attr-defined]
         return cast("Tensor", result)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         maps, denominator = ctx.saved_tensors
-        if ctx.compiled:
-            return _compiled()[1](maps, denominator, gradient, ctx.norm, _fusible_window_sum), None, None, None
+        if ctx.is_compiled:
+            slope = compiled(_gradient)(maps, denominator, gradient, ctx.norm, _fusible_window_sum)
+            return slope, None, None, None
         chunks = _chunks(maps)
         if len(chunks) == 1:
             return _gradient(maps, denominator, gradient, ctx.norm, ctx.window), None, None, None
@@ -125,14 +118,14 @@ class _Normalise(torch.autograd.Function):
         return result, None, None, None
 
 
-def local_response_norm(maps: Tensor, norm: Norm, compiled: bool = False) -> Tensor:
+def local_response_norm(maps: Tensor, norm: Norm, is_compiled: bool = False) -> Tensor:
     """Normalise each map by the activity of its neighbours within the tower, (B, C, H, W) (§3.3).
 
     b_i = a_i / (k + alpha * sum of a_j^2, j from i - n/2 to i + n/2) ^ beta: a sum as printed, not the mean that
     torch.nn.LocalResponseNorm and the 2012 source use (there alpha is divided by the window size).
-    compiled: use torch.compile, once for each shape; raises RuntimeError if that fails (no C++ compiler).
+    is_compiled: use torch.compile, once for each shape; raises RuntimeError if that fails (no C++ compiler).
     """
-    return cast("Tensor", _Normalise.apply(maps, norm, window_sum, compiled))  # type: ignore[no-untyped-call]
+    return cast("Tensor", _Normalise.apply(maps, norm, window_sum, is_compiled))  # type: ignore[no-untyped-call]
 
 
 def spatial_norm(maps: Tensor, norm: Norm) -> Tensor:
@@ -141,15 +134,6 @@ def spatial_norm(maps: Tensor, norm: Norm) -> Tensor:
     As local_response_norm, with the sum over the norm.size x norm.size pixels around each one, clipped at the edges.
     """
     return cast("Tensor", _Normalise.apply(maps, norm, _spatial_sum, False))  # type: ignore[no-untyped-call]
-
-
-def compile_problem(norm: Norm, device: torch.device) -> str | None:
-    """Return the first line of the error if torch.compile cannot compile the norm on this machine, otherwise None."""
-    try:
-        local_response_norm(torch.zeros(1, 1, 1, 1, device=device), norm, compiled=True)
-    except RuntimeError as error:
-        return str(error).strip().splitlines()[0]
-    return None
 
 
 class _Pool(torch.autograd.Function):
@@ -189,9 +173,20 @@ def average_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
     return F.avg_pool2d(maps, kernel, stride, ceil_mode=True)
 
 
+class DropoutKeys(Protocol):
+    """The keys of a batch's dropout masks, one for each layer."""
+
+    @property
+    def slots(self) -> Tensor:
+        """The positions of the samples in the global batch, (B,) int64."""
+
+    def of(self, layer: str) -> rng.AnyKey:
+        """Return a layer's key."""
+
+
 @dataclass(frozen=True)
 class DropoutKey:
-    """The key of a batch's dropout masks: the seed, the completed steps, and the slots of its samples.
+    """The keys of a batch's dropout masks, from the seed and the completed steps.
 
     slots: (B,) int64, the positions of the samples in the global batch.
     """
@@ -200,34 +195,34 @@ class DropoutKey:
     step: int
     slots: Tensor
 
+    def of(self, layer: str) -> rng.Key:
+        """Return a layer's key."""
+        return rng.key(self.seed, "dropout", self.step, layer)
 
-def dropout(units: Tensor, probability: float, layer: str, first_unit: int, dropout_key: DropoutKey) -> Tensor:
+
+def dropout(
+    units: Tensor, probability: float, layer: str, first_unit: int, keys: DropoutKeys, is_compiled: bool = False
+) -> Tensor:
     """Zero each unit with the given probability, without rescaling the others (§4.2); (B, U).
 
     first_unit: index of the first column in the whole layer, over both towers. The mask is a function of (seed, step,
     layer, slot, unit), so it does not depend on towers, replicas or micro-batches.
+    is_compiled: compute the mask with torch.compile, once for each shape; RuntimeError as in local_response_norm.
     """
-    key = rng.key(dropout_key.seed, "dropout", dropout_key.step, layer)
     columns = torch.arange(first_unit, first_unit + units.shape[1], device=units.device)
-    return units * rng.keep(key, dropout_key.slots, columns, probability)
+    if is_compiled:
+        # As tensors: for each new number torch.compile would compile again.
+        kept: Tensor = compiled(rng.keep)(_on_device(keys.of(layer), units.device), keys.slots, columns, probability)
+        return units * kept
+    return units * rng.keep(keys.of(layer), keys.slots, columns, probability)
 
 
-class Convolution(nn.Conv2d):
-    """A convolution whose last windows may overhang the input to the right and below; the overhang reads as zero."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int, overhang: int, bias: bool):
-        """Take the channels, the side of the kernel and the overhang in pixels (geometry.covering)."""
-        super().__init__(inputs, outputs, kernel, stride, padding, bias=bias)
-        self.overhang = overhang
-
-    def reset_parameters(self) -> None:
-        """Draw nothing: model.Tower draws the initial weights, each from its own stream."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Convolve (B, C, H, W)."""
-        if self.overhang:
-            maps = F.pad(maps, (0, self.overhang, 0, self.overhang))
-        return super().forward(maps)
+def _on_device(key: rng.AnyKey, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return a key as int64 tensors on a device, for which the host does not wait."""
+    low, high = (
+        part if isinstance(part, Tensor) else torch.full((), part, dtype=torch.int64, device=device) for part in key
+    )
+    return low, high
 
 
 class Dense(nn.Linear):

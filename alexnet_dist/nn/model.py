@@ -6,8 +6,9 @@ connected. This module does not depend on processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,13 @@ from torch.nn import functional as F
 
 from alexnet_dist import rng
 from alexnet_dist.monitoring.timeline import region
-from alexnet_dist.nn import geometry
+from alexnet_dist.nn import geometry, merged
+from alexnet_dist.nn.convolution import Convolution
 from alexnet_dist.nn.geometry import Geometry, Layer, Shape, channel_span
 from alexnet_dist.nn.layers import (
-    Convolution,
     Cross,
     Dense,
-    DropoutKey,
+    DropoutKeys,
     average_pool,
     dropout,
     local_response_norm,
@@ -60,34 +61,23 @@ class Tower(nn.Module):
         self.to(dtype)
 
     def stage(
-        self,
-        stage: int,
-        maps: Tensor,
-        other_maps: Callable[[], Tensor] | None,
-        dropout_key: DropoutKey | None,
-        last: str | None = None,
+        self, stage: int, maps: Tensor, other_maps: Callable[[], Tensor] | None, dropout_keys: DropoutKeys | None
     ) -> Tensor:
         """Compute one stage from this tower's maps; stages after the first call `other_maps` for the other tower's.
 
         Maps are (B, 3, 224, 224) -> (B, 128, 13, 13) -> (B, 128, 6, 6) -> (B, 2048) -> (B, 2048) -> (B, 500) for the
-        paper's net. last: the layer after which, with all that follows it, to stop; None: at the end of the stage.
-        Raises ValueError when a net with dropout trains without a dropout key.
+        paper's net. Raises ValueError when a net with dropout trains without dropout keys.
         """
-        if stage == 0 and self.net.input_scale != 1:
-            maps = maps * self.net.input_scale
-        with region(f"stage {stage}: {'-'.join(self.stage_names[stage])}"):
-            for name in self.stage_names[stage]:
-                layer, module = self.net.layers[name], self.get_submodule(name)
-                maps = module(maps, other_maps) if layer.reads == "both" else module(maps)
-                if name != self.stage_names[-1][-1]:
-                    maps = self._after(name, layer, maps, dropout_key)
-                if name == last:
-                    break
-        return maps
 
-    def _after(self, name: str, layer: Layer, maps: Tensor, dropout_key: DropoutKey | None) -> Tensor:
+        def multiply(name: str, maps: Sequence[Tensor]) -> list[Tensor]:
+            module = self.get_submodule(name)
+            return [module(maps[0], other_maps) if isinstance(module, Cross) else module(maps[0])]
+
+        return run_stage([self], stage, [maps], multiply, dropout_keys)[0]
+
+    def after(self, name: str, maps: Tensor, dropout_keys: DropoutKeys | None) -> Tensor:
         """Apply activation, norms and pool in the layer's order, then dropout, to the output of a layer."""
-        activate = ACTIVATIONS[self.net.activation]
+        layer, activate = self.net.layers[name], ACTIVATIONS[self.net.activation]
         if layer.activate == "first":
             maps = activate(maps)
         if layer.norm:
@@ -101,16 +91,43 @@ class Tower(nn.Module):
         if layer.dropout and not self.training:
             return maps * (1 - layer.dropout)
         if layer.dropout:
-            if dropout_key is None:
+            if dropout_keys is None:
                 raise ValueError(f"{name} has dropout: pass a dropout key (seed, step, slots) to train")
             assert layer.channels is not None
             first_unit, _ = channel_span(layer.channels, self.index, self.net.towers)
-            return dropout(maps, layer.dropout, name, first_unit, dropout_key)
+            return dropout(maps, layer.dropout, name, first_unit, dropout_keys, self.compile_norm and maps.is_cuda)
         return maps
 
 
+def run_stage(
+    towers: Sequence[Tower],
+    stage: int,
+    maps: Sequence[Tensor],
+    multiply: Callable[[str, Sequence[Tensor]], list[Tensor]],
+    dropout_keys: DropoutKeys | None,
+    last: str | None = None,
+) -> list[Tensor]:
+    """Compute one stage in one tower or in both, from a tensor for each of them to a tensor for each.
+
+    multiply: returns the outputs of a layer's convolutions or matrix products. last: the layer after which, with all
+    that follows it, to stop; None: at the end of the stage.
+    """
+    names, outputs = towers[0].stage_names, list(maps)
+    with region(f"stage {stage}: {'-'.join(names[stage])}"):
+        for name in names[stage]:
+            outputs = multiply(name, outputs)
+            if name != names[-1][-1]:
+                outputs = [tower.after(name, each, dropout_keys) for tower, each in zip(towers, outputs, strict=True)]
+            if name == last:
+                break
+    return outputs
+
+
 class AlexNet(nn.Module):
-    """All towers in one process: for one device, and as the oracle of linked towers. Default: the paper's net."""
+    """All towers in one process: for one device, and as the oracle of linked towers. Default: the paper's net.
+
+    merged: whether a layer of both towers is one operation (nn/merged.py); None: on CUDA, where that is faster.
+    """
 
     def __init__(
         self,
@@ -124,12 +141,13 @@ class AlexNet(nn.Module):
         self.net = net or Geometry()
         indices = range(self.net.towers)
         self.towers = nn.ModuleList([Tower(index, self.net, seed, dtype, compile_norm) for index in indices])
-        # Called with the gradient of each tower's stage-0 output once it is complete; set by data_parallel.Reducer.
-        self.on_boundary: Callable[[Tensor], None] | None = None
+        # Called once the gradients of all towers' stage-0 outputs are complete; set by data_parallel.Reducer.
+        self.on_boundary: Callable[[], None] | None = None
+        self.merged: bool | None = None
 
-    def forward(self, images: Tensor, dropout_key: DropoutKey | None = None) -> Tensor:
+    def forward(self, images: Tensor, dropout_keys: DropoutKeys | None = None) -> Tensor:
         """Map mean-subtracted images (B, 3, 224, 224) on the 0-255 scale to logits (B, classes)."""
-        return torch.cat(self._run(images, dropout_key, len(geometry.stages(self.net))), 1)
+        return torch.cat(self._run(images, dropout_keys, len(geometry.stages(self.net))), 1)
 
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
         """Map images to the output of a layer with all that follows it, such as norm and pool; tower 0 first (§6.1).
@@ -153,25 +171,62 @@ class AlexNet(nn.Module):
         return [self._run(images, None, stages) for stages in range(1, len(geometry.stages(self.net)))]
 
     def _run(
-        self, images: Tensor, dropout_key: DropoutKey | None, stages: int, last: str | None = None
+        self, images: Tensor, dropout_keys: DropoutKeys | None, stages: int, last: str | None = None
     ) -> list[Tensor]:
-        maps = [images] * self.net.towers
+        towers = cast("list[Tower]", list(self.towers))
+        is_merged = self.merged if self.merged is not None else images.is_cuda
+        multiply = partial(_merged if is_merged and len(towers) == 2 else _one_by_one, towers)
+        maps = [scaled(images, self.net)] * len(towers)
         for stage in range(stages):
-            before = maps
-            maps = [
-                tower.stage(stage, before[index], partial(before.__getitem__, 1 - index), dropout_key, last)  # type: ignore[operator]
-                for index, tower in enumerate(self.towers)
-            ]
+            maps = run_stage(towers, stage, maps, multiply, dropout_keys, last)
             if stage == 0 and self.on_boundary is not None:
-                for tower_maps in maps:
-                    hook_gradient(tower_maps, self.on_boundary)
+                maps = boundary(maps, self.on_boundary)
         return maps
 
 
-def hook_gradient(maps: Tensor, on_gradient: Callable[[Tensor], None]) -> None:
-    """Call a function with the gradient of `maps` once it is complete; do nothing if no gradients are recorded."""
-    if maps.requires_grad:
-        maps.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+def scaled(images: Tensor, net: Geometry) -> Tensor:
+    """Return images on the scale that a net's first layer reads."""
+    return images if net.input_scale == 1 else images * net.input_scale
+
+
+def _one_by_one(towers: Sequence[Tower], name: str, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Return the outputs of a layer, computed tower by tower."""
+    modules = [tower.get_submodule(name) for tower in towers]
+    return [
+        module(own, partial(maps.__getitem__, 1 - index)) if isinstance(module, Cross) else module(own)
+        for index, (module, own) in enumerate(zip(modules, maps, strict=True))
+    ]
+
+
+def _merged(towers: Sequence[Tower], name: str, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Return the outputs of a layer, computed by one operation if both towers read the same."""
+    modules = [tower.get_submodule(name) for tower in towers]
+    if all(isinstance(module, Cross) for module in modules):
+        return merged.cross(cast("list[Cross]", modules), maps)
+    if maps[0] is maps[1] and all(isinstance(module, Convolution) for module in modules):
+        return merged.convolve(cast("list[Convolution]", modules), maps[0])
+    return _one_by_one(towers, name, maps)
+
+
+def boundary(maps: Sequence[Tensor], on_complete: Callable[[], None]) -> list[Tensor]:
+    """Return the maps of one tower or of both; call a function once the gradients of all of them are complete.
+
+    Backward goes no further before that. Without this one place for both towers, autograd would finish all of tower 1
+    before it begins with tower 0. Nothing is called if no gradients are recorded.
+    """
+    return list(_Boundary.apply(on_complete, *maps))  # type: ignore[no-untyped-call]
+
+
+class _Boundary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, on_complete: Callable[[], None], *maps: Tensor) -> tuple[Tensor, ...]:
+        ctx.on_complete = on_complete
+        return tuple(each.view_as(each) for each in maps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.on_complete()
+        return (None, *gradients)
 
 
 def _module(index: int, net: Geometry, shape: Shape) -> nn.Module:

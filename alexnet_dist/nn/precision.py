@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
 def set_precision(deterministic: bool, tf32: bool) -> None:
     """Choose reproducible operations or the fastest ones, and whether float32 products may use TF32.
 
+    Everything that computes calls it first: by default torch uses TF32 in convolutions of float32.
     deterministic: torch raises RuntimeError on an operation that is not reproducible.
     """
     # Not use_deterministic_algorithms: it imports torch's compiler, which takes each process about 2 s.
     torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.backends.cudnn.benchmark = not deterministic
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    # Not allow_tf32, which is older: torch refuses to read one kind of switch after the other was set. conv and rnn
+    # keep values of their own when that of all of cuDNN is set.
+    cudnn: Any = torch.backends.cudnn
+    for switches in (torch.backends.cuda.matmul, cudnn, cudnn.conv, cudnn.rnn):
+        switches.fp32_precision = "tf32" if tf32 else "ieee"
 
 
 def pass_to_compiler() -> None:

@@ -13,7 +13,7 @@ from alexnet_dist.distributed.link import P2PLink, StagedLink
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import UserError
 from alexnet_dist.monitoring.timeline import Timeline
-from alexnet_dist.nn.layers import compile_problem
+from alexnet_dist.nn.compiler import compile_problem
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.training.context import COMPUTE_DTYPES, WEIGHT_DTYPES, RunContext, memory_format_of
 from alexnet_dist.training.faults import FaultyTimeline, Injector
@@ -32,6 +32,59 @@ def slow_dtype_warning(run: RunContext) -> str | None:
     return None
 
 
+def compiles(run: RunContext) -> bool:
+    """Return whether a run compiles what may be compiled; UserError if it asks for it and torch.compile fails here."""
+    wanted, device = run.config.train.compile_norm, run.topology.device
+    if wanted is False or (wanted == "auto" and not _gains_by_compiling(run)):
+        return False
+    problem = compile_problem(device)
+    if problem and wanted is True:
+        raise UserError(
+            f"train.compile_norm: torch.compile fails here: {problem};"
+            " install a C++ compiler (Debian: apt install g++), or set train.compile_norm=false"
+        )
+    return problem is None
+
+
+def uncompiled_warning(run: RunContext) -> str | None:
+    """Return a warning if a run would compile on this machine but cannot, or None."""
+    if run.config.train.compile_norm != "auto" or not _gains_by_compiling(run):
+        return None
+    problem = compile_problem(run.topology.device)
+    return problem and (
+        f"warning: train.compile_norm: torch.compile fails here: {problem}; steps take up to twice as long; install a"
+        " C++ compiler (Debian: apt install g++)"
+    )
+
+
+def _gains_by_compiling(run: RunContext) -> bool:
+    """Return whether compiling saves more than the seconds that it takes: on CUDA, for a net with a norm."""
+    return run.topology.device.type == "cuda" and any(layer.norm for layer in run.net.layers.values())
+
+
+def check_graph(run: RunContext) -> None:
+    """Raise UserError if a run asks for a CUDA graph and its steps cannot be one."""
+    if not run.config.train.cuda_graph:
+        return
+    reasons = {
+        "train.device": (run.topology.device.type, "cuda"),
+        "topology.layout": (run.topology.layout, "fused"),
+        "the number of replicas": (run.topology.replicas, 1),
+        "train.accumulate": (run.config.train.accumulate, 1),
+    }
+    for name, (found, expected) in reasons.items():
+        if found != expected:
+            raise UserError(
+                f"train.cuda_graph: {name} is {found}; expected {expected}, as one graph is the whole step of one"
+                " device; set train.cuda_graph=false"
+            )
+    if run.config.run.on_divergence == "skip":
+        raise UserError(
+            "train.cuda_graph: run.on_divergence is skip, for which the host looks at the gradients before the update;"
+            " expected stop or rollback, or set train.cuda_graph=false"
+        )
+
+
 def has_bfloat16() -> bool:
     """Return whether this machine's CPU has instructions for bfloat16 products."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -41,22 +94,20 @@ def build_engine(run: RunContext, groups: Groups, injector: Injector | None = No
     """Build this rank's wiring of the net, with counter-based initial weights, and what trains it.
 
     injector: of faults, in tests.
-    Raises UserError if train.compile_norm is set and torch.compile does not work here.
+    Raises UserError if train.compile_norm is true and torch.compile does not work here, or for train.cuda_graph where
+    a step cannot be one graph.
     """
     config, topology, dtype = run.config, run.topology, WEIGHT_DTYPES[run.config.train.dtype]
     memory_format = memory_format_of(config)
-    if config.train.compile_norm and (problem := compile_problem(run.net.norm, topology.device)):
-        raise UserError(
-            f"train.compile_norm: torch.compile fails here: {problem};"
-            " install a C++ compiler (Debian: apt install g++), or set train.compile_norm=false"
-        )
+    check_graph(run)
+    is_compiled = compiles(run)
     device = topology.device
     timeline = Timeline(device) if injector is None else FaultyTimeline(device, injector=injector)
     model: AlexNet | LinkedTower
     if groups.pair is None:
-        model = AlexNet(run.net, config.run.seed, dtype, config.train.compile_norm)
+        model = AlexNet(run.net, config.run.seed, dtype, is_compiled)
     else:
-        tower = Tower(topology.towers[0], run.net, config.run.seed, dtype, config.train.compile_norm)
+        tower = Tower(topology.towers[0], run.net, config.run.seed, dtype, is_compiled)
         link = StagedLink if topology.is_staged else P2PLink
         model = LinkedTower(tower, link(groups.pair, topology.rank ^ 1, timeline, memory_format))
     model = model.to(topology.device).to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -70,6 +121,7 @@ def build_engine(run: RunContext, groups: Groups, injector: Injector | None = No
         COMPUTE_DTYPES[config.train.dtype],
         timeline,
         guarded=config.run.on_divergence == "skip",
+        is_compiled=is_compiled,
     )
 
 

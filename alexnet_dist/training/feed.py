@@ -18,7 +18,8 @@ from alexnet_dist.data.reader import BadSample
 from alexnet_dist.distributed.link import Handle, PairLink
 from alexnet_dist.distributed.tower_parallel import PIXELS
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
-from alexnet_dist.training.context import WEIGHT_DTYPES, RunContext, memory_format_of
+from alexnet_dist.nn.compiler import compiled
+from alexnet_dist.training.context import COMPUTE_DTYPES, WEIGHT_DTYPES, RunContext, memory_format_of
 from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.schedule import colour_noise_at
 
@@ -41,6 +42,7 @@ class Preparation:
     """What turns decoded pixels into the network's input: sizes, draws and the mean image, (3, S, S) float32.
 
     noise_at: the standard deviation of the colour noise by completed steps. train_divisor: of training images.
+    is_compiled: whether one function of torch.compile makes the input of the pixels.
     """
 
     seed: int
@@ -53,9 +55,10 @@ class Preparation:
     mean: Tensor
     dtype: torch.dtype
     memory_format: torch.memory_format = torch.contiguous_format
+    is_compiled: bool = False
 
 
-def preparation(run: RunContext) -> Preparation:
+def preparation(run: RunContext, is_compiled: bool) -> Preparation:
     """Return the preparation of a run's batches, with the centre crop of the mean image on this rank's device."""
     config, train = run.config, run.splits["train"]
     mean = augment.centre_crop(torch.from_numpy(train.mean), config.data.crop).contiguous()
@@ -70,8 +73,10 @@ def preparation(run: RunContext) -> Preparation:
         train_divisor=config.data.train_divisor,
         components=train.components,
         mean=mean.to(run.topology.device),
-        dtype=WEIGHT_DTYPES[config.train.dtype],
+        # The first convolution rounds to this dtype anyway, unless a product comes before it.
+        dtype=(COMPUTE_DTYPES if run.net.input_scale == 1 else WEIGHT_DTYPES)[config.train.dtype],
         memory_format=memory_format_of(config),
+        is_compiled=is_compiled,
     )
 
 
@@ -88,7 +93,10 @@ def prepare(spec: BatchSpec, rows: Tensor, preparation: Preparation) -> Batch:
         )  # fmt: skip
         flip = _to_device(draws.flip, rows.device) if preparation.flip else None
         shift = _to_device(draws.shift, rows.device) if noise else None
-    images = augment.network_input(
+    # Compiled, a division may round differently.
+    is_compiled = preparation.is_compiled and divisor == 1
+    network_input = compiled(augment.network_input) if is_compiled else augment.network_input
+    images = network_input(
         pixels(rows, preparation.crop), preparation.mean, preparation.dtype, flip, shift, preparation.memory_format,
         divisor,
     )  # fmt: skip
@@ -112,12 +120,22 @@ class Feed:
     """The stream of a replica's batches on one rank: half of the rows from the loader, the other half over the link."""
 
     def __init__(
-        self, run: RunContext, batches: Iterator[BatchSpec], loader: Loader, link: PairLink | None, timeline: Timeline
+        self,
+        run: RunContext,
+        batches: Iterator[BatchSpec],
+        loader: Loader,
+        link: PairLink | None,
+        timeline: Timeline,
+        is_compiled: bool = False,
     ) -> None:
-        """Start the loader on this rank's rows of the batches; without a link, those are all rows."""
+        """Start the loader on this rank's rows of the batches; without a link, those are all rows.
+
+        is_compiled: of `Preparation`, on CUDA.
+        """
         self._batches, for_loader = itertools.tee(batches)
         self._towers, self._link, self._timeline = run.topology.towers, link, timeline
-        self._preparation, self._random_crop = preparation(run), run.config.data.random_crop
+        self._preparation = preparation(run, is_compiled and run.topology.device.type == "cuda")
+        self._random_crop = run.config.data.random_crop
         self._loaded = loader.run(self._request(spec) for spec in for_loader)
         self._upload = _Upload(run.topology.device)
         self._next: tuple[BatchSpec, Tensor, Handle | None] | None = None

@@ -19,17 +19,23 @@ from alexnet_dist.training import step
 from alexnet_dist.training.build import schedule_of
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed
+from alexnet_dist.training.optim import Rates
 from alexnet_dist.training.pipeline import FinishedStep, InFlightStep, StepPipeline
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord, decoded_ids
 from alexnet_dist.training.saver import Saved, Saver
 from alexnet_dist.training.schedule import after_evaluation, rates_at
-from alexnet_dist.training.step import Engine
+from alexnet_dist.training.step import BatchSource, Engine, PendingStep
+
+LaunchStep = Callable[[Engine, BatchSource, int, Rates], PendingStep]
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What the steps of a run need, open; stop_requested: whether this rank was asked to stop."""
+    """What the steps of a run need, open.
+
+    stop_requested: whether this rank was asked to stop. launch_step: as `step.train_step`.
+    """
 
     run: RunContext
     engine: Engine
@@ -38,6 +44,7 @@ class Loop:
     logger: RunLogger
     saver: Saver
     stop_requested: Callable[[], bool]
+    launch_step: LaunchStep
 
     def train(self, at: Start, after_launch: Callable[[], None]) -> None:
         """Train from a start until the plan ends or a rank was asked to stop; save when a checkpoint is due.
@@ -92,7 +99,7 @@ class Loop:
         if at.step in plan.skipped:
             return None
         rates = rates_at(schedule_of(self.run.config), at.progress, at.step, plan.steps_per_epoch)
-        pending = step.train_step(self.engine, self.feed, at.step, rates)
+        pending = self.launch_step(self.engine, self.feed, at.step, rates)
         return InFlightStep(at.step + 1, rates.weights, pending, self.logger.time_s)
 
     def count_once(self, value: float) -> float:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
+from alexnet_dist.nn.compiler import compiled
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -35,19 +37,49 @@ class Rates:
     biases: float
     layers: Mapping[str, float] = field(default_factory=dict)
 
+    def on(self, device: torch.device, dtype: torch.dtype) -> DeviceRates:
+        """Return these rates as tensors on a device."""
+
+        def tensor(learning_rate: float) -> Tensor:
+            return torch.full((), learning_rate, dtype=dtype, device=device)
+
+        layers = {name: tensor(learning_rate) for name, learning_rate in self.layers.items()}
+        return DeviceRates(tensor(self.weights), tensor(self.biases), layers)
+
+
+@dataclass(frozen=True)
+class DeviceRates:
+    """The learning rates of a step in memory that stays, tensors () of the weights' dtype on their device."""
+
+    weights: Tensor
+    biases: Tensor
+    layers: Mapping[str, Tensor]
+
+    def fill(self, rates: Rates) -> None:
+        """Take over the rates of a step, which has the same layers."""
+        self.weights.fill_(rates.weights)
+        self.biases.fill_(rates.biases)
+        for name, own in self.layers.items():
+            own.fill_(rates.layers[name])
+
+
+Rate = float | Tensor
+
 
 @torch.no_grad()
 def update(
     weights: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
     velocities: Mapping[str, Tensor],
-    rates: Rates,
+    rates: Rates | DeviceRates,
     rule: Rule,
+    is_compiled: bool = False,
 ) -> None:
     """Apply one step of the rule to a tower in place; all three mappings are keyed by the tower's parameter names.
 
     The learning rate is inside the velocity, so a drop does not shrink the accumulated velocity, as it does in
     torch.optim.SGD. Gradients are left as they are. Without momentum, velocities are not read.
+    is_compiled: whether rates that are tensors are applied by one function of torch.compile.
     """
     biases: list[Parameter] = []
     # conv3.own.weight and conv3.other.weight are one layer: this tower's half of conv3.
@@ -58,16 +90,16 @@ def update(
             biases.append(parameter)
         else:
             layers.setdefault(name.partition(".")[0], []).append(parameter)
-    _descend(biases, rates.biases, rule.momentum, decay=0.0)
-    by_rate: dict[float, list[Parameter]] = {}
+    _descend(biases, rates.biases, rule.momentum, 0.0, is_compiled)
+    by_rate: dict[Rate, list[Parameter]] = {}  # a tensor's hash is its identity
     for name, layer in layers.items():
-        learning_rate = rates.layers.get(name, rates.weights)
+        learning_rate: Rate = rates.layers.get(name, rates.weights)
         if rule.trust_coefficient is None:
             by_rate.setdefault(learning_rate, []).extend(layer)
         else:
             _descend_lars(layer, learning_rate, rule, rule.trust_coefficient)
     for learning_rate, parameters in by_rate.items():
-        _descend(parameters, learning_rate, rule.momentum, rule.weight_decay)
+        _descend(parameters, learning_rate, rule.momentum, rule.weight_decay, is_compiled)
 
 
 class Parameter(NamedTuple):
@@ -78,19 +110,31 @@ class Parameter(NamedTuple):
     velocity: Tensor
 
 
-def _descend(parameters: list[Parameter], learning_rate: float, momentum: float, decay: float) -> None:
+def _descend(
+    parameters: list[Parameter], learning_rate: Rate, momentum: float, decay: float, is_compiled: bool
+) -> None:
     """Apply the paper's rule.
 
-    Torch's fused rule, one pass over memory instead of four, is v <- momentum * v + (1 - dampening) * d and then
-    w <- w - lr * v, with d = -dL/dw + weight_decay * w when it maximizes: the paper's with these signs and with the
-    learning rate as 1 - dampening (which rounds it by at most 1.1e-16). torch.optim.SGD rejects such signs, its
-    function accepts them. Without momentum there is no v and no dampening, and lr is the learning rate.
+    With a learning rate that is a number, torch's rule, in fewer passes over memory than single operations, is
+    v <- momentum * v + (1 - dampening) * d and then w <- w - lr * v, with d = -dL/dw + weight_decay * w when it
+    maximizes: the paper's with these signs and with the learning rate as 1 - dampening (which rounds it by at most
+    1.1e-16). torch.optim.SGD rejects such signs, its function accepts them. Without momentum there is no v and no
+    dampening, and lr is the learning rate. On CUDA not by torch's fused kernel, one pass instead of two or three: it
+    computes 1 - dampening in float32, which makes a learning rate a multiple of 2^-24, 1e-5 for example 1.00136e-5.
     """
+    if not parameters:
+        return
+    if isinstance(learning_rate, Tensor):
+        descend = compiled(_descend_by_tensor) if is_compiled else _descend_by_tensor
+        descend(parameters, learning_rate, momentum, decay)
+        return
+    on_cuda = _is_on_cuda(parameters[0])
     sgd(
         [parameter.weight for parameter in parameters],
         [parameter.gradient for parameter in parameters],
         [parameter.velocity for parameter in parameters],
-        fused=True,
+        fused=not on_cuda,
+        foreach=on_cuda,
         weight_decay=-decay,
         momentum=momentum,
         lr=-1.0 if momentum else -learning_rate,
@@ -100,7 +144,22 @@ def _descend(parameters: list[Parameter], learning_rate: float, momentum: float,
     )
 
 
-def _descend_lars(layer: list[Parameter], learning_rate: float, rule: Rule, trust_coefficient: float) -> None:
+def _is_on_cuda(parameter: Parameter) -> bool:
+    return parameter.weight.is_cuda
+
+
+def _descend_by_tensor(parameters: list[Parameter], learning_rate: Tensor, momentum: float, decay: float) -> None:
+    """Apply the paper's rule with a learning rate on the device, which a CUDA graph reads anew at each replay."""
+    for weight, gradient, velocity in parameters:
+        change = learning_rate * (gradient + decay * weight if decay else gradient)
+        if momentum:
+            velocity.mul_(momentum).sub_(change)
+            weight.add_(velocity)
+        else:
+            weight.sub_(change)
+
+
+def _descend_lars(layer: list[Parameter], learning_rate: Rate, rule: Rule, trust_coefficient: float) -> None:
     """Apply the rule to one layer's weights, at least 2-D, scaling by trust * ||w|| / (||g|| + decay * ||w||).
 
     LARS: You, Gitman & Ginsburg, arXiv 1708.03888, algorithm 1. If a norm is zero, the global learning rate is used.

@@ -14,12 +14,12 @@ from torch.nn.parameter import Parameter
 from alexnet_dist.distributed.data_parallel import Reducer
 from alexnet_dist.distributed.tower_parallel import LinkedTower, both_towers
 from alexnet_dist.monitoring.timeline import StepTrace, Timeline, Times, region
-from alexnet_dist.nn.layers import DropoutKey
+from alexnet_dist.nn.layers import DropoutKey, DropoutKeys
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.nn.scoring import score
 from alexnet_dist.training import optim
 from alexnet_dist.training.feed import Batch
-from alexnet_dist.training.optim import Rates, Rule
+from alexnet_dist.training.optim import DeviceRates, Rates, Rule
 from alexnet_dist.training.run_plan import BatchSpec
 
 
@@ -40,6 +40,7 @@ class Engine:
     weights, velocities: by tower index, then by the parameter's name in that tower.
     compute: dtype of the multiplications; weights stay float32 when it is bfloat16.
     guarded: whether a step whose gradients are not finite changes nothing; the host then waits for each step's end.
+    is_compiled: whether what may be compiled is, besides the norm.
     """
 
     model: AlexNet | LinkedTower
@@ -53,15 +54,35 @@ class Engine:
     compute: torch.dtype
     timeline: Timeline
     guarded: bool = False
+    is_compiled: bool = False
 
-    def logits(self, batch: Batch, dropout_key: DropoutKey | None = None) -> Tensor:
-        """Return the logits of a batch, in at least float32; dropout_key: required in training.
+    def logits(self, images: Tensor, dropout_keys: DropoutKeys | None = None) -> Tensor:
+        """Return the logits of a batch, in at least float32; dropout_keys: required in training.
 
         A softmax over a thousand classes in bfloat16 would lose digits of the loss.
         """
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.compute == torch.bfloat16):
-            logits: Tensor = self.model(batch.images, dropout_key)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.compute == torch.bfloat16):
+            logits: Tensor = self.model(images, dropout_keys)
         return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+    def loss(self, images: Tensor, labels: Tensor, dropout_keys: DropoutKeys) -> tuple[Tensor, Tensor]:
+        """Return a batch's part of the global batch's mean loss, and its logits.
+
+        A sum over slots divided by the global batch: summed over replicas it is the mean, also if they are not equal.
+        """
+        logits = self.logits(images, dropout_keys)
+        return F.cross_entropy(logits, labels, reduction="sum") / self.global_batch, logits
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of the step before."""
+        for parameters in self.weights.values():
+            for parameter in parameters.values():
+                parameter.grad = None
+
+    def update(self, rates: Rates | DeviceRates) -> None:
+        """Change the weights by the gradients that there are."""
+        for tower, weights in self.weights.items():
+            optim.update(weights, self.gradients(tower), self.velocities[tower], rates, self.rule, self.is_compiled)
 
     def broadcast_weights(self) -> None:
         """Give every replica the weights of the first one, before the first step of a start.
@@ -113,6 +134,7 @@ def new_engine(
     compute: torch.dtype,
     timeline: Timeline,
     guarded: bool = False,
+    is_compiled: bool = False,
 ) -> Engine:
     """Return an engine before its first step: velocities zero."""
     towers = [tower for tower in model.modules() if isinstance(tower, Tower)]
@@ -120,7 +142,20 @@ def new_engine(
     velocities = {
         index: {name: torch.zeros_like(weight) for name, weight in named.items()} for index, named in weights.items()
     }
-    return Engine(model, reducer, weights, velocities, rule, seed, global_batch, accumulate, compute, timeline, guarded)
+    return Engine(
+        model,
+        reducer,
+        weights,
+        velocities,
+        rule,
+        seed,
+        global_batch,
+        accumulate,
+        compute,
+        timeline,
+        guarded,
+        is_compiled,
+    )
 
 
 @dataclass(frozen=True)
@@ -164,45 +199,46 @@ class PendingStep:
 def train_step(engine: Engine, source: BatchSource, step: int, rates: Rates) -> PendingStep:
     """Launch the step that follows `step` completed ones: forward, backward, sum over replicas, update.
 
-    The loss is a sum over slots divided by the global batch, and gradients are summed: the same for any number of
-    replicas, also if it does not divide the global batch. Nothing here waits for a CUDA device.
+    Gradients are summed over replicas: the same for any number of them. Nothing here waits for a CUDA device.
     """
     engine.model.train()
     timeline = engine.timeline
     timeline.take()
     sums: list[Tensor] = []
     batches: list[BatchSpec] = []
-    for parameters in engine.weights.values():
-        for parameter in parameters.values():
-            parameter.grad = None
+    engine.clear_gradients()
     for index in range(engine.accumulate):
         with region("input"):
             batch = source.take()
         batches.append(batch.spec)
         timeline.mark("other")
-        logits = engine.logits(batch, DropoutKey(engine.seed, step, batch.slots))
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum") / engine.global_batch
+        loss, logits = engine.loss(batch.images, batch.labels, DropoutKey(engine.seed, step, batch.slots))
         timeline.mark("forward")
         if index == engine.accumulate - 1:
             engine.reducer.arm(before_launch=source.send_ahead)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         source.send_ahead()
         timeline.mark("backward")
-        with torch.no_grad():
-            sums.append(torch.stack([loss.double(), (logits.argmax(1) != batch.labels).sum()]))
+        sums.append(loss_and_wrong(loss, logits, batch.labels))
     with region("averaging"):
         engine.reducer.finish()
     timeline.mark("backward")
     with region("optimizer"):
         updated = engine.may_update()
-        for tower, weights in engine.weights.items() if updated else ():
-            optim.update(weights, engine.gradients(tower), engine.velocities[tower], rates, engine.rule)
-    total = _copy_to_host(torch.stack(sums).sum(0))
+        if updated:
+            engine.update(rates)
+    total = copy_to_host(torch.stack(sums).sum(0))
     timeline.mark("optimizer")
     return PendingStep(tuple(batches), total, timeline.take(), updated)
 
 
-def _copy_to_host(sums: Tensor) -> Tensor:
+@torch.no_grad()
+def loss_and_wrong(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss and the number of wrong top guesses, float64 (2,)."""
+    return torch.stack([loss.double(), (logits.argmax(1) != labels).sum()])
+
+
+def copy_to_host(sums: Tensor) -> Tensor:
     """Return a copy on the host, complete when the device reaches what is launched next."""
     if sums.device.type != "cuda":
         return sums
@@ -220,7 +256,7 @@ def validate(engine: Engine, source: BatchSource, steps: int, stop_requested: Ca
     for _ in range(steps):
         batch = source.take()
         with torch.no_grad():
-            sums += score(engine.logits(batch), batch.labels)
+            sums += score(engine.logits(batch.images), batch.labels)
         source.send_ahead()
         if stop_requested():
             return None

@@ -27,18 +27,19 @@ from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.system import environment, resources
 from alexnet_dist.system.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE_S, StopRequest
-from alexnet_dist.training.build import build_engine, slow_dtype_warning
+from alexnet_dist.training.build import build_engine, slow_dtype_warning, uncompiled_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.ending import explained
 from alexnet_dist.training.faults import Fault, FaultyFeed, FaultyTimeline, Injector
 from alexnet_dist.training.feed import Feed
+from alexnet_dist.training.graph import GraphedStep
 from alexnet_dist.training.initial import copy_initial_weights
 from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, shard_warnings
 from alexnet_dist.training.loop import Loop
 from alexnet_dist.training.resume import Start, config_changes, resume, without_skipped
 from alexnet_dist.training.run_logger import RunLogger
 from alexnet_dist.training.saver import Saver
-from alexnet_dist.training.step import Engine
+from alexnet_dist.training.step import Engine, train_step
 
 
 def train(
@@ -99,7 +100,8 @@ def train(
         stop.allow(SAVE_GRACE_S, reports.waits_in_vain)
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
-            Loop(run, engine, feed, control, logger, saver, lambda: bool(stop)).train(start, after_launch)
+            launch = GraphedStep() if config.train.cuda_graph else train_step
+            Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch).train(start, after_launch)
         stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank
 
 
@@ -163,7 +165,7 @@ def announce(run: RunContext, start: Start, changes: list[str], cache_note: str 
         f" ({topology.world_size} rank(s), {topology.device.type}); {sum(plan.counts):,} images,"
         f" {plan.steps_per_epoch:,} steps an epoch, {plan.steps:,} in all; run {run.config.run.directory}"
     )
-    for warning in (*shard_warnings(run), slow_dtype_warning(run)):
+    for warning in (*shard_warnings(run), slow_dtype_warning(run), uncompiled_warning(run)):
         if warning is not None:
             run.log(warning)
     if start.step:
@@ -176,7 +178,7 @@ def open_feed(run: RunContext, start: Start, loader: Loader, engine: Engine) -> 
     batches = run.plan.batches(topology.replica, topology.replicas, start.step, start.evaluated_step)
     link = engine.model.link if isinstance(engine.model, LinkedTower) else None
     kind = FaultyFeed if isinstance(engine.timeline, FaultyTimeline) else Feed
-    return kind(run, batches, loader, link, engine.timeline)
+    return kind(run, batches, loader, link, engine.timeline, engine.is_compiled)
 
 
 def open_metrics(run: RunContext, control: Control) -> Metrics:

@@ -19,6 +19,7 @@ from alexnet_dist.distributed.data_parallel import Reducer
 from alexnet_dist.distributed.groups import open_groups
 from alexnet_dist.monitoring.timeline import DATA_WAIT, Timeline
 from alexnet_dist.nn import geometry
+from alexnet_dist.nn.compiler import compiled
 from alexnet_dist.nn.geometry import Geometry, Norm
 from alexnet_dist.nn.layers import DropoutKey, dropout
 from alexnet_dist.nn.model import AlexNet
@@ -26,14 +27,19 @@ from alexnet_dist.system.environment import LaunchInfo
 from alexnet_dist.training.build import build_engine
 from alexnet_dist.training.feed import Batch, Feed
 from alexnet_dist.training.inputs import open_loader, open_run
-from alexnet_dist.training.optim import Rule
+from alexnet_dist.training.optim import DeviceRates, Rates, Rule, update
 from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import Engine, new_engine, train_step
 from support.norms import literally, noise, value_and_gradient
 from support.steps import RATES, Source, batch, fresh, gradients
 from support.training import settings
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning"),  # raised inside torch's compiler
+    pytest.mark.usefixtures("exact"),
+]
 
 DEVICE = "cuda"
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -78,10 +84,29 @@ def test_a_step_in_float64_is_the_cpus() -> None:
             assert_close(cuda.weights[tower][name], weight, 1e-10, name)
 
 
-def test_dropout_drops_the_same_units() -> None:
+@pytest.mark.parametrize("learning_rate", [1e-2, 1e-5, 1e-6])
+@pytest.mark.parametrize("kind", ["number", "tensor", "compiled"])
+def test_the_learning_rate_is_not_rounded(kind: str, learning_rate: float) -> None:
+    """torch's fused kernel makes 1e-5 1.00136e-5 on CUDA, and 1e-6 1.3 % more."""
+    generator = torch.Generator().manual_seed(4)
+    weight, gradient, velocity = (torch.randn(64, 33, generator=generator).to(DEVICE) for _ in range(3))
+    velocity *= learning_rate
+    wide = [tensor.double() for tensor in (weight, gradient, velocity)]
+    expected = 0.9 * wide[2] - learning_rate * (0.0005 * wide[0] + wide[1])
+    rates: Rates | DeviceRates = Rates(learning_rate, learning_rate)
+    if kind != "number":
+        rates = Rates(learning_rate, learning_rate).on(torch.device(DEVICE), torch.float32)
+    own = weight.clone()
+    update({"w.weight": own}, {"w.weight": gradient}, {"w.weight": velocity}, rates, Rule(), kind == "compiled")
+    assert (velocity.double() - expected).abs().max() <= 3e-7 * expected.abs().max()
+    assert (own.double() - (wide[0] + expected)).abs().max() <= 2e-7 * wide[0].abs().max()
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_dropout_drops_the_same_units(is_compiled: bool) -> None:
     units, slots = torch.ones(64, 512), torch.arange(7, 71)
     expected = dropout(units, 0.5, "fc6", 2048, DropoutKey(3, 5, slots))
-    actual = dropout(units.to(DEVICE), 0.5, "fc6", 2048, DropoutKey(3, 5, slots.to(DEVICE)))
+    actual = dropout(units.to(DEVICE), 0.5, "fc6", 2048, DropoutKey(3, 5, slots.to(DEVICE)), is_compiled)
     assert actual.cpu().equal(expected)
     assert 0.4 < float(expected.mean()) < 0.6
 
@@ -97,28 +122,31 @@ def test_the_papers_net_in_float32(memory_format: torch.memory_format) -> None:
     assert_close(narrow, wide.cpu(), 1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # raised inside torch's compiler
 @pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("compiled", [False, True])
-def test_lrn_is_the_papers_formula(compiled: bool, memory_format: torch.memory_format) -> None:
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_lrn_is_the_papers_formula(is_compiled: bool, memory_format: torch.memory_format) -> None:
     norm, maps, gradient = Norm(5, 0.2, 0.75, 2.0), noise(3, 9, 4, 4, scale=30.0), noise(3, 9, 4, 5)[..., :4]
     _, expected_slope = value_and_gradient(maps, gradient, norm, compiled=False)
     device_maps = maps.to(DEVICE, memory_format=memory_format)
-    value, slope = value_and_gradient(device_maps, gradient.to(DEVICE), norm, compiled)
+    value, slope = value_and_gradient(device_maps, gradient.to(DEVICE), norm, is_compiled)
     assert np.abs(value.cpu().numpy() - literally(maps, norm)).max() <= 1e-12 * 30
     assert_close(slope, expected_slope, 1e-11)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_nets_input_has_the_cpus_bits(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_the_nets_input_has_the_cpus_bits(
+    is_compiled: bool, dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
     generator = torch.Generator().manual_seed(2)
     pixels = torch.randint(0, 256, (5, 14, 14, 3), generator=generator, dtype=torch.uint8)
     mean, shift = 255 * torch.rand(3, 14, 14, generator=generator), torch.randn(5, 3, generator=generator)
     flip = torch.tensor([True, False, True, True, False])
     expected = augment.network_input(pixels, mean, dtype, flip, shift, memory_format)
     pixels, mean, flip, shift = (tensor.to(DEVICE) for tensor in (pixels, mean, flip, shift))
-    actual = augment.network_input(pixels, mean, dtype, flip, shift, memory_format)
+    make = compiled(augment.network_input) if is_compiled else augment.network_input
+    actual = make(pixels, mean, dtype, flip, shift, memory_format)
     assert actual.is_contiguous(memory_format=memory_format)
     assert actual.cpu().equal(expected)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from alexnet_dist.distributed.topology import Layout
 from alexnet_dist.training.optim import Rule
@@ -39,6 +40,12 @@ CASES = [
     Case(link="staged"),
     Case(rule=LARS),
 ]
+MERGED = [
+    Case(merged=True),
+    Case(merged=True, global_batch=13, accumulate=2),
+    Case(merged=True, memory_format=torch.channels_last),
+    Case(merged=True, rule=LARS),
+]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +54,7 @@ CASES = [
 def test_every_wiring_computes_the_oracle(
     world_size: int, layout: Layout, oracle: dict[tuple[int, Rule], Outcome], run_ranks: Ranks
 ) -> None:
-    cases = [replace(case, layout=layout) for case in CASES]
+    cases = [replace(case, layout=layout) for case in CASES + (MERGED if layout == "fused" else [])]
     names = {f"{layer}.{kind}" for layer in SMALL.layers for kind in ("weight", "bias")}
     for outcomes in run_ranks(world_size, on_rank, cases):
         for case, outcome in zip(cases, outcomes, strict=True):

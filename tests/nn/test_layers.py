@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from alexnet_dist import rng
 from alexnet_dist.nn import layers
+from alexnet_dist.nn.convolution import Convolution
 from alexnet_dist.nn.geometry import Norm
 from alexnet_dist.nn.layers import (
-    Convolution,
     Cross,
     Dense,
     DropoutKey,
@@ -125,6 +125,14 @@ def test_compiled_lrn_is_the_same_function() -> None:
     narrow = value_and_gradient(maps.bfloat16(), gradient.bfloat16(), norm, compiled=True)
     expected = value_and_gradient(maps.bfloat16(), gradient.bfloat16(), norm, compiled=False)
     torch.testing.assert_close(narrow, expected, rtol=0.008, atol=1e-6)  # the last bit of bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # raised inside torch's compiler
+def test_compiled_masks_are_the_masks() -> None:
+    units = torch.ones(6, 40)
+    for step in range(3):
+        key = DropoutKey(1, step, torch.arange(6))
+        assert dropout(units, 0.5, "fc6", 8, key, is_compiled=True).equal(dropout(units, 0.5, "fc6", 8, key))
 
 
 def test_lrn_leaves_its_input_alone() -> None:

@@ -25,6 +25,7 @@ from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.nn import model as nn_model
 from alexnet_dist.nn.layers import DropoutKey, local_response_norm
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
+from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.system.environment import launch_info, prepare_cuda
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rates, Rule
@@ -48,7 +49,10 @@ DROPOUT_MUTANT = "dropout mask depends on the rank"
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train: the layout, the batch, the update, the link; mutant: the fault of the ranks, if any."""
+    """One way to train: the layout, the batch, the update, the link.
+
+    merged: whether fused towers compute a layer as one operation, as on CUDA. mutant: the fault of the ranks, if any.
+    """
 
     layout: Layout = "paired"
     global_batch: int = 12
@@ -57,6 +61,7 @@ class Case:
     rule: Rule = RULE
     link: str = "overlapped"
     device: str = "cpu"
+    merged: bool = False
     memory_format: torch.memory_format = torch.contiguous_format
 
 
@@ -161,7 +166,9 @@ def mutate(case: Case, model: AlexNet | LinkedTower, rank: int) -> None:
     elif case.mutant == DROPOUT_MUTANT:
         original = vars(nn_model)["dropout"]
 
-        def dropout_by_rank(units: Tensor, probability: float, layer: str, first: int, key: DropoutKey) -> Tensor:
+        def dropout_by_rank(
+            units: Tensor, probability: float, layer: str, first: int, key: DropoutKey, _is_compiled: bool
+        ) -> Tensor:
             masked: Tensor = original(units, probability, layer, first, replace(key, seed=key.seed + rank))
             return masked
 
@@ -174,6 +181,7 @@ def on_rank(cases: list[Case], variables: Mapping[str, str] | None = None, backe
     """Join the process groups and run the cases, all of one device; runs in a process of its own."""
     os.environ.update(variables or {})
     prepare_cuda()
+    set_precision(deterministic=False, tf32=False)
     topology = resolve_topology(cases[0].layout, cases[0].device, launch_info(), share_device=True)
     assert (topology.device.type, topology.backend) == (cases[0].device, backend)
     groups = open_groups(topology, 60)
@@ -183,6 +191,7 @@ def on_rank(cases: list[Case], variables: Mapping[str, str] | None = None, backe
         model: AlexNet | LinkedTower
         if groups.pair is None:
             model = AlexNet(SMALL, SEED, torch.float64)
+            model.merged = case.merged or None
         else:
             tower = Tower(topology.towers[0], SMALL, SEED, torch.float64)
             new_link = LINKS[case.link]

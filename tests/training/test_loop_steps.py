@@ -96,7 +96,6 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
             trained.events.append(f"save {number}")
             trained.saved[number] = state
 
-        monkeypatch.setattr(step, "train_step", train_step)
         monkeypatch.setattr(step, "validate", validate)
         monkeypatch.setattr(checkpoint, "write_tower", lambda *_: None)
         monkeypatch.setattr(checkpoint, "commit", commit)
@@ -109,7 +108,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         metrics = Metrics("mine", 0, 0, "0+1", 1, BAD_KINDS)
         with RunLogger(run, metrics, start) as logger:
             shared = control or Control(None)
-            parts: Any = (engine, feed, shared, logger, Saver(run, shared), lambda: False)
+            parts: Any = (engine, feed, shared, logger, Saver(run, shared), lambda: False, train_step)
             Loop(run, *parts).train(start, lambda: None)
         return trained
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from alexnet_dist.training import optim
 from alexnet_dist.training.optim import Rates, Rule, update
 
 Array = npt.NDArray[np.float64]
@@ -101,6 +103,56 @@ def test_a_layer_may_have_its_own_rate() -> None:
             )
             assert_close(weights[name], w)
     assert_close(velocities["conv1.weight"], memory["conv1.weight"])
+
+
+def cuda_kernels(
+    params: list[Tensor], grads: list[Tensor], buffers: list[Tensor], *, fused: bool, foreach: bool, **constants: Any
+) -> None:
+    """Do in float32 what torch's two kinds of kernels do on CUDA: the fused one takes its constants as float32."""
+    numbers = {name: constants[name] for name in ("weight_decay", "momentum", "lr", "dampening")}
+    assert fused != foreach
+    assert constants["maximize"]
+    if fused:
+        numbers = {name: np.float32(number) for name, number in numbers.items()}
+        numbers["scale"] = np.float32(1) - numbers["dampening"]
+    else:
+        numbers["scale"] = np.float32(1 - numbers["dampening"])
+    for weight, gradient, velocity in zip(params, grads, buffers, strict=True):
+        direction = -gradient + float(numbers["weight_decay"]) * weight
+        velocity.mul_(float(numbers["momentum"])).add_(direction, alpha=float(numbers["scale"]))
+        weight.add_(velocity, alpha=-float(numbers["lr"]))
+
+
+@pytest.mark.parametrize("learning_rate", [1e-2, 1e-5, 1e-6])
+def test_on_cuda_the_learning_rate_is_not_rounded(learning_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emulated: with the fused kernel a learning rate is a multiple of 2^-24, 1e-5 for example 1.00136e-5."""
+
+    def error(on_cuda: bool) -> float:
+        monkeypatch.setattr(optim, "_is_on_cuda", lambda _: on_cuda)
+        monkeypatch.setattr(optim, "sgd", cuda_kernels)
+        weights, gradients, velocities = ({"fc.weight": torch.ones(4).mul(k)} for k in (0.0, -1.0, 0.0))
+        update(weights, gradients, velocities, Rates(learning_rate, learning_rate), Rule())
+        return abs(float(weights["fc.weight"][0]) / learning_rate - 1)
+
+    assert error(on_cuda=True) <= 1e-7
+    if learning_rate < 1e-2:
+        assert error(on_cuda=False) > 1e-3  # as it was
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # raised inside torch's compiler
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rates_in_memory_are_the_rates(momentum: float, is_compiled: bool) -> None:
+    """One set of tensors, filled for each step, as a CUDA graph reads them."""
+    rule, schedule = Rule(momentum), [Rates(0.1 / (1 + step), 0.2, {"conv1": 0.05 * step}) for step in range(3)]
+    weights, velocities, expected, memory = tensors(0), zeros(), tensors(0), zeros()
+    held = schedule[0].on(torch.device("cpu"), torch.float64)
+    for step, rates in enumerate(schedule):
+        held.fill(rates)
+        update(weights, tensors(step + 1), velocities, held, rule, is_compiled)
+        update(expected, tensors(step + 1), memory, rates, rule)
+        for name, wanted in expected.items():
+            assert_close(weights[name], wanted.numpy())
 
 
 def trusted(layer: list[tuple[Array, Array]], trust: float, decay: float) -> float:

@@ -125,7 +125,7 @@ def test_validation_computes_as_training_does_and_scores_wider() -> None:
     for compute in (torch.float32, torch.bfloat16):
         engine = fresh(1, torch.float32, compute)
         engine.model.eval()
-        assert engine.logits(rows).dtype == torch.float32
+        assert engine.logits(rows.images).dtype == torch.float32
         found = validate(engine, Source([rows]), 1, lambda: False)
         assert found is not None
         sums.append(found.tolist())
@@ -133,7 +133,7 @@ def test_validation_computes_as_training_does_and_scores_wider() -> None:
     assert sums[0][0] != sums[1][0]
     exact = fresh()
     exact.model.eval()
-    assert exact.logits(batch(0, 2)).dtype == torch.float64
+    assert exact.logits(batch(0, 2).images).dtype == torch.float64
 
 
 def test_a_steps_phases_add_up() -> None:

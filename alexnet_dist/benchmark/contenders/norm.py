@@ -51,4 +51,4 @@ def repetitions_s(kind: str, batch: int, repeats: int, width_divisor: int) -> li
 def _norm_function(kind: str, norm: Norm) -> Callable[[Tensor], Tensor]:
     if kind == "torch":
         return partial(F.local_response_norm, size=norm.size, alpha=norm.alpha * norm.size, beta=norm.beta, k=norm.k)
-    return partial(local_response_norm, norm=norm, compiled=kind == "compiled")
+    return partial(local_response_norm, norm=norm, is_compiled=kind == "compiled")

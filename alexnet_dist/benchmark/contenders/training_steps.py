@@ -28,13 +28,16 @@ from alexnet_dist.errors import RunError
 from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.nn.model import AlexNet, Tower
+from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.system import environment, resources
 from alexnet_dist.training.feed import Batch
+from alexnet_dist.training.graph import GraphedStep
 from alexnet_dist.training.optim import Rates, Rule
 from alexnet_dist.training.run_plan import BatchSpec
 from alexnet_dist.training.step import StepReport, new_engine, train_step
 
 WARM_UP = 2  # steps
+WARM_UP_CUDA = 6  # those before the capture of a graph, the capture, and two more
 SEED, LEARNING_RATE = 0, 1e-4
 PIXEL_DEVIATION = 60.0  # of mean-subtracted photographs, on the 0-255 scale
 
@@ -44,7 +47,7 @@ class StepSettings:
     """The work of a contender.
 
     batch: images of a replica. steps: timed ones. threads: of each process. dtype: of the multiplications.
-    compile_norm: of our net. width_divisor: of the net's widths. ns_per_byte, blocking: of the pair's link
+    compile_norm, cuda_graph: of our net. width_divisor: of the net's widths. ns_per_byte, blocking: of the pair's link
     (DelayedLink). peak_tflops: of the device, 0 if it is unknown.
     """
 
@@ -55,6 +58,7 @@ class StepSettings:
     dtype: str = "float32"
     channels_last: bool = False
     compile_norm: bool = False
+    cuda_graph: bool = False
     width_divisor: int = 1
     ns_per_byte: float = 0.0
     blocking: bool = False
@@ -101,7 +105,7 @@ def prepare_process(settings: StepSettings) -> None:
     resources.keep_freed_memory()
     environment.prepare_cuda()
     torch.set_num_threads(settings.threads)
-    torch.backends.cudnn.benchmark = True
+    set_precision(deterministic=False, tf32=False)
 
 
 def measure_plain(net: str = "plain", **values: object) -> dict[str, float]:
@@ -192,21 +196,26 @@ def _train(
     device = source.batch.images.device
     model = model.to(device).to(memory_format=settings.memory_format)  # type: ignore[call-overload]
     reducer = Reducer(model, groups.dp, timeline)
-    engine = new_engine(model, reducer, Rule(), SEED, global_batch, 1, settings.compute_dtype, timeline)
+    engine = new_engine(
+        model, reducer, Rule(), SEED, global_batch, 1, settings.compute_dtype, timeline,
+        is_compiled=settings.compile_norm,
+    )  # fmt: skip
     pending, rates = [], Rates(LEARNING_RATE, LEARNING_RATE)
-    seconds = timed(lambda number: pending.append(train_step(engine, source, number, rates)), settings.steps, device)
+    launch = GraphedStep() if settings.cuda_graph else train_step
+    seconds = timed(lambda number: pending.append(launch(engine, source, number, rates)), settings.steps, device)
     reports = [step.read() for step in pending]
     _check_losses([report.loss for report in reports])
-    return seconds, reports[WARM_UP:]
+    return seconds, reports[-settings.steps :]
 
 
 def timed(step: Callable[[int], None], steps: int, device: torch.device) -> float:
-    """Return the seconds of `steps` steps after WARM_UP uncounted ones; step: called with the number of the step."""
-    for number in range(WARM_UP):
+    """Return the seconds of `steps` steps after uncounted ones; step: called with the number of the step."""
+    warm_up = WARM_UP_CUDA if device.type == "cuda" else WARM_UP
+    for number in range(warm_up):
         step(number)
     _synchronize(device)
     began_s = time.perf_counter()
-    for number in range(WARM_UP, WARM_UP + steps):
+    for number in range(warm_up, warm_up + steps):
         step(number)
     _synchronize(device)
     return time.perf_counter() - began_s

@@ -12,7 +12,7 @@ from alexnet_dist.benchmark import devices
 from alexnet_dist.benchmark.contenders import plain_nets
 from alexnet_dist.benchmark.contenders.training_steps import StepSettings
 from alexnet_dist.benchmark.rounds import Contender, Result, ratio
-from alexnet_dist.nn.layers import compile_problem
+from alexnet_dist.nn.compiler import compile_problem
 from alexnet_dist.training.build import has_bfloat16
 
 PLAIN, TORCHVISION = "plain PyTorch, float32", "torchvision AlexNet, float32"
@@ -105,7 +105,7 @@ def cuda_contenders(settings: StepSettings) -> list[Contender]:
 
 def _compiler_missing(device: str) -> str:
     """Return why our norm cannot be compiled on a device, or an empty string."""
-    problem = compile_problem(plain_nets.geometry().norm, torch.device(device))
+    problem = compile_problem(torch.device(device))
     return f"torch.compile fails here: {problem}" if problem else ""
 
 

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from alexnet_dist.data.augment import centre_crop
 from alexnet_dist.nn import geometry, layers
+from alexnet_dist.nn.convolution import Convolution
 from alexnet_dist.nn.geometry import Layer
-from alexnet_dist.nn.layers import Convolution, Dense
+from alexnet_dist.nn.layers import Dense
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.paper.audit import recipes
 from alexnet_dist.paper.audit.claims import Claim, Topic

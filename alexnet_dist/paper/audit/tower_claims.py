@@ -13,7 +13,8 @@ from alexnet_dist.distributed.link import P2PLink
 from alexnet_dist.distributed.topology import Topology, choose_backend, resolve_topology
 from alexnet_dist.distributed.tower_parallel import LinkedTower, exchange
 from alexnet_dist.monitoring.timeline import Timeline
-from alexnet_dist.nn.layers import Convolution, Cross, Dense
+from alexnet_dist.nn.convolution import Convolution
+from alexnet_dist.nn.layers import Cross, Dense
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.paper.audit import recipes
 from alexnet_dist.paper.audit.claims import Claim, Topic

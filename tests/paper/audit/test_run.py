@@ -117,9 +117,11 @@ def test_a_norm_of_the_mean_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_decay_of_biases_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     descend = optim._descend
 
-    def decaying(parameters: list[optim.Parameter], learning_rate: float, momentum: float, decay: float) -> None:
+    def decaying(
+        parameters: list[optim.Parameter], learning_rate: float, momentum: float, decay: float, is_compiled: bool
+    ) -> None:
         del decay
-        descend(parameters, learning_rate, momentum, decay=0.0005)
+        descend(parameters, learning_rate, momentum, 0.0005, is_compiled)
 
     monkeypatch.setattr(optim, "_descend", decaying)
     assert failed(run.audit([learning_claims.claims])) == {
