@@ -69,8 +69,8 @@ class DataConfig(Section):
     """Largest size of the cache in bytes."""
     global_batch: int = Field(128, ge=1)
     """Images in one optimizer step over all replicas (§5)."""
-    workers: int = Field(2, ge=0)
-    """Decoding processes per rank; 0: decode in the rank's own process."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = 2
+    """Decoding processes per rank; 0: decode in the rank's own process; auto: one a core that no rank needs."""
     lanes: int = Field(32, ge=1)
     """Sequences that an epoch is split into, each read by one loader at a time; determines the order of the samples."""
     window: int = Field(2048, ge=1)

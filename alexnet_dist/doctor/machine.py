@@ -22,6 +22,7 @@ from alexnet_dist.runs.directory import CHECKPOINTS
 from alexnet_dist.system import environment, resources
 from alexnet_dist.system.environment import LaunchInfo
 from alexnet_dist.training.context import RunContext
+from alexnet_dist.training.inputs import worker_count
 
 PACKAGES = ("alexnet_dist", "torch", "numpy", "safetensors", "simplejpeg", "prometheus-client")
 OWN_FILES = 96  # in a rank: 32, the most that was measured with 2 ranks, and 64 clients of its metrics
@@ -41,10 +42,11 @@ def examine_machine(run: RunContext) -> list[Finding]:
     ]
     if launched.local_rank:
         return of_rank
+    workers = worker_count(run)
     return [
         *of_rank,
-        cores(resources.cores(), launched.local_world_size, config.data.workers, run.topology.device.type),
-        open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], launched.world_size, config.data.workers),
+        cores(resources.cores(), launched.local_world_size, workers, run.topology.device.type),
+        open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], launched.world_size, workers),
         memory(resources.available_memory_bytes(), needed_memory_bytes(run)),
         shared_memory(),
         *([disk(run.directory, checkpoint_bytes, kept)] if launched.rank == 0 else []),

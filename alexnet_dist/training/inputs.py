@@ -14,6 +14,7 @@ from alexnet_dist.data.prefetcher import needed_bytes
 from alexnet_dist.data.reader import Split
 from alexnet_dist.distributed.topology import Topology, resolve_topology
 from alexnet_dist.errors import UserError
+from alexnet_dist.system import resources
 from alexnet_dist.system.environment import LaunchInfo
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.run_plan import RunPlan
@@ -196,6 +197,14 @@ def check_cache_room(run: RunContext) -> str | None:
     )
 
 
+def worker_count(run: RunContext) -> int:
+    """Return the loader processes of a rank; "auto": those of its node's cores that the ranks leave, at least one."""
+    workers = run.config.data.workers
+    if workers != "auto":
+        return workers
+    return max(1, resources.cores() // run.launched.local_world_size - 1)
+
+
 def open_loader(run: RunContext) -> Loader:
     """Fork this rank's loader processes, with a ring for the largest batch that this rank decodes."""
     config, topology, plan = run.config, run.topology, run.plan
@@ -208,7 +217,7 @@ def open_loader(run: RunContext) -> Loader:
         seed=config.run.seed,
         crop=config.data.crop,
         rows=rows,
-        workers=config.data.workers,
+        workers=worker_count(run),
         max_bad_fraction=config.data.max_bad_fraction,
         # The ranks of a node share the room for remote shards.
         ahead_bytes=config.data.cache_bytes // run.launched.local_world_size,
