@@ -16,7 +16,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -189,16 +189,16 @@ class Loader:
     def close(self) -> None:
         """Kill the processes, discarding requests in flight; may be called again."""
         atexit.unregister(self.close)
-        if self._running is not None:
-            self._running.close()
         messages, self._messages = self._messages, iter(())
-        try:
-            self._prefetcher.close()
-            _kill_workers(messages)
-        finally:
+        # Torch may raise a worker's death in here too; workers that are left would keep this process from ending.
+        with ExitStack() as stack:
             if self._pinned:
                 self._pinned = False
-                pinning.unregister(self.ring)
+                stack.callback(pinning.unregister, self.ring)
+            stack.callback(_kill_workers, messages)
+            stack.callback(self._prefetcher.close)
+            if self._running is not None:
+                stack.callback(self._running.close)
 
     def __enter__(self) -> Loader:
         return self

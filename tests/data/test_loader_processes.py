@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +84,19 @@ def test_close_is_quick_and_leaves_no_worker(split: Split, moment: str) -> None:
     assert not [worker for worker in workers if is_alive(worker)]
     if moment == "midway":
         assert next(batches, None) is None
+
+
+def test_a_death_that_is_raised_in_close_leaves_no_worker(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    def notice_a_death() -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    before = children()
+    loader = open_loader(split, workers=2)
+    workers = children() - before
+    monkeypatch.setattr(loader, "_running", SimpleNamespace(close=notice_a_death))
+    with pytest.raises(RuntimeError, match="killed by signal"):
+        loader.close()
+    assert not [worker for worker in workers if is_alive(worker)]
 
 
 def test_close_is_quick_while_downloads_stall(pack_tiny: Pack, http_server: HttpServer, tmp_path: Path) -> None:
