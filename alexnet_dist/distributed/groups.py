@@ -46,19 +46,28 @@ def open_groups(topology: Topology, timeout_s: float, store: Store | None = None
             rank=topology.rank, world_size=topology.world_size, device_id=bound,
         )  # fmt: skip
         return Groups(
-            pair=_new_group(topology.pair_ranks, timeout) if topology.layout == "paired" else None,
-            dp=_new_group(topology.dp_ranks, timeout),
+            pair=new_group(topology.pair_ranks, timeout, urgent=True) if topology.layout == "paired" else None,
+            dp=None if len(topology.dp_ranks) == 1 else new_group(topology.dp_ranks, timeout),
             # Each group over gloo connects all of its ranks: a second one of all ranks would double their connections.
             world=dist.group.WORLD
             if topology.backend == "gloo"
-            else _new_group(list(range(topology.world_size)), timeout, "gloo"),
+            else new_group(list(range(topology.world_size)), timeout, "gloo"),
         )
 
 
-def _new_group(ranks: list[int], timeout: timedelta, backend: str | None = None) -> dist.ProcessGroup | None:
-    if len(ranks) == 1:
-        return None
-    group = dist.new_group(ranks, timeout=timeout, backend=backend, use_local_synchronization=True)
+def new_group(
+    ranks: list[int], timeout: timedelta, backend: str | None = None, urgent: bool = False
+) -> dist.ProcessGroup:
+    """Make a group of some ranks, by default over the backend of the first one.
+
+    urgent: whether, over NCCL, its messages go before other work that waits for the device: the towers stand still
+    until they are there.
+    """
+    options = None
+    if urgent and dist.get_backend() == "nccl":
+        options = dist.ProcessGroupNCCL.Options()
+        options.is_high_priority_stream = True
+    group = dist.new_group(ranks, timeout=timeout, backend=backend, pg_options=options, use_local_synchronization=True)
     return cast("dist.ProcessGroup", group)
 
 

@@ -27,6 +27,7 @@ from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.system import environment, resources
 from alexnet_dist.system.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE_S, StopRequest
+from alexnet_dist.training import step
 from alexnet_dist.training.build import build_engine, slow_dtype_warning, uncompiled_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.ending import explained
@@ -39,7 +40,7 @@ from alexnet_dist.training.loop import Loop
 from alexnet_dist.training.resume import Start, config_changes, resume, without_skipped
 from alexnet_dist.training.run_logger import RunLogger
 from alexnet_dist.training.saver import Saver
-from alexnet_dist.training.step import Engine, train_step
+from alexnet_dist.training.step import Engine
 
 
 def train(
@@ -100,8 +101,8 @@ def train(
         stop.allow(SAVE_GRACE_S, reports.waits_in_vain)
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
-            launch = GraphedStep() if config.train.cuda_graph else train_step
-            Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch).train(start, after_launch)
+            launch_step = GraphedStep() if config.train.cuda_graph else step.train_step
+            Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch_step).train(start, after_launch)
         stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank
 
 

@@ -22,7 +22,7 @@ from torch._C._distributed_c10d import HashStore
 
 from alexnet_dist.distributed import data_parallel
 from alexnet_dist.distributed.data_parallel import all_reduce
-from alexnet_dist.distributed.groups import close_groups
+from alexnet_dist.distributed.groups import close_groups, new_group
 from alexnet_dist.distributed.link import Handle, P2PLink, PairLink
 from alexnet_dist.distributed.tower_parallel import PIXELS, LinkedTower
 from alexnet_dist.monitoring.timeline import Timeline
@@ -91,16 +91,13 @@ class Ends(dist.ProcessGroup):
 
 def open_groups_of_one(device: torch.device) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
     """Return two groups of this rank alone, with a communicator each: the pair's and that of the replicas."""
-    pair_backend = None
     if device.type == "cuda":
         torch.cuda.set_device(device)
         dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
-    else:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
-        pair_backend = "ends"
-        dist.Backend.register_backend(pair_backend, Ends, devices=["cpu"])
-    pair = dist.new_group([0], timeout=TIMEOUT, backend=pair_backend)
-    return cast("dist.ProcessGroup", pair), cast("dist.ProcessGroup", dist.new_group([0], timeout=TIMEOUT))
+        return new_group([0], TIMEOUT, urgent=True), new_group([0], TIMEOUT)
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    dist.Backend.register_backend("ends", Ends, devices=["cpu"])
+    return new_group([0], TIMEOUT, "ends", urgent=True), new_group([0], TIMEOUT)
 
 
 class CrossedPixels:
@@ -156,7 +153,7 @@ def trained(case: Case, link: PairLink, group: dist.ProcessGroup | None, timelin
             pending = train_step(engine, source, step, RATES)
         pending.read()
     last = source.take()
-    logits = engine.logits(last, DropoutKey(SEED, STEPS, last.slots)).detach()
+    logits = engine.logits(last.images, DropoutKey(SEED, STEPS, last.slots)).detach()
     weights = {0: {name: weight.detach() for name, weight in engine.weights[0].items()}}
     return Outcome((0, len(logits)), logits, {0: engine.gradients(0)}, weights)
 

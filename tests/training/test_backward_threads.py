@@ -26,7 +26,7 @@ from alexnet_dist import config
 from alexnet_dist.data.loader import Loader, worker_death_as_error
 from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.errors import RunError
-from alexnet_dist.nn.layers import compile_problem
+from alexnet_dist.nn.compiler import compile_problem
 from alexnet_dist.system.environment import launch_info
 from alexnet_dist.training.build import build_engine
 from alexnet_dist.training.context import RunContext
@@ -112,7 +112,7 @@ class LosingFeed(Feed):
 
 def take_steps(run: RunContext, loader: Loader, outcome: Outcome, lose: bool) -> None:
     """Take the steps and note what came of them; then, to lose a loader process, begin another one."""
-    outcome.problem = compile_problem(run.net.norm, run.topology.device)
+    outcome.problem = compile_problem(run.topology.device)
     if outcome.problem:
         return
     engine = build_engine(run, Groups())
