@@ -24,8 +24,6 @@ from pathlib import Path
 
 from gpu_check_runs import CPU, GPU, ROOT, TIMEOUT_S, Figures, Scale, data, lost_rank, runs
 
-from alexnet_dist.system import resources
-
 TESTS = ("tests/cuda/test_cuda.py", "tests/cuda/test_cuda_graph.py", "tests/cuda/test_cuda_run.py",
          "tests/cuda/test_cuda_ranks.py", "tests/distributed/test_loopback.py")  # fmt: skip
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|error)")
@@ -45,7 +43,7 @@ def versions(scale: Scale) -> Figures:
             "memory_gigabytes": round(total / 1e9, 1),
             "free_gigabytes": round(free / 1e9, 1),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "nccl": ".".join(map(str, torch.cuda.nccl.version())),  # type: ignore[no-untyped-call]
         }
     return found
@@ -80,7 +78,7 @@ def speed(scale: Scale) -> Figures:
     rows: dict[str, dict[str, float]] = {}
     for batch in scale.batches:
         settings = training_steps.StepSettings(
-            batch, scale.timed_steps, threads=min(8, resources.cores()), device=scale.device, dtype=scale.dtype, channels_last=True,
+            batch, scale.timed_steps, threads=scale.threads, device=scale.device, dtype=scale.dtype, channels_last=True,
             width_divisor=scale.width_divisor, peak_tflops=peak_tflops,
         )  # fmt: skip
         contenders: Mapping[str, tuple[Callable[..., dict[str, float]], Figures]] = {
@@ -106,7 +104,7 @@ def kernels(scale: Scale) -> Figures:
 
     on_cuda, steps = scale.device == "cuda", 4
     settings = training_steps.StepSettings(
-        scale.batches[-1], steps, threads=min(8, resources.cores()), device=scale.device, dtype=scale.dtype, channels_last=True,
+        scale.batches[-1], steps, threads=scale.threads, device=scale.device, dtype=scale.dtype, channels_last=True,
         compile_norm=True, width_divisor=scale.width_divisor,
     )  # fmt: skip
     # What `speed` has chosen and compiled is there already: no trials of algorithms are counted.

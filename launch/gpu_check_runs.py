@@ -32,6 +32,7 @@ class Scale:
     batches: tuple[int, ...]
     timed_steps: int
     width_divisor: int
+    threads: int
     dtype: str
     images: int
     steps: int
@@ -39,11 +40,11 @@ class Scale:
 
 
 GPU = Scale(
-    "cuda", (128, 1024), 30, 1, "bfloat16", 4096, STEPS,
+    "cuda", (128, 1024), 30, 1, min(8, resources.cores()), "bfloat16", 4096, STEPS,
     ("train.dtype=bfloat16", "train.channels_last=true", "data.workers=auto", "data.global_batch=128"),
 )  # fmt: skip
 CPU = Scale(
-    "cpu", (4,), 2, 8, "float32", 64, 100,
+    "cpu", (4,), 2, 8, resources.cores(), "float32", 64, 100,
     (
         *(f"model.layers.conv{layer}.channels=16" for layer in (1, 2, 3, 4, 5)),
         "model.layers.fc6.channels=64", "model.layers.fc7.channels=64", "data.crop=64", "data.global_batch=4",
