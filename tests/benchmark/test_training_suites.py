@@ -40,7 +40,7 @@ def made_up(contender: Contender) -> Mapping[str, float]:
 @pytest.fixture(autouse=True)
 def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "run_alone", made_up)
-    monkeypatch.setattr(step, "compile_problem", lambda _norm, _device: "no compiler")
+    monkeypatch.setattr(step, "compile_problem", lambda _device: "no compiler")
     monkeypatch.setattr(plain_nets, "torchvision_problem", lambda: "torchvision is not installed")
     monkeypatch.setattr(step, "has_bfloat16", lambda: False)
 
