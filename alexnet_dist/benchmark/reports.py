@@ -1,4 +1,4 @@
-"""The six benchmarks: each runs its contenders and returns the report that the command prints."""
+"""The seven benchmarks: each runs its contenders and returns the report that the command prints."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from alexnet_dist.benchmark import synthetic
+from alexnet_dist.benchmark import devices, synthetic
+from alexnet_dist.benchmark.contenders import plain_nets
 from alexnet_dist.benchmark.contenders.packing import run_pack
 from alexnet_dist.benchmark.contenders.training_steps import StepSettings
 from alexnet_dist.benchmark.rounds import Result, run_rounds
-from alexnet_dist.benchmark.suites import checkpoint, link, loader, pack, scaling, step
+from alexnet_dist.benchmark.suites import checkpoint, link, loader, pack, scaling, step, train_run
 from alexnet_dist.system import resources
 
-SAMPLES_PER_SHARD = 1000  # of the set that is generated for `loader`
+SAMPLES_PER_SHARD = 1000  # of a set that is generated, unless there are more workers than such shards
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def run_benchmark(arguments: argparse.Namespace) -> SuiteReport:
         "pack": _pack,
         "loader": _loader,
         "step": _step,
+        "train": _train,
         "link": _link,
         "scaling": _scaling,
         "checkpoint": _checkpoint,
@@ -56,21 +58,46 @@ def _pack(arguments: argparse.Namespace, folder: Path) -> SuiteReport:
 
 
 def _loader(arguments: argparse.Namespace, folder: Path) -> SuiteReport:
-    shards = arguments.shards
-    if shards is None:
-        source, shards = folder / "photographs", folder / "shards"
-        synthetic.write(source, arguments.images, synthetic.PACKED_SIDES, synthetic.PACKED_CONTRAST)
-        run_pack(source, shards, resources.cores(), SAMPLES_PER_SHARD)
+    shards = arguments.shards or _generated_shards(arguments, folder, synthetic.CLASSES)
     contenders = loader.contenders(shards, folder / "others", arguments.workers, arguments.batch)
     results = run_rounds(contenders, arguments.rounds)
     return SuiteReport(results, loader.COLUMNS, loader.ratios(results))
 
 
+def _generated_shards(arguments: argparse.Namespace, folder: Path, classes: int) -> Path:
+    """Generate and pack photo-like images in `folder`, with a shard or more for each worker; return the packed set."""
+    source, shards = folder / "photographs", folder / "shards"
+    synthetic.write(source, arguments.images, synthetic.PACKED_SIDES, synthetic.PACKED_CONTRAST, classes)
+    per_worker = arguments.images // max(1, arguments.workers)
+    run_pack(source, shards, resources.cores(), max(1, min(SAMPLES_PER_SHARD, per_worker)))
+    return shards
+
+
+def _train(arguments: argparse.Namespace, folder: Path) -> SuiteReport:
+    is_cpu = arguments.device == "cpu"
+    devices.check_devices(arguments.device, 1)  # before anything is generated
+    shards = arguments.shards or _generated_shards(arguments, folder, plain_nets.CLASSES)
+    settings = train_run.RunSettings(
+        shards,
+        train_run.classes_of(shards, arguments.batch),
+        arguments.batch,
+        arguments.steps or (train_run.STEPS if is_cpu else train_run.STEPS_CUDA),
+        arguments.workers,
+        arguments.threads,
+        arguments.device,
+        "float32" if is_cpu else arguments.dtype,
+    )
+    results = run_rounds(train_run.contenders(settings, folder), arguments.rounds)
+    extra = {"steps": settings.steps, "uncounted_steps": settings.warm_up}
+    return SuiteReport(results, train_run.COLUMNS, train_run.ratios(results), extra, train_run.describe(settings))
+
+
 def _step(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
     settings = StepSettings(arguments.batch, arguments.steps, arguments.threads)
+    extra = {"leaves_out": step.LEAVES_OUT}
     if arguments.device == "cpu":
         results = run_rounds(step.contenders(settings), arguments.rounds)
-        return SuiteReport(results, step.COLUMNS, step.ratios(results))
+        return SuiteReport(results, step.COLUMNS, step.ratios(results), extra, step.NOTES)
     settings = replace(
         settings,
         device="cuda",
@@ -80,7 +107,7 @@ def _step(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
         peak_tflops=arguments.peak_tflops or 0.0,
     )
     results = run_rounds(step.cuda_contenders(settings), arguments.rounds)
-    return SuiteReport(results, step.COLUMNS_CUDA, step.ratios(results))
+    return SuiteReport(results, step.COLUMNS_CUDA, step.ratios(results), extra, step.NOTES)
 
 
 def _link(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:

@@ -29,8 +29,8 @@ OTHERS = "others_cpu_cores"
 SPREAD = "spread"  # the last column of the table
 MIN_COLUMN_WIDTH = 7  # characters
 ERROR_LINES = 15  # of a failed contender's output
-# The line of a traceback that names the exception, which may go on below it.
-EXCEPTION = re.compile(r"[\w.]*(Error|Exception): ")
+# The line that names the exception, with a traceback or without one, which may go on below it.
+EXCEPTION = re.compile(r"[\w.]*(Error|Exception): |error: ")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def reason(error: RunError) -> str:
     """Return why a contender failed: the message of the last exception in its output, else the last line."""
     lines = str(error).splitlines()
     starts = [number for number, line in enumerate(lines) if EXCEPTION.match(line)]
-    return " ".join(line.strip() for line in lines[starts[-1] if starts else -1 :])
+    return " ".join(line.strip() for line in lines[starts[-1] if starts else -1 :]).removeprefix("error: ")
 
 
 def run_alone(contender: Contender) -> Figures:

@@ -50,9 +50,11 @@ def draw(images: int, sides: tuple[tuple[int, int], ...], contrast: float, seed:
         yield simplejpeg.encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8), quality=QUALITY, colorsubsampling="420")
 
 
-def write(folder: Path, images: int, sides: tuple[tuple[int, int], ...], contrast: float) -> None:
+def write(
+    folder: Path, images: int, sides: tuple[tuple[int, int], ...], contrast: float, classes: int = CLASSES
+) -> None:
     """Write the JPEGs into class folders of `folder`, one image a class in turn."""
     for number, jpeg in enumerate(draw(images, sides, contrast)):
-        class_folder = folder / f"class-{number % CLASSES:02d}"
+        class_folder = folder / f"class-{number % classes:02d}"
         class_folder.mkdir(parents=True, exist_ok=True)
         (class_folder / f"{number:06d}.jpg").write_bytes(jpeg)

@@ -91,6 +91,7 @@ def test_a_peer_that_fails_is_missing_with_its_reason(monkeypatch: pytest.Monkey
         ("Traceback\n  File\nValueError: no samples\nTurn it off", "ValueError: no samples Turn it off"),
         ("ValueError: inner\n\nTraceback\n  File\nlib.OtherError: outer", "lib.OtherError: outer"),
         ("a word\nlibffcv.so: not found", "libffcv.so: not found"),
+        ("warning: slow\nerror: losses [nan]\nexpected finite ones", "losses [nan] expected finite ones"),
     ],
 )
 def test_the_reason_is_the_last_exception(output: str, expected: str) -> None:

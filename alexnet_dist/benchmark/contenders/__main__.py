@@ -9,6 +9,8 @@ import importlib
 import json
 import sys
 
+from alexnet_dist.errors import run_command
+
 # Only the task's own module is imported: one contender's dependencies must not slow another down, or be required by it.
 TASKS = {
     "loader": "loader_timing:measure",
@@ -21,6 +23,8 @@ TASKS = {
     "plain_step": "training_steps:measure_plain",
     "fused_step": "training_steps:measure_fused",
     "norm": "norm:measure",
+    "run": "whole_run:measure",
+    "plain_run": "plain_run:measure",
     "checkpoint": "checkpoints:measure",
     # Several processes: the task `ranks` starts one of the tasks below in each.
     "ranks": "ranks:measure",
@@ -43,4 +47,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run_command(main))

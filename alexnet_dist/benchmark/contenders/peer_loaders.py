@@ -51,14 +51,24 @@ def _webdataset_epochs(dataset: Any, settings: LoaderSettings) -> Epochs:
     return lambda _number: ((images, labels) for images, labels in loader)
 
 
-def webdataset_pil(settings: LoaderSettings) -> Epochs:
-    """Return the epochs of WebDataset as in its README: float32 (n, 3, crop, crop), normalised."""
-
+def _webdataset_pil_samples(settings: LoaderSettings) -> Any:
     def prepare(sample: tuple[Image.Image, int]) -> tuple[Tensor, int]:
         return normalised(crop_and_flip(sample[0], settings.crop)), sample[1]
 
-    dataset = _webdataset(settings).decode("pil").to_tuple("jpg", "cls").map(prepare).batched(settings.batch)
-    return _webdataset_epochs(dataset, settings)
+    return _webdataset(settings).decode("pil").to_tuple("jpg", "cls").map(prepare)
+
+
+def webdataset_pil(settings: LoaderSettings) -> Epochs:
+    """Return the epochs of WebDataset as in its README: float32 (n, 3, crop, crop), normalised."""
+    return _webdataset_epochs(_webdataset_pil_samples(settings).batched(settings.batch), settings)
+
+
+def webdataset_pil_batches(settings: LoaderSettings, pinned: bool) -> Iterator[LabelledImages]:
+    """Return the same samples in batches without an end, all of one size; pinned: in memory for copies to CUDA."""
+    # Repeated before it is batched, so that the end of an epoch leaves no smaller batch.
+    dataset = wds.DataPipeline(_webdataset_pil_samples(settings).repeat(), wds.batched(settings.batch))
+    loader = wds.WebLoader(dataset, batch_size=None, num_workers=settings.workers, pin_memory=pinned)
+    return iter(loader)
 
 
 def webdataset_simplejpeg(settings: LoaderSettings) -> Epochs:

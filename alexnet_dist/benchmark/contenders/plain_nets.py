@@ -32,7 +32,7 @@ class PlainNorm(nn.Module):
         return F.local_response_norm(halves, 5, alpha=5e-4, beta=0.75, k=2.0).view_as(maps)
 
 
-def plain(width_divisor: int = 1) -> nn.Sequential:
+def plain(width_divisor: int = 1, classes: int = CLASSES) -> nn.Sequential:
     """Return the paper's net with the two towers as groups; width_divisor: of all its widths, 1 except in tests."""
     a, b, c, units = (width // width_divisor for width in (96, 256, 384, 4096))
     return nn.Sequential(
@@ -60,7 +60,7 @@ def plain(width_divisor: int = 1) -> nn.Sequential:
             fc7=nn.Linear(units, units),
             relu7=nn.ReLU(inplace=True),
             dropout7=nn.Dropout(0.5),
-            fc8=nn.Linear(units, CLASSES),
+            fc8=nn.Linear(units, classes),
         )
     )
 

@@ -117,7 +117,7 @@ def measure_plain(net: str = "plain", **values: object) -> dict[str, float]:
     model = plain_nets.torchvision_alexnet() if is_torchvision else plain_nets.plain(settings.width_divisor)
     step, losses = plain_step(model, settings, device)
     seconds = timed(step, settings.steps, device)
-    _check_losses([float(loss) for loss in losses])
+    check_losses([float(loss) for loss in losses])
     return _figures(seconds, settings.batch, settings, device)
 
 
@@ -125,20 +125,32 @@ def plain_step(
     model: nn.Module, settings: StepSettings, device: torch.device
 ) -> tuple[Callable[[int], None], list[Tensor]]:
     """Return a function that trains a torch net for one step, and the list to which it appends the losses."""
-    model = model.train().to(device).to(memory_format=settings.memory_format)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
+    train = plain_training(model, settings, device)
     batch, losses = InMemory(settings, device).batch, list[Tensor]()
 
     def step(_number: int) -> None:
-        optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.compute_dtype == torch.bfloat16):
-            logits = model(batch.images)
-        loss = F.cross_entropy(logits.float(), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimizer.step()
-        losses.append(loss.detach())
+        losses.append(train(batch.images, batch.labels))
 
     return step, losses
+
+
+def plain_training(
+    model: nn.Module, settings: StepSettings, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function that trains a torch net for one step on images and labels, and returns the loss."""
+    model = model.train().to(device).to(memory_format=settings.memory_format)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
+
+    def train(images: Tensor, labels: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.compute_dtype == torch.bfloat16):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+        return loss.detach()
+
+    return train
 
 
 def measure_fused(**values: object) -> dict[str, float]:
@@ -204,13 +216,17 @@ def _train(
     launch = GraphedStep() if settings.cuda_graph else train_step
     seconds = timed(lambda number: pending.append(launch(engine, source, number, rates)), settings.steps, device)
     reports = [step.read() for step in pending]
-    _check_losses([report.loss for report in reports])
+    check_losses([report.loss for report in reports])
     return seconds, reports[-settings.steps :]
 
 
-def timed(step: Callable[[int], None], steps: int, device: torch.device) -> float:
-    """Return the seconds of `steps` steps after uncounted ones; step: called with the number of the step."""
-    warm_up = WARM_UP_CUDA if device.type == "cuda" else WARM_UP
+def timed(step: Callable[[int], None], steps: int, device: torch.device, warm_up: int | None = None) -> float:
+    """Return the seconds of `steps` steps after uncounted ones; step: called with the number of the step.
+
+    warm_up: how many are not counted; None: as many as on a batch in memory.
+    """
+    if warm_up is None:
+        warm_up = WARM_UP_CUDA if device.type == "cuda" else WARM_UP
     for number in range(warm_up):
         step(number)
     _synchronize(device)
@@ -226,7 +242,7 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _check_losses(losses: Sequence[float]) -> None:
+def check_losses(losses: Sequence[float]) -> None:
     """Raise RunError if a loss is not finite: arithmetic on NaN has a different speed."""
     if not all(math.isfinite(loss) for loss in losses):
         raise RunError(

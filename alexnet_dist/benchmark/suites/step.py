@@ -38,6 +38,8 @@ COLUMNS_CUDA = {
     "peak_memory_gigabytes": "peak GB",
     "mfu": "MFU",
 }
+LEAVES_OUT = "reading and decoding of images, their copy to the device, preparation of the input"
+NOTES = f"not in these steps: {LEAVES_OUT}; `python -m alexnet_dist.benchmark train` measures whole runs"
 # By name of the ratio: images a second of the first contender over those of the second.
 RATIOS: Mapping[str, tuple[str, str]] = {
     "fused_vs_plain": (FUSED, PLAIN),
