@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 
@@ -16,11 +14,8 @@ def set_precision(deterministic: bool, tf32: bool) -> None:
     # Not use_deterministic_algorithms: it imports torch's compiler, which takes each process about 2 s.
     torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.backends.cudnn.benchmark = not deterministic
-    # Not allow_tf32, which is older: torch refuses to read one kind of switch after the other was set. conv and rnn
-    # keep values of their own when that of all of cuDNN is set.
-    cudnn: Any = torch.backends.cudnn
-    for switches in (torch.backends.cuda.matmul, cudnn, cudnn.conv, cudnn.rnn):
-        switches.fp32_precision = "tf32" if tf32 else "ieee"
+    # Not the newer fp32_precision: once it is "ieee", torch.export and others that read allow_tf32 raise (torch 2.13).
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
 
 
 def pass_to_compiler() -> None:

@@ -167,7 +167,7 @@ def test_all_problems_of_all_sources_in_one_report() -> None:
         "first.yaml:4: data.global_batch = 'many': expected an integer of at least 1",
         "none.yaml: expected a YAML file, but it cannot be read: No such file or directory",
         "second.yaml:3: data.crop = -1: expected an integer of at least 1 and at most 4096",
-        "command line: data.workers = -1: expected an integer of at least 0",
+        "command line: data.workers = -1: expected an integer of at least 0, or auto",
         "command line: momentum = 0.9: unknown key; did you mean 'optim.momentum'?",
         "command line: found 'fast', expected key=value, such as data.global_batch=64; use --config FILE for a file",
     ]

@@ -78,8 +78,8 @@ def test_a_file_of_that_name_takes_precedence_and_a_directory_does_not() -> None
 )
 def test_an_unknown_name_is_rejected_with_the_known_ones(path: str, suggestion: str) -> None:
     assert problems([Path(path)], []) == [
-        f"{path}: no such file; expected a YAML file or a named configuration: cifar10, demo, figure1, one_gpu, paper,"
-        f" source2012, source2013_hands_off, {FOLDERS}{suggestion}"
+        f"{path}: no such file; expected a YAML file or a named configuration: cifar10, demo, figure1, one_gpu,"
+        f" one_gpu_fast, paper, source2012, source2013_hands_off, {FOLDERS}{suggestion}"
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 import torch
@@ -19,9 +18,10 @@ def test_exactness_reaches_torch(wanted: bool) -> None:
         assert torch.are_deterministic_algorithms_enabled() == wanted
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         assert torch.backends.cudnn.benchmark != wanted
-        cudnn: Any = torch.backends.cudnn
-        for switches in (torch.backends.cuda.matmul, cudnn, cudnn.conv, cudnn.rnn):
-            assert switches.fp32_precision == ("tf32" if wanted else "ieee")
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == wanted
+        for switches in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):  # type: ignore[attr-defined]
+            assert (switches.fp32_precision == "tf32") == wanted
+        torch._C._get_cudnn_allow_tf32()  # torch.export asks so
         pass_to_compiler()
         assert vars(torch._inductor)["config"].deterministic == wanted
         assert torch.are_deterministic_algorithms_enabled() == wanted
