@@ -29,7 +29,7 @@ from alexnet_dist.errors import (
     exit_code_of,
     run_command,
 )
-from alexnet_dist.system.environment import LaunchInfo, launch_info, write_error_file
+from alexnet_dist.system.environment import LaunchInfo, launch_info, spin_briefly, write_error_file
 from alexnet_dist.system.process import die_with_parent, has_lost_sibling, run_again
 from alexnet_dist.system.signals import GROUP_SIGNALS, START_GRACE_S, StopRequest, print_error
 
@@ -155,6 +155,7 @@ def run() -> NoReturn:
     All is closed by then: Python's own exit would tear torch down, for which torchrun and the other ranks wait a second
     or two.
     """
+    spin_briefly()
     code = run_command(main_once)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -116,6 +116,16 @@ def prepare_cuda() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def spin_briefly() -> None:
+    """Let idle threads of an arithmetic operation give up their core soon, unless the user has chosen how they wait.
+
+    To be called before torch is imported: GNU's OpenMP reads it when it is loaded. By default a thread spins for
+    milliseconds until the others are there; with another process on its core, those never come in time.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def unshare_agent_store() -> None:
     """Have torchrun's agent not keep one store of its ranks for all rounds; to be called in the agent."""
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")

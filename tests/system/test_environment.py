@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,24 @@ def test_torchrun_reads_the_error_file(tmp_path: Path, monkeypatch: pytest.Monke
         write_error_file("rank 1 lost rank 2", 1234567.9)
     failure = ProcessFailure(local_rank=1, pid=2, exitcode=1, error_file=str(path))
     assert (failure.message, failure.timestamp) == ("rank 1 lost rank 2", 1234567)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_training_sets_how_threads_wait_before_torch_reads_it(chosen: dict[str, str], expected: str) -> None:
+    code = (
+        "import os, sys\n"
+        "from alexnet_dist import train\n"
+        "def seen(_main):\n"
+        "    print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'), flush=True)\n"
+        "    return 0\n"
+        "train.run_command = seen\n"
+        "train.run()\n"
+    )
+    variables = {name: text for name, text in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables | chosen, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"False {expected}\n"
