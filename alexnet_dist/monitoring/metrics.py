@@ -1,4 +1,4 @@
-"""The Prometheus metrics of a rank: its series, the HTTP server that exposes them, and the file that lists targets.
+"""The Prometheus metrics of a rank: its series, and the HTTP server that exposes them.
 
 Only counters and seconds; PromQL's `rate()` computes rates. Each rank exposes its own series, so a slow or missing rank
 is visible. Metrics never end a run: a failure here is one warning on stderr.
@@ -6,21 +6,17 @@ is visible. Metrics never end a run: a failure here is one warning on stderr.
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import platform
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 
 from alexnet_dist.monitoring.server import PageServer
+from alexnet_dist.monitoring.targets import is_loopback, warn
 from alexnet_dist.monitoring.timeline import PHASES, Times
-from alexnet_dist.system.files import replace_file
 
 PREFIX = "alexnet_train_"
 LABELS = ("run", "rank", "replica", "tower")
@@ -229,15 +225,15 @@ class Metrics:
                 first_error = first_error or error
                 continue
             served_port = self._server.port
-            if self._labels["rank"] == "0" and not _is_loopback(address):
-                _warn(
+            if self._labels["rank"] == "0" and not is_loopback(address):
+                warn(
                     f"{prefix} are served on {address} without a password, to anyone who can reach it; with"
                     " metrics.address=127.0.0.1 only this machine can"
                 )
             if first_error:
-                _warn(f"{prefix}: port {port} on {address} cannot be opened ({first_error}); using port {served_port}")
+                warn(f"{prefix}: port {port} on {address} cannot be opened ({first_error}); using port {served_port}")
             return served_port
-        _warn(f"{prefix} are not served on {address}: {first_error}")
+        warn(f"{prefix} are not served on {address}: {first_error}")
         return None
 
     def close(self) -> None:
@@ -245,50 +241,6 @@ class Metrics:
         if self._server:
             self._server.close()
             self._server = None
-
-
-def endpoint(address: str, port: int) -> str:
-    """Return host:port for a server that listens on an address, with an IPv6 host in brackets, as a URL needs it.
-
-    The host is this machine's name if the server listens on all its addresses.
-    """
-    try:
-        if ipaddress.ip_address(address).is_unspecified:
-            return f"{platform.node()}:{port}"
-    except ValueError:  # a name
-        pass
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def write_targets(path: Path, endpoints: Sequence[str]) -> None:
-    """Write the addresses of the ranks' metrics for Prometheus's file_sd; endpoints: host:port, one a rank.
-
-    No labels: the ranks expose run, rank, replica and tower themselves. The file is renamed into position atomically,
-    from a name that does not end in .json, so that no file_sd pattern matches a half-written file.
-    """
-    try:
-        replace_file(path, (json.dumps([{"targets": list(endpoints)}], indent=1) + "\n").encode())
-    except OSError as error:
-        _warn(f"{path} not written, so Prometheus will not find this run: {error.strerror}")
-
-
-def remove_targets(path: Path) -> None:
-    """Remove the file that `write_targets` wrote, if it exists."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        _warn(f"{path} not removed, so Prometheus will keep trying to scrape this run: {error.strerror}")
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def _version(package: str) -> str:

@@ -5,9 +5,11 @@ Every rank runs all of it; only rank 0 writes the files of the run.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
 
 from alexnet_dist import config as configs
 from alexnet_dist.config import Config
@@ -19,8 +21,18 @@ from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import refuse_to_run
-from alexnet_dist.monitoring.metrics import Metrics, endpoint, remove_targets, write_targets
+from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.profiler import check_room, profiled
+from alexnet_dist.monitoring.targets import (
+    Target,
+    endpoint,
+    is_loopback,
+    reachable,
+    remove_targets,
+    unreachable_warning,
+    warn,
+    write_targets,
+)
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.runs import checkpoint
@@ -193,15 +205,19 @@ def open_metrics(run: RunContext, control: Control) -> Metrics:
         world_size=topology.world_size,
         bad_sample_reasons=BAD_KINDS,
     )
-    served_at = ""
+    own = Target(run.launched.node_rank, resources.host_name(), "")
     if section.port is not None:
         address = section.address.removeprefix("[").removesuffix("]")  # an IPv6 address, typed as in a URL
-        port = metrics.serve(address, section.port and section.port + topology.local_rank)
-        served_at = endpoint(address, port) if port else ""
-    endpoints = [served for served in control.gather(served_at) if served]
-    if topology.is_rank0 and endpoints:
-        write_targets(run.directory / run_directory.TARGETS, endpoints)
-        print(f"metrics: {', '.join(f'http://{served}/metrics' for served in endpoints)}", flush=True)
+        if port := metrics.serve(address, section.port and section.port + topology.local_rank):
+            reached_at = network.own_address(run.launched) if run.launched.spans_nodes else ""
+            own = replace(own, endpoint=endpoint(address, port, reached_at), is_local=is_loopback(address))
+    targets = [Target(**json.loads(text)) for text in control.gather(json.dumps(asdict(own)))]
+    found = reachable(targets)
+    if topology.is_rank0 and found:
+        write_targets(run.directory / run_directory.TARGETS, found)
+        print(f"metrics: {', '.join(f'http://{target.endpoint}/metrics' for target in found)}", flush=True)
+        if warning := unreachable_warning(targets):
+            warn(warning)
     return metrics
 
 

@@ -11,7 +11,7 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 
 from alexnet_dist.distributed.control import Control
-from alexnet_dist.monitoring.metrics import endpoint
+from alexnet_dist.monitoring.targets import endpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training.train import open_metrics
 from support.runs import context, settings

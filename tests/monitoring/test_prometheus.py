@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import runpy
 import shutil
@@ -31,7 +32,7 @@ from support.training import TRAIN, settings
 
 GLOBAL_BATCH, RANKS = 7, 4
 TIMEOUT_S = 60  # for a loaded machine; every wait ends as soon as its condition holds
-KNOWN_LABELS = {*LABELS, "phase", "join"}
+KNOWN_LABELS = {*LABELS, "phase", "join", "node"}
 
 
 def exposed() -> set[str]:
@@ -138,9 +139,8 @@ class Training:
 
     def endpoints(self) -> list[str]:
         """Return the addresses of the ranks' metrics, by rank."""
-        (group,) = json.loads((self.directory / run_directory.TARGETS).read_text())
-        addresses: list[str] = group["targets"]
-        return addresses
+        groups = json.loads((self.directory / run_directory.TARGETS).read_text())
+        return [address for group in groups for address in group["targets"]]
 
 
 @pytest.fixture(scope="module")
@@ -176,13 +176,18 @@ def test_every_expression_of_the_dashboard_has_data(training: Training, tmp_path
         server.wait_for(f"sum({PREFIX}running)", RANKS, TIMEOUT_S)
         server.wait_for_data(dashboard_queries(dashboard()), TIMEOUT_S)
         assert set(server.targets()) == set(training.endpoints())
+        # The ranks show a node themselves, in one series: Prometheus must not rename it.
+        info = server.query(f"{PREFIX}rank_info")
+        assert [(sample.labels["node"], "exported_node" in sample.labels) for sample in info] == [
+            (platform.node(), False)
+        ] * RANKS
         offered: dict[str, Any] = {
             label: server.get(f"label/{label}/values", **{"match[]": f"{PREFIX}world_size"})
-            for label in ("job", *LABELS)
+            for label in ("job", "node", *LABELS)
         }
         assert offered == {
-            "job": ["alexnet"], "run": ["mine"], "rank": ["0", "1", "2", "3"], "replica": ["0", "1"],
-            "tower": ["0", "1"],
+            "job": ["alexnet"], "node": [platform.node()], "run": ["mine"], "rank": ["0", "1", "2", "3"],
+            "replica": ["0", "1"], "tower": ["0", "1"],
         }  # fmt: skip
 
 

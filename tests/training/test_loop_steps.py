@@ -23,6 +23,7 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.system.resources import host_name
 from alexnet_dist.training import step
 from alexnet_dist.training.loop import Loop
 from alexnet_dist.training.optim import Rates
@@ -211,4 +212,5 @@ def test_a_rank_serves_on_the_base_port_and_its_local_rank(tmp_path: Path, monke
         config = settings(f"metrics.port={port}", f"run.directory={tmp_path}")
         open_metrics(context(config, topology=replace(ALONE, local_rank=local_rank)), Control(None))
     assert asked == [("127.0.0.1", 9410), ("127.0.0.1", 9413), ("127.0.0.1", 0)]
-    assert json.loads((tmp_path / run_directory.TARGETS).read_text()) == [{"targets": ["127.0.0.1:40000"]}]
+    (group,) = json.loads((tmp_path / run_directory.TARGETS).read_text())
+    assert group == {"targets": ["127.0.0.1:40000"], "labels": {"node": host_name()}}
