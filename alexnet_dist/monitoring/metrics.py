@@ -27,7 +27,8 @@ COUNTERS = {
     "images_total": "Training images, this rank's share: its replica's images divided among the replica's ranks, so"
     " that sum() over ranks is the run's images and sum(rate()) its throughput.",
     "steps_total": "Optimizer steps completed by this process.",
-    "nonfinite_loss_total": "Steps whose loss over the global batch was not finite, or above train.max_loss.",
+    "nonfinite_loss_total": "Steps after which training had diverged: a loss that was not finite or was above"
+    " train.max_loss, or weights that were not finite.",
     "checkpoint_failures_total": "Checkpoints that could not be written, such as to a full disk.",
     "skipped_batches_total": "Batches that have changed no weight, because their numbers were not finite, or because a"
     " rollback has left them out.",
@@ -47,6 +48,11 @@ GAUGES = {
     "evaluation_top5_error": "Fraction of the validation set whose label was not in the top-5 predictions, at the last"
     " evaluation.",
     "world_size": "Number of ranks in the run.",
+    "restarts": "Starts of this run so far, in any process, besides its first.",
+    "last_checkpoint_timestamp_seconds": "Unix time of the last valid checkpoint of this process; before it, of the"
+    " start.",
+    "run_disk_free_bytes": "Free bytes on the disk of the run directory, on rank 0 only, at the last logged step.",
+    "checkpoint_size_bytes": "Bytes of the weights and velocities of a checkpoint, on rank 0 only.",
 }
 
 
@@ -113,9 +119,9 @@ class Metrics:
         self._checkpoint_s.labels(**self._labels, op="save")
         self._register_rank_info()
         ProcessCollector(registry=self.registry)
-        self._set(world_size=world_size, running=0)
         # The start and not 0, so that a run before its first step does not look stalled since 1970.
-        self._gauges["last_step_timestamp_seconds"].labels(**self._labels).set_to_current_time()
+        self._set(world_size=world_size, running=0, last_step_timestamp_seconds=time.time())
+        self._set(last_checkpoint_timestamp_seconds=time.time())
         self._world_size, self._progress_images = world_size, 0.0
         self._server: PageServer | None = None
 
@@ -143,6 +149,10 @@ class Metrics:
         """Continue from a checkpoint; progress_images: images of the whole run so far, over all epochs."""
         self._progress_images = progress_images / self._world_size
         self._set(progress_images=self._progress_images, step=step)
+
+    def set_restarts(self, count: int) -> None:
+        """Set how often the run was started besides its first start."""
+        self._set(restarts=count)
 
     def set_running(self, running: bool) -> None:
         """Set whether this rank is in its training loop."""
@@ -194,6 +204,14 @@ class Metrics:
         """Count a checkpoint operation and its duration; op: such as "save"."""
         self._checkpoint_s.labels(**self._labels, op=op).observe(seconds)
 
+    def observe_valid_checkpoint(self) -> None:
+        """Note that a checkpoint has become valid now."""
+        self._set(last_checkpoint_timestamp_seconds=time.time())
+
+    def observe_disk(self, free_bytes: int, checkpoint_bytes: int) -> None:
+        """Set the free bytes of the run directory's disk, and what a checkpoint takes of them."""
+        self._set(run_disk_free_bytes=free_bytes, checkpoint_size_bytes=checkpoint_bytes)
+
     def add_bad_sample(self, reason: str) -> None:
         """Count a sample for which another was substituted; reason: one of bad_sample_reasons."""
         self._bad_samples[reason].inc()
@@ -207,7 +225,7 @@ class Metrics:
         self._counters["skipped_batches_total"].inc()
 
     def add_nonfinite(self, count: int) -> None:
-        """Count steps whose loss was not finite, or too large."""
+        """Count steps after which training had diverged."""
         self._counters["nonfinite_loss_total"].inc(count)
 
     def serve(self, address: str = "127.0.0.1", port: int = 0) -> int | None:

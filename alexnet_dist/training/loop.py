@@ -130,7 +130,6 @@ class Loop:
             if self.logger.unchanged > limit:
                 raise self.diverged(record.step, f"the gradients are not finite, after {limit} skipped steps")
         elif excess := self.excess(loss):
-            self.logger.log_divergence()
             raise self.diverged(record.step, f"{excess} at a learning rate of {record.learning_rate:g}")
         else:
             self.logger.log_loss(record, loss, wrong / self.run.plan.global_batch)
@@ -151,6 +150,7 @@ class Loop:
         RollbackError if run.on_divergence asks for it and run.max_skipped allows it; the batch is then noted in the
         run directory.
         """
+        self.logger.log_divergence()
         what, settings = f"step {steps}: {symptom}", self.run.config.run
         if settings.on_divergence == "rollback" and len(self.run.plan.skipped) < settings.max_skipped:
             new = self.control.run_on_rank0(lambda: self.note_skipped(steps, what))
@@ -237,18 +237,22 @@ class Loop:
         run.on_save_error allows it, until the next checkpoint that is due fails too. A run whose directory has been
         removed ends.
         """
-        if saved is not None and saved.note:
+        if saved is None:
+            return
+        if saved.note:
             self.logger.log_warning(saved.note)
-        if saved is None or not (saved.not_finite or saved.error):
+        if not (saved.not_finite or saved.error):
+            self.logger.log_valid_checkpoint()
             return
         if saved.not_finite:
             raise self.diverged(saved.step, "there are weights or velocities that are not finite")
+        self.logger.count_save_failure()
         failed_before = self.saver.failure is not None
         self.saver.failure = self.saver.failure or saved
         due_again = failed_before and self.is_due(saved.step)
         if ending or saved.gone or due_again or self.run.config.run.on_save_error == "stop":
             self.end_unsaved(saved)
-        self.logger.log_save_failure(f"{self.not_written(saved)}; training goes on, and tries again")
+        self.logger.log_warning(f"{self.not_written(saved)}; training goes on, and tries again")
 
     def end_unsaved(self, failure: Saved) -> None:
         """End the run because a checkpoint could not be written: RunError, or PermanentError if a restart would too."""

@@ -197,14 +197,17 @@ def open_feed(run: RunContext, start: Start, loader: Loader, engine: Engine) -> 
 def open_metrics(run: RunContext, control: Control) -> Metrics:
     """Serve this rank's metrics and, on rank 0, write the addresses of all ranks' metrics."""
     topology, section = run.topology, run.config.metrics
+    # Other nodes may have another directory.
+    name, starts = control.run_on_rank0(lambda: (run.directory.name, run_directory.starts(run.directory)))
     metrics = Metrics(
-        run=control.run_on_rank0(lambda: run.directory.name),  # other nodes may have another directory
+        run=name,
         rank=topology.rank,
         replica=topology.replica,
         tower="+".join(map(str, topology.towers)),
         world_size=topology.world_size,
         bad_sample_reasons=BAD_KINDS,
     )
+    metrics.set_restarts(max(0, starts - 1))
     own = Target(run.launched.node_rank, resources.host_name(), "")
     if section.port is not None:
         address = section.address.removeprefix("[").removesuffix("]")  # an IPv6 address, typed as in a URL

@@ -256,3 +256,18 @@ def test_failed_saves_and_skipped_batches_are_counted() -> None:
     page = generate_latest(metrics.registry).decode()
     assert re.search(r"^alexnet_train_checkpoint_failures_total\{.*\} 2\.0$", page, re.MULTILINE)
     assert re.search(r"^alexnet_train_skipped_batches_total\{.*\} 1\.0$", page, re.MULTILINE)
+
+
+def test_restarts_checkpoints_and_the_disk_are_exposed() -> None:
+    metrics = rank_3()
+    assert (value(metrics, "last_checkpoint_timestamp_seconds") or 0) == pytest.approx(time.time(), abs=60)
+    for name in ("restarts", "run_disk_free_bytes", "checkpoint_size_bytes"):
+        assert value(metrics, name) is None, name
+    began_s = time.time()
+    metrics.observe_valid_checkpoint()
+    metrics.set_restarts(2)
+    metrics.observe_disk(free_bytes=10**12, checkpoint_bytes=5 * 10**8)
+    assert began_s <= (value(metrics, "last_checkpoint_timestamp_seconds") or 0) <= time.time()
+    assert value(metrics, "restarts") == 2
+    assert value(metrics, "run_disk_free_bytes") == 10**12
+    assert value(metrics, "checkpoint_size_bytes") == 5 * 10**8
