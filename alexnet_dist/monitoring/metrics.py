@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -253,6 +253,11 @@ class Metrics:
             return served_port
         warn(f"{prefix} are not served on {address}: {first_error}")
         return None
+
+    def wait_for_scrape(self, stopped: Callable[[float], bool]) -> None:
+        """Wait for one more scrape, if the metrics are scraped; stopped: as in PageServer.wait_for_reader."""
+        if self._server:
+            self._server.wait_for_reader(stopped)
 
     def close(self) -> None:
         """Stop the server, if it was started."""

@@ -46,10 +46,10 @@ class Loop:
     stop_requested: Callable[[], bool]
     launch_step: LaunchStep
 
-    def train(self, at: Start, after_launch: Callable[[], None]) -> None:
-        """Train from a start until the plan ends or a rank was asked to stop; save when a checkpoint is due.
+    def train(self, at: Start, after_launch: Callable[[], None]) -> bool:
+        """Train from a start until the plan ends or a rank was asked to stop; return whether the plan has ended.
 
-        after_launch: called when a step has been launched.
+        Saves when a checkpoint is due. after_launch: called when a step has been launched.
         """
         pipeline = StepPipeline(self.finish_step, self.apply_status)
         try:
@@ -63,8 +63,9 @@ class Loop:
             if self.run.topology.is_rank0:
                 mark_preempted(self.run.directory, at.step)
             self.logger.log(f"asked to stop: saved at step {at.step:,}; the same command resumes from there")
-        else:
-            self.logger.log(f"finished: {at.step:,} steps in {self.logger.time_s:,.0f} s")
+            return False
+        self.logger.log(f"finished: {at.step:,} steps in {self.logger.time_s:,.0f} s")
+        return True
 
     def train_steps(
         self, at: Start, pipeline: StepPipeline[InFlightStep, FinishedStep], after_launch: Callable[[], None]

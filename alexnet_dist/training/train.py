@@ -42,7 +42,7 @@ from alexnet_dist.system.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE
 from alexnet_dist.training import step
 from alexnet_dist.training.build import build_engine, slow_dtype_warning, uncompiled_warning
 from alexnet_dist.training.context import RunContext
-from alexnet_dist.training.ending import explained
+from alexnet_dist.training.ending import LastScrape, explained
 from alexnet_dist.training.faults import Fault, FaultyFeed, FaultyTimeline, Injector
 from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.graph import GraphedStep
@@ -103,6 +103,7 @@ def train(
         metrics = stack.enter_context(closing(open_metrics(run, control)))
         if run.topology.is_rank0:
             stack.callback(remove_targets, run.directory / run_directory.TARGETS)
+        last_scrape = stack.enter_context(LastScrape(metrics, stop))
         logger = stack.enter_context(RunLogger(run, metrics, start))
         saver = stack.enter_context(closing(Saver(run, control, injector)))
         after_launch = stack.enter_context(
@@ -114,7 +115,8 @@ def train(
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
             launch_step = GraphedStep() if config.train.cuda_graph else step.train_step
-            Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch_step).train(start, after_launch)
+            loop = Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch_step)
+            last_scrape.finished = loop.train(start, after_launch)
         stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank
 
 
