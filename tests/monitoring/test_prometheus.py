@@ -22,35 +22,16 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from alexnet_dist.data.reader import BAD_KINDS
-from alexnet_dist.monitoring.metrics import LABELS, PREFIX, Metrics
+from alexnet_dist.monitoring.metrics import LABELS, PREFIX
 from alexnet_dist.monitoring.server import PAGE_S
-from alexnet_dist.monitoring.timeline import Times
 from alexnet_dist.runs import directory as run_directory
+from support.exposition import exposed
 from support.prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
 from support.training import TRAIN, settings
 
 GLOBAL_BATCH, RANKS = 7, 4
 TIMEOUT_S = 60  # for a loaded machine; every wait ends as soon as its condition holds
 KNOWN_LABELS = {*LABELS, "phase", "join", "node"}
-
-
-def exposed() -> set[str]:
-    """Return the names of all samples that a rank exposes once every gauge has a value."""
-    metrics = Metrics(run="mine", rank=0, replica=0, tower="0", world_size=1, bad_sample_reasons=BAD_KINDS)
-    metrics.restore(progress_images=0, step=0)
-    metrics.observe_step(
-        step=1,
-        epoch=1,
-        images_share=1,
-        times=Times(1, {}, {"fc6 forward": 1}),
-        link_bytes_sent=0,
-        link_bytes_received=0,
-        flops=0,
-    )
-    metrics.observe_log(1, 1, 1)
-    metrics.observe_evaluation(1, 1, 1)
-    return {sample.name for family in metrics.registry.collect() for sample in family.samples}
 
 
 def test_the_committed_dashboard_is_what_the_code_writes() -> None:
