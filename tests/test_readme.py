@@ -16,7 +16,15 @@ from support.runs import CLASSES, write_run
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alexnet_dist"
 DESIGN = [f"docs/design/{path.name}" for path in sorted((ROOT / "docs" / "design").glob("*.md"))]
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/paper.md", "docs/faults.md", *DESIGN]
+DOCUMENTS = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/paper.md",
+    "docs/faults.md",
+    "docs/alerts.md",
+    *DESIGN,
+]
 PACKAGE_FOLDERS = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
 ROOT_FOLDERS = {".ci", "alexnet_dist", "benchmarks", "configs", "docs", "launch", "tests"}
 MOST_WORDS, MOST_WORDS_OF_ARCHITECTURE = 40, 1200

@@ -70,6 +70,11 @@ def use_network(room: Store, launched: LaunchInfo, timeout_s: float) -> list[str
     return lines
 
 
+def own_address(launched: LaunchInfo) -> str:
+    """Return the address by which other nodes reach this one, once `use_network` has chosen the interface."""
+    return own_interface(launched.spans_nodes, chosen_interface(), *rendezvous_address()).address
+
+
 def _check_network(
     room: Store, launched: LaunchInfo, timeout_s: float, interface: Interface
 ) -> tuple[Interface, list[str]]:

@@ -1,4 +1,4 @@
-"""The Prometheus metrics of a rank: its series, the HTTP server that exposes them, and the file that lists targets.
+"""The Prometheus metrics of a rank: its series, and the HTTP server that exposes them.
 
 Only counters and seconds; PromQL's `rate()` computes rates. Each rank exposes its own series, so a slow or missing rank
 is visible. Metrics never end a run: a failure here is one warning on stderr.
@@ -6,21 +6,17 @@ is visible. Metrics never end a run: a failure here is one warning on stderr.
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import platform
-import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 
 from alexnet_dist.monitoring.server import PageServer
+from alexnet_dist.monitoring.targets import is_loopback, warn
 from alexnet_dist.monitoring.timeline import PHASES, Times
-from alexnet_dist.system.files import replace_file
 
 PREFIX = "alexnet_train_"
 LABELS = ("run", "rank", "replica", "tower")
@@ -31,7 +27,8 @@ COUNTERS = {
     "images_total": "Training images, this rank's share: its replica's images divided among the replica's ranks, so"
     " that sum() over ranks is the run's images and sum(rate()) its throughput.",
     "steps_total": "Optimizer steps completed by this process.",
-    "nonfinite_loss_total": "Steps whose loss over the global batch was not finite, or above train.max_loss.",
+    "nonfinite_loss_total": "Steps after which training had diverged: a loss that was not finite or was above"
+    " train.max_loss, or weights that were not finite.",
     "checkpoint_failures_total": "Checkpoints that could not be written, such as to a full disk.",
     "skipped_batches_total": "Batches that have changed no weight, because their numbers were not finite, or because a"
     " rollback has left them out.",
@@ -51,6 +48,11 @@ GAUGES = {
     "evaluation_top5_error": "Fraction of the validation set whose label was not in the top-5 predictions, at the last"
     " evaluation.",
     "world_size": "Number of ranks in the run.",
+    "restarts": "Starts of this run so far, in any process, besides its first.",
+    "last_checkpoint_timestamp_seconds": "Unix time of the last valid checkpoint of this process; before it, of the"
+    " start.",
+    "run_disk_free_bytes": "Free bytes on the disk of the run directory, on rank 0 only, at the last logged step.",
+    "checkpoint_size_bytes": "Bytes of the weights and velocities of a checkpoint, on rank 0 only.",
 }
 
 
@@ -117,9 +119,9 @@ class Metrics:
         self._checkpoint_s.labels(**self._labels, op="save")
         self._register_rank_info()
         ProcessCollector(registry=self.registry)
-        self._set(world_size=world_size, running=0)
         # The start and not 0, so that a run before its first step does not look stalled since 1970.
-        self._gauges["last_step_timestamp_seconds"].labels(**self._labels).set_to_current_time()
+        self._set(world_size=world_size, running=0, last_step_timestamp_seconds=time.time())
+        self._set(last_checkpoint_timestamp_seconds=time.time())
         self._world_size, self._progress_images = world_size, 0.0
         self._server: PageServer | None = None
 
@@ -147,6 +149,10 @@ class Metrics:
         """Continue from a checkpoint; progress_images: images of the whole run so far, over all epochs."""
         self._progress_images = progress_images / self._world_size
         self._set(progress_images=self._progress_images, step=step)
+
+    def set_restarts(self, count: int) -> None:
+        """Set how often the run was started besides its first start."""
+        self._set(restarts=count)
 
     def set_running(self, running: bool) -> None:
         """Set whether this rank is in its training loop."""
@@ -198,6 +204,14 @@ class Metrics:
         """Count a checkpoint operation and its duration; op: such as "save"."""
         self._checkpoint_s.labels(**self._labels, op=op).observe(seconds)
 
+    def observe_valid_checkpoint(self) -> None:
+        """Note that a checkpoint has become valid now."""
+        self._set(last_checkpoint_timestamp_seconds=time.time())
+
+    def observe_disk(self, free_bytes: int, checkpoint_bytes: int) -> None:
+        """Set the free bytes of the run directory's disk, and what a checkpoint takes of them."""
+        self._set(run_disk_free_bytes=free_bytes, checkpoint_size_bytes=checkpoint_bytes)
+
     def add_bad_sample(self, reason: str) -> None:
         """Count a sample for which another was substituted; reason: one of bad_sample_reasons."""
         self._bad_samples[reason].inc()
@@ -211,7 +225,7 @@ class Metrics:
         self._counters["skipped_batches_total"].inc()
 
     def add_nonfinite(self, count: int) -> None:
-        """Count steps whose loss was not finite, or too large."""
+        """Count steps after which training had diverged."""
         self._counters["nonfinite_loss_total"].inc(count)
 
     def serve(self, address: str = "127.0.0.1", port: int = 0) -> int | None:
@@ -229,66 +243,27 @@ class Metrics:
                 first_error = first_error or error
                 continue
             served_port = self._server.port
-            if self._labels["rank"] == "0" and not _is_loopback(address):
-                _warn(
+            if self._labels["rank"] == "0" and not is_loopback(address):
+                warn(
                     f"{prefix} are served on {address} without a password, to anyone who can reach it; with"
                     " metrics.address=127.0.0.1 only this machine can"
                 )
             if first_error:
-                _warn(f"{prefix}: port {port} on {address} cannot be opened ({first_error}); using port {served_port}")
+                warn(f"{prefix}: port {port} on {address} cannot be opened ({first_error}); using port {served_port}")
             return served_port
-        _warn(f"{prefix} are not served on {address}: {first_error}")
+        warn(f"{prefix} are not served on {address}: {first_error}")
         return None
+
+    def wait_for_scrape(self, stopped: Callable[[float], bool]) -> None:
+        """Wait for one more scrape, if the metrics are scraped; stopped: as in PageServer.wait_for_reader."""
+        if self._server:
+            self._server.wait_for_reader(stopped)
 
     def close(self) -> None:
         """Stop the server, if it was started."""
         if self._server:
             self._server.close()
             self._server = None
-
-
-def endpoint(address: str, port: int) -> str:
-    """Return host:port for a server that listens on an address, with an IPv6 host in brackets, as a URL needs it.
-
-    The host is this machine's name if the server listens on all its addresses.
-    """
-    try:
-        if ipaddress.ip_address(address).is_unspecified:
-            return f"{platform.node()}:{port}"
-    except ValueError:  # a name
-        pass
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def write_targets(path: Path, endpoints: Sequence[str]) -> None:
-    """Write the addresses of the ranks' metrics for Prometheus's file_sd; endpoints: host:port, one a rank.
-
-    No labels: the ranks expose run, rank, replica and tower themselves. The file is renamed into position atomically,
-    from a name that does not end in .json, so that no file_sd pattern matches a half-written file.
-    """
-    try:
-        replace_file(path, (json.dumps([{"targets": list(endpoints)}], indent=1) + "\n").encode())
-    except OSError as error:
-        _warn(f"{path} not written, so Prometheus will not find this run: {error.strerror}")
-
-
-def remove_targets(path: Path) -> None:
-    """Remove the file that `write_targets` wrote, if it exists."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        _warn(f"{path} not removed, so Prometheus will keep trying to scrape this run: {error.strerror}")
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def _version(package: str) -> str:

@@ -12,6 +12,7 @@ import ipaddress
 import resource
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -21,6 +22,10 @@ CONNECTIONS = 64  # at once, about; fewer where few descriptors may be open
 CONNECTION_S = 5.0  # from the connection to the last byte that a client has read
 PAGE_S = 1.0
 WAITING = 128  # connections that the kernel holds until they are accepted; they take no descriptor
+# How long a last reader is waited for: intervals between the last two reads, but at least and at most so many seconds.
+# Not longer: after an error the other ranks wait 15 s for rank 0 to report it.
+LINGER_INTERVALS, LINGER_S, LINGER_MAX_S = 1.5, 7.5, 10.0
+POLL_S = 0.05
 PAUSE_S = 0.5  # before the next connection is accepted, where no descriptor is left
 REQUEST_BYTES = 8192
 PATHS = ("/", "/metrics")
@@ -36,16 +41,33 @@ class PageServer:
 
         Raises OSError, OverflowError or UnicodeError if that is not possible.
         """
-        self._make_page, self._page, self._made_s = make_page, b"", float("-inf")
+        self._make_page, self._page, self._page_s = make_page, b"", float("-inf")
+        self._oldest_s = float("-inf")  # a page that was made before is made again
         # The rest of the descriptors is the run's: for its shards, its checkpoints and its links.
         self._most = max(2, min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
         self._socket = _listen(address, port)
         self.port: int = self._socket.getsockname()[1]
+        self._read_s: deque[float] = deque(maxlen=2)  # when the pages were made that clients have read last
         self._open: dict[asyncio.Task[None], None] = {}  # in the order in which they began
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
+
+    def wait_for_reader(self, stopped: Callable[[float], bool]) -> None:
+        """Wait until a client has read what the page says now, at most 7.5 to 10 s; not at all if nobody reads it.
+
+        stopped: waits for at most so many seconds and returns whether to wait no longer.
+        """
+        read_s, began_s = list(self._read_s), time.monotonic()
+        interval_s = read_s[-1] - read_s[0] if read_s else 0.0
+        limit_s = min(max(LINGER_INTERVALS * interval_s, LINGER_S), LINGER_MAX_S)
+        if not read_s or began_s - read_s[-1] > max(limit_s, LINGER_INTERVALS * interval_s):
+            return
+        self._oldest_s = began_s
+        while self._read_s[-1] < began_s and time.monotonic() < began_s + limit_s:
+            if stopped(POLL_S):
+                return
 
     def close(self) -> None:
         """Stop listening, end the open connections and the thread."""
@@ -105,12 +127,16 @@ class PageServer:
                     request += part
                     if not part or len(request) > REQUEST_BYTES:
                         return
-                await self._loop.sock_sendall(client, self._response(request))
+                response, is_page = self._response(request)
+                made_s = self._page_s
+                await self._loop.sock_sendall(client, response)
                 client.shutdown(socket.SHUT_WR)
                 await self._loop.sock_recv(client, 1)
+                if is_page and made_s > max(self._read_s, default=float("-inf")):
+                    self._read_s.append(made_s)
 
-    def _response(self, request: bytes) -> bytes:
-        """Return the response to a request's head."""
+    def _response(self, request: bytes) -> tuple[bytes, bool]:
+        """Return the response to a request's head, and whether it has the page."""
         method, _, rest = request.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
         status, kind = HTTPStatus.OK, PAGE_TYPE
@@ -124,13 +150,14 @@ class PageServer:
             f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
             "Connection: close\r\n\r\n"
         )
-        return head.encode() + (b"" if method == b"HEAD" else body)
+        with_body = method != b"HEAD"
+        return head.encode() + (body if with_body else b""), with_body and status is HTTPStatus.OK
 
     def _current_page(self) -> bytes:
         """Return the page, at most a second old."""
         now_s = time.monotonic()
-        if now_s - self._made_s >= PAGE_S:
-            self._page, self._made_s = self._make_page(), now_s
+        if now_s - self._page_s >= PAGE_S or self._page_s < self._oldest_s:
+            self._page, self._page_s = self._make_page(), now_s
         return self._page
 
 

@@ -23,6 +23,7 @@ CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
 )
 LOCK, MEAN, CHECKPOINTS, PROFILE = ".lock", "train.mean.npy", "checkpoints", "profile"
 SAVED = ".saved"  # names the step of the first checkpoint: a run that has it never starts from step 0 again
+STARTS = ".starts"  # how often the run was started
 POST_MORTEM = "post-mortem.txt"
 SKIPPED = "skipped.jsonl"  # batches that are left out after a rollback, by the number of steps completed before them
 
@@ -63,6 +64,7 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
         notes += [f"damaged checkpoint set aside: {path}" for path in aside]
         notes += truncate_records(directory, step, evaluated_step)
         (directory / PREEMPTED).unlink(missing_ok=True)
+        replace_file(directory / STARTS, f"{starts(directory) + 1}\n".encode())
         # The config first: a directory with other files and without a config is not a run.
         replace_file(directory / CONFIG, config_yaml.encode())
         for name, content in inputs.items():
@@ -72,6 +74,15 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
         else:
             (directory / SAVED).unlink(missing_ok=True)
     return notes
+
+
+def starts(directory: Path) -> int:
+    """Return how often a run was started; 0 if that is not known."""
+    try:
+        # A directory without a configuration was emptied: another run begins.
+        return int((directory / STARTS).read_text()) if (directory / CONFIG).exists() else 0
+    except (OSError, ValueError):
+        return 0
 
 
 def skip_batches(directory: Path, steps: Sequence[int], reason: str) -> None:

@@ -6,15 +6,41 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.distributed.lost_rank import LostRankError, lost_rank_sentence
 from alexnet_dist.distributed.post_mortem import Diagnosis, diagnose, explanation, page
-from alexnet_dist.errors import LostRankRunError, RollbackError, UserError
+from alexnet_dist.errors import LostRankRunError, PermanentError, RollbackError, UserError
+from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, POST_MORTEM
 from alexnet_dist.system.files import replace_file
+from alexnet_dist.system.signals import StopRequest
 from alexnet_dist.training.context import RunContext
+
+
+class LastScrape:
+    """Keeps a rank's metrics up at its end until they were scraped once more, so that the end is seen.
+
+    Only at an end for good, of a run that is finished, has diverged or met another error that a restart would not cure:
+    a run that a signal has stopped or that has lost a rank leaves at once, to be started again.
+    """
+
+    def __init__(self, metrics: Metrics, stop: StopRequest) -> None:
+        """Take what is scraped, and what is told of signals, which end the wait; finished: set when the plan ends."""
+        self._metrics, self._stop, self.finished = metrics, stop, False
+
+    def __enter__(self) -> LastScrape:
+        """Return it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait, if this is an end for good."""
+        if isinstance(error, UserError | PermanentError) if error else self.finished:
+            self._metrics.wait_for_scrape(self._stop.wait)
 
 
 @contextmanager

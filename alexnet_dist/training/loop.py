@@ -46,10 +46,10 @@ class Loop:
     stop_requested: Callable[[], bool]
     launch_step: LaunchStep
 
-    def train(self, at: Start, after_launch: Callable[[], None]) -> None:
-        """Train from a start until the plan ends or a rank was asked to stop; save when a checkpoint is due.
+    def train(self, at: Start, after_launch: Callable[[], None]) -> bool:
+        """Train from a start until the plan ends or a rank was asked to stop; return whether the plan has ended.
 
-        after_launch: called when a step has been launched.
+        Saves when a checkpoint is due. after_launch: called when a step has been launched.
         """
         pipeline = StepPipeline(self.finish_step, self.apply_status)
         try:
@@ -63,8 +63,9 @@ class Loop:
             if self.run.topology.is_rank0:
                 mark_preempted(self.run.directory, at.step)
             self.logger.log(f"asked to stop: saved at step {at.step:,}; the same command resumes from there")
-        else:
-            self.logger.log(f"finished: {at.step:,} steps in {self.logger.time_s:,.0f} s")
+            return False
+        self.logger.log(f"finished: {at.step:,} steps in {self.logger.time_s:,.0f} s")
+        return True
 
     def train_steps(
         self, at: Start, pipeline: StepPipeline[InFlightStep, FinishedStep], after_launch: Callable[[], None]
@@ -130,7 +131,6 @@ class Loop:
             if self.logger.unchanged > limit:
                 raise self.diverged(record.step, f"the gradients are not finite, after {limit} skipped steps")
         elif excess := self.excess(loss):
-            self.logger.log_divergence()
             raise self.diverged(record.step, f"{excess} at a learning rate of {record.learning_rate:g}")
         else:
             self.logger.log_loss(record, loss, wrong / self.run.plan.global_batch)
@@ -151,6 +151,7 @@ class Loop:
         RollbackError if run.on_divergence asks for it and run.max_skipped allows it; the batch is then noted in the
         run directory.
         """
+        self.logger.log_divergence()
         what, settings = f"step {steps}: {symptom}", self.run.config.run
         if settings.on_divergence == "rollback" and len(self.run.plan.skipped) < settings.max_skipped:
             new = self.control.run_on_rank0(lambda: self.note_skipped(steps, what))
@@ -237,18 +238,22 @@ class Loop:
         run.on_save_error allows it, until the next checkpoint that is due fails too. A run whose directory has been
         removed ends.
         """
-        if saved is not None and saved.note:
+        if saved is None:
+            return
+        if saved.note:
             self.logger.log_warning(saved.note)
-        if saved is None or not (saved.not_finite or saved.error):
+        if not (saved.not_finite or saved.error):
+            self.logger.log_valid_checkpoint()
             return
         if saved.not_finite:
             raise self.diverged(saved.step, "there are weights or velocities that are not finite")
+        self.logger.count_save_failure()
         failed_before = self.saver.failure is not None
         self.saver.failure = self.saver.failure or saved
         due_again = failed_before and self.is_due(saved.step)
         if ending or saved.gone or due_again or self.run.config.run.on_save_error == "stop":
             self.end_unsaved(saved)
-        self.logger.log_save_failure(f"{self.not_written(saved)}; training goes on, and tries again")
+        self.logger.log_warning(f"{self.not_written(saved)}; training goes on, and tries again")
 
     def end_unsaved(self, failure: Saved) -> None:
         """End the run because a checkpoint could not be written: RunError, or PermanentError if a restart would too."""

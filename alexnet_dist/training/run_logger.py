@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -70,6 +72,7 @@ class RunLogger:
             self._bar = tqdm(total=run.plan.steps, initial=start.step, unit="step", dynamic_ncols=True)
         metrics.restore(progress_images=start.step * run.plan.global_batch, step=start.step)
         metrics.set_running(True)
+        self._observe_disk()
 
     @property
     def time_s(self) -> float:
@@ -123,6 +126,7 @@ class RunLogger:
         self._metrics.observe_log(loss, top1_error, record.learning_rate)
         if not self._run.topology.is_rank0:
             return
+        self._observe_disk()
         epoch = step / plan.steps_per_epoch
         line = {
             "step": step,
@@ -174,10 +178,13 @@ class RunLogger:
         self._metrics.observe_checkpoint("save", seconds)
         self._logged_s += seconds
 
-    def log_save_failure(self, text: str) -> None:
-        """Count and report a checkpoint that could not be written."""
+    def log_valid_checkpoint(self) -> None:
+        """Note that a checkpoint has become valid."""
+        self._metrics.observe_valid_checkpoint()
+
+    def count_save_failure(self) -> None:
+        """Count a checkpoint that could not be written."""
         self._metrics.add_checkpoint_failure()
-        self.log_warning(text)
 
     def log_warning(self, text: str) -> None:
         """Print a warning, on rank 0 only."""
@@ -196,8 +203,15 @@ class RunLogger:
         self.log(f"step {step:,}: left out after a rollback")
 
     def log_divergence(self) -> None:
-        """Count a loss that is not finite or too large."""
+        """Count a step after which training has diverged."""
         self._metrics.add_nonfinite(1)
+
+    def _observe_disk(self) -> None:
+        """Show what room the run directory has, on rank 0: others may have none."""
+        if self._run.topology.is_rank0:
+            with suppress(OSError):  # it was removed: the next line that is recorded says so
+                size_bytes = 2 * 4 * geometry.parameter_count(self._run.net)
+                self._metrics.observe_disk(shutil.disk_usage(self._run.directory).free, size_bytes)
 
     def _record(self, name: str, line: Mapping[str, object]) -> None:
         """Append a line to a file of the run directory; without room it waits, which is reported once."""

@@ -5,9 +5,11 @@ Every rank runs all of it; only rank 0 writes the files of the run.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
 
 from alexnet_dist import config as configs
 from alexnet_dist.config import Config
@@ -19,8 +21,18 @@ from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import refuse_to_run
-from alexnet_dist.monitoring.metrics import Metrics, endpoint, remove_targets, write_targets
+from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.profiler import check_room, profiled
+from alexnet_dist.monitoring.targets import (
+    Target,
+    endpoint,
+    is_loopback,
+    reachable,
+    remove_targets,
+    unreachable_warning,
+    warn,
+    write_targets,
+)
 from alexnet_dist.nn import geometry
 from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.runs import checkpoint
@@ -30,7 +42,7 @@ from alexnet_dist.system.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE
 from alexnet_dist.training import step
 from alexnet_dist.training.build import build_engine, slow_dtype_warning, uncompiled_warning
 from alexnet_dist.training.context import RunContext
-from alexnet_dist.training.ending import explained
+from alexnet_dist.training.ending import LastScrape, explained
 from alexnet_dist.training.faults import Fault, FaultyFeed, FaultyTimeline, Injector
 from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.graph import GraphedStep
@@ -91,6 +103,7 @@ def train(
         metrics = stack.enter_context(closing(open_metrics(run, control)))
         if run.topology.is_rank0:
             stack.callback(remove_targets, run.directory / run_directory.TARGETS)
+        last_scrape = stack.enter_context(LastScrape(metrics, stop))
         logger = stack.enter_context(RunLogger(run, metrics, start))
         saver = stack.enter_context(closing(Saver(run, control, injector)))
         after_launch = stack.enter_context(
@@ -102,7 +115,8 @@ def train(
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
             launch_step = GraphedStep() if config.train.cuda_graph else step.train_step
-            Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch_step).train(start, after_launch)
+            loop = Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch_step)
+            last_scrape.finished = loop.train(start, after_launch)
         stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank
 
 
@@ -185,23 +199,30 @@ def open_feed(run: RunContext, start: Start, loader: Loader, engine: Engine) -> 
 def open_metrics(run: RunContext, control: Control) -> Metrics:
     """Serve this rank's metrics and, on rank 0, write the addresses of all ranks' metrics."""
     topology, section = run.topology, run.config.metrics
+    # Other nodes may have another directory.
+    name, starts = control.run_on_rank0(lambda: (run.directory.name, run_directory.starts(run.directory)))
     metrics = Metrics(
-        run=control.run_on_rank0(lambda: run.directory.name),  # other nodes may have another directory
+        run=name,
         rank=topology.rank,
         replica=topology.replica,
         tower="+".join(map(str, topology.towers)),
         world_size=topology.world_size,
         bad_sample_reasons=BAD_KINDS,
     )
-    served_at = ""
+    metrics.set_restarts(max(0, starts - 1))
+    own = Target(run.launched.node_rank, resources.host_name(), "")
     if section.port is not None:
         address = section.address.removeprefix("[").removesuffix("]")  # an IPv6 address, typed as in a URL
-        port = metrics.serve(address, section.port and section.port + topology.local_rank)
-        served_at = endpoint(address, port) if port else ""
-    endpoints = [served for served in control.gather(served_at) if served]
-    if topology.is_rank0 and endpoints:
-        write_targets(run.directory / run_directory.TARGETS, endpoints)
-        print(f"metrics: {', '.join(f'http://{served}/metrics' for served in endpoints)}", flush=True)
+        if port := metrics.serve(address, section.port and section.port + topology.local_rank):
+            reached_at = network.own_address(run.launched) if run.launched.spans_nodes else ""
+            own = replace(own, endpoint=endpoint(address, port, reached_at), is_local=is_loopback(address))
+    targets = [Target(**json.loads(text)) for text in control.gather(json.dumps(asdict(own)))]
+    found = reachable(targets)
+    if topology.is_rank0 and found:
+        write_targets(run.directory / run_directory.TARGETS, found)
+        print(f"metrics: {', '.join(f'http://{target.endpoint}/metrics' for target in found)}", flush=True)
+        if warning := unreachable_warning(targets):
+            warn(warning)
     return metrics
 
 

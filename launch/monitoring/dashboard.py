@@ -23,6 +23,9 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WINDOW = "[$__rate_interval]"
 RUN = '{job=~"$job", run=~"$run"}'
 RANKS = '{job=~"$job", run=~"$run", replica=~"$replica", rank=~"$rank"}'
+RANK, WAITS = "run, node, replica, tower, rank", "data_wait|link_wait|allreduce_wait"
+LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+NAMED_VALUE = {"reduceOptions": LAST, "textMode": "value_and_name"}
 # The filter of each variable's choices: by the variables chosen before it.
 CHOICES = {"job": "", "run": '{job=~"$job"}', "replica": RUN, "rank": RUN.replace("}", ', replica=~"$replica"}')}
 
@@ -43,11 +46,23 @@ def phase_rate(phase: str) -> str:
     return f"rate(alexnet_train_phase_seconds_total{selector}{WINDOW})"
 
 
+def own_compute(ranks: str = RANKS) -> str:
+    """Return the PromQL of each rank's mean step time less its waits, in seconds.
+
+    All steps of a run are as long as those of its slowest rank: the others wait for it.
+    """
+    working = ranks.replace("{", f'{{phase!~"{WAITS}", ')
+    time_s = f"sum by ({RANK}) (rate(alexnet_train_phase_seconds_total{working}{WINDOW}))"
+    return f"{time_s} / sum by ({RANK}) (rate({series('steps_total', ranks)}{WINDOW}))"
+
+
 def step_quantile(quantile: float) -> str:
     """Return the PromQL of a quantile of the step time, over the chosen ranks of each run."""
     return f"histogram_quantile({quantile}, sum by (run, le) ({rate('step_duration_seconds_bucket')}))"
 
 
+# The median is that of the whole run, whatever is chosen.
+TO_MEDIAN = f"({own_compute()}) / on (run) group_left () quantile by (run) (0.5, {own_compute(RUN)})"
 DATA_WAIT_SHARE = f"sum by (run) ({phase_rate('data_wait')}) / sum by (run) ({rate('phase_seconds_total')})"
 MEAN_JOIN_WAIT = (
     f"sum by (run, join) ({rate('link_wait_seconds_total')}) / ignoring (join) group_left sum by (run)"
@@ -79,7 +94,7 @@ def panel(kind: str, title: str, description: str, unit: str, queries: dict[str,
 
 def stat(title: str, description: str, unit: str, queries: dict[str, str], **defaults: Any) -> Json:
     """Return a panel that shows the last value in large type; green by default."""
-    options = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "textMode": "auto"}
+    options = {"reduceOptions": LAST, "textMode": "auto"}
     return panel(
         "stat", title, description, unit, queries, defaults={"thresholds": thresholds({})} | defaults, options=options
     )
@@ -148,6 +163,29 @@ def step_time() -> list[Json]:
               {"{{run}} {{join}}": MEAN_JOIN_WAIT}, stacked=True),
         graph("Data-wait share", "Fraction of the step time spent waiting for decoded images; 0 if loading keeps up.",
               "percentunit", {"{{run}}": DATA_WAIT_SHARE}, max=1),
+    ]  # fmt: skip
+
+
+def stragglers() -> list[Json]:
+    """Return the panels that name the rank for which the others wait."""
+    waiting = RANKS.replace("{", f'{{phase=~"{WAITS}", ')
+    waits = (
+        f"sum by (run, rank, phase) (rate(alexnet_train_phase_seconds_total{waiting}{WINDOW}))"
+        f" / on (run, rank) group_left () sum by (run, rank) ({rate('steps_total')})"
+    )
+    return [
+        graph("Own compute by rank", "Mean step time less the waits for images, the other tower and the other"
+              " replicas. With train.cuda_graph the graph's waits are in it.", "s",
+              {"{{run}} rank {{rank}} on {{node}}": own_compute()}),
+        graph("Own compute, relative to the median rank", "The alert Straggler fires above 1.1 after ten minutes. With"
+              " two ranks the median is their mean.", "none", {"{{run}} rank {{rank}} on {{node}}": TO_MEDIAN},
+              decimals=2, thresholds=thresholds({1.1: "red"}),
+              custom={"thresholdsStyle": {"mode": "line"}}, min=None),
+        stat("Slowest rank", "The rank with the most own compute, relative to the median rank.", "none",
+             {"{{run}} rank {{rank}} on {{node}}": f"topk by (run) (1, {TO_MEDIAN})"}, decimals=2,
+             thresholds=thresholds({1.1: "red"})) | {"options": NAMED_VALUE},
+        graph("Waits by rank", "Mean per step. The rank that the others wait for waits least for them.", "s",
+              {"{{run}} rank {{rank}} {{phase}}": waits}),
     ]  # fmt: skip
 
 
@@ -222,7 +260,7 @@ def dashboard() -> Json:
     """Return the whole dashboard as Grafana's JSON model."""
     rows = {
         "Overview": overview(), "Throughput": throughput(), "Step time": step_time(), "Learning": learning(),
-        "Ranks": health(),
+        "Stragglers": stragglers(), "Ranks": health(),
     }  # fmt: skip
     return {
         "title": "AlexNet training", "uid": "alexnet-train", "tags": ["alexnet"], "schemaVersion": 39, "version": 1,

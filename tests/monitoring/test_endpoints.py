@@ -11,7 +11,7 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 
 from alexnet_dist.distributed.control import Control
-from alexnet_dist.monitoring.metrics import endpoint
+from alexnet_dist.monitoring.targets import endpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training.train import open_metrics
 from support.runs import context, settings
@@ -56,3 +56,12 @@ def test_what_is_printed_and_written_of_an_ipv6_address_can_be_read(
             assert b"alexnet_train_steps_total" in response.read()
     finally:
         metrics.close()
+
+
+@pytest.mark.parametrize("starts", [0, 1, 3])  # 0: not known
+def test_a_run_shows_how_often_it_was_started_again(starts: int, tmp_path: Path) -> None:
+    for _ in range(starts):
+        run_directory.begin(tmp_path, 0, 0, "", {})
+    metrics = open_metrics(context(settings("metrics.port=null", f"run.directory={tmp_path}")), Control(None))
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    assert [sample.value for sample in samples if sample.name == "alexnet_train_restarts"] == [max(0, starts - 1)]

@@ -1,9 +1,8 @@
-"""The series of a rank, their exposition, the server that exposes them and the file that lists its address."""
+"""The series of a rank, their exposition, and the server that exposes them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import socket
@@ -12,7 +11,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import prometheus_client
 import pytest
@@ -22,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from alexnet_dist.data.reader import BAD_KINDS
 from alexnet_dist.monitoring import metrics, server
-from alexnet_dist.monitoring.metrics import Metrics, remove_targets, write_targets
+from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 
 RANK_LABELS = {"run": "demo", "rank": "3", "replica": "1", "tower": "1"}
@@ -244,39 +242,10 @@ def test_an_open_address_is_reported_once_a_run(
             return capsys.readouterr().err.count("anyone who can reach it")
 
     assert warnings(0) == 0
-    monkeypatch.setattr(
-        metrics, "_is_loopback", lambda _: False
-    )  # the server still listens on the loopback interface only
+    # The server still listens on the loopback interface only.
+    monkeypatch.setattr(metrics, "is_loopback", lambda _: False)
     assert (warnings(0), warnings(1)) == (1, 0)
     assert warnings(0, "192.0.2.1") == 0  # not an address of this machine, so nothing listens on it
-
-
-def test_targets_are_written_whole_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "targets.json"
-    write_targets(path, ["127.0.0.1:9410", "127.0.0.1:9411"])
-    assert json.loads(path.read_text()) == [{"targets": ["127.0.0.1:9410", "127.0.0.1:9411"]}]
-    write_targets(path, ["127.0.0.1:9410"])
-    assert json.loads(path.read_text()) == [{"targets": ["127.0.0.1:9410"]}]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["targets.json"]
-    remove_targets(path)
-    remove_targets(path)
-    assert not path.exists()
-    assert capsys.readouterr().err == ""
-
-
-def test_targets_appear_by_a_rename_of_a_name_that_no_pattern_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[str, list[str]]] = []
-    rename = Path.replace
-
-    def spy(source: Path, target: Path) -> Path:
-        seen.append((source.name, sorted(path.name for path in tmp_path.glob("*.json"))))
-        return rename(source, target)
-
-    monkeypatch.setattr(Path, "replace", spy)
-    write_targets(tmp_path / "targets.json", ["127.0.0.1:9410"])
-    assert seen == [("targets.json.tmp", [])]
 
 
 def test_failed_saves_and_skipped_batches_are_counted() -> None:
@@ -289,10 +258,16 @@ def test_failed_saves_and_skipped_batches_are_counted() -> None:
     assert re.search(r"^alexnet_train_skipped_batches_total\{.*\} 1\.0$", page, re.MULTILINE)
 
 
-def test_targets_that_cannot_be_written_do_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_targets(tmp_path / "gone" / "targets.json", ["127.0.0.1:9410"])
-    (tmp_path / "targets.json").mkdir()
-    remove_targets(tmp_path / "targets.json")
-    first, second = capsys.readouterr().err.splitlines()
-    assert "not written" in first
-    assert "not removed" in second
+def test_restarts_checkpoints_and_the_disk_are_exposed() -> None:
+    metrics = rank_3()
+    assert (value(metrics, "last_checkpoint_timestamp_seconds") or 0) == pytest.approx(time.time(), abs=60)
+    for name in ("restarts", "run_disk_free_bytes", "checkpoint_size_bytes"):
+        assert value(metrics, name) is None, name
+    began_s = time.time()
+    metrics.observe_valid_checkpoint()
+    metrics.set_restarts(2)
+    metrics.observe_disk(free_bytes=10**12, checkpoint_bytes=5 * 10**8)
+    assert began_s <= (value(metrics, "last_checkpoint_timestamp_seconds") or 0) <= time.time()
+    assert value(metrics, "restarts") == 2
+    assert value(metrics, "run_disk_free_bytes") == 10**12
+    assert value(metrics, "checkpoint_size_bytes") == 5 * 10**8

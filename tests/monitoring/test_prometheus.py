@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import runpy
 import shutil
@@ -21,35 +22,16 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from alexnet_dist.data.reader import BAD_KINDS
-from alexnet_dist.monitoring.metrics import LABELS, PREFIX, Metrics
+from alexnet_dist.monitoring.metrics import LABELS, PREFIX
 from alexnet_dist.monitoring.server import PAGE_S
-from alexnet_dist.monitoring.timeline import Times
 from alexnet_dist.runs import directory as run_directory
+from support.exposition import exposed
 from support.prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
 from support.training import TRAIN, settings
 
 GLOBAL_BATCH, RANKS = 7, 4
 TIMEOUT_S = 60  # for a loaded machine; every wait ends as soon as its condition holds
-KNOWN_LABELS = {*LABELS, "phase", "join"}
-
-
-def exposed() -> set[str]:
-    """Return the names of all samples that a rank exposes once every gauge has a value."""
-    metrics = Metrics(run="mine", rank=0, replica=0, tower="0", world_size=1, bad_sample_reasons=BAD_KINDS)
-    metrics.restore(progress_images=0, step=0)
-    metrics.observe_step(
-        step=1,
-        epoch=1,
-        images_share=1,
-        times=Times(1, {}, {"fc6 forward": 1}),
-        link_bytes_sent=0,
-        link_bytes_received=0,
-        flops=0,
-    )
-    metrics.observe_log(1, 1, 1)
-    metrics.observe_evaluation(1, 1, 1)
-    return {sample.name for family in metrics.registry.collect() for sample in family.samples}
+KNOWN_LABELS = {*LABELS, "phase", "join", "node"}
 
 
 def test_the_committed_dashboard_is_what_the_code_writes() -> None:
@@ -138,9 +120,8 @@ class Training:
 
     def endpoints(self) -> list[str]:
         """Return the addresses of the ranks' metrics, by rank."""
-        (group,) = json.loads((self.directory / run_directory.TARGETS).read_text())
-        addresses: list[str] = group["targets"]
-        return addresses
+        groups = json.loads((self.directory / run_directory.TARGETS).read_text())
+        return [address for group in groups for address in group["targets"]]
 
 
 @pytest.fixture(scope="module")
@@ -176,13 +157,18 @@ def test_every_expression_of_the_dashboard_has_data(training: Training, tmp_path
         server.wait_for(f"sum({PREFIX}running)", RANKS, TIMEOUT_S)
         server.wait_for_data(dashboard_queries(dashboard()), TIMEOUT_S)
         assert set(server.targets()) == set(training.endpoints())
+        # The ranks show a node themselves, in one series: Prometheus must not rename it.
+        info = server.query(f"{PREFIX}rank_info")
+        assert [(sample.labels["node"], "exported_node" in sample.labels) for sample in info] == [
+            (platform.node(), False)
+        ] * RANKS
         offered: dict[str, Any] = {
             label: server.get(f"label/{label}/values", **{"match[]": f"{PREFIX}world_size"})
-            for label in ("job", *LABELS)
+            for label in ("job", "node", *LABELS)
         }
         assert offered == {
-            "job": ["alexnet"], "run": ["mine"], "rank": ["0", "1", "2", "3"], "replica": ["0", "1"],
-            "tower": ["0", "1"],
+            "job": ["alexnet"], "node": [platform.node()], "run": ["mine"], "rank": ["0", "1", "2", "3"],
+            "replica": ["0", "1"], "tower": ["0", "1"],
         }  # fmt: skip
 
 

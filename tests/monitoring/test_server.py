@@ -211,3 +211,68 @@ def test_closing_does_not_wait_for_clients() -> None:
         connected(served.port)
     with closing(PageServer(lambda: PAGE, "127.0.0.1", served.port)) as again:
         assert requested(again.port) == (200, PAGE)
+
+
+def sleep(limit_s: float) -> bool:
+    time.sleep(limit_s)
+    return False
+
+
+def read(served: PageServer) -> None:
+    """Request the page, and wait until the server has seen that it was read, which is a moment later."""
+    before = list(served._read_s)
+    assert requested(served.port)[0] == 200
+    while list(served._read_s) == before:
+        time.sleep(0.001)
+
+
+def waited_s(served: PageServer, stopped: Callable[[float], bool] = sleep) -> float:
+    began_s = time.monotonic()
+    served.wait_for_reader(stopped)
+    return time.monotonic() - began_s
+
+
+def test_the_last_page_is_kept_until_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PAGE_S", 100.0)
+    said = [b"running\n"]
+    with closing(PageServer(lambda: said[0], "127.0.0.1", 0)) as served:
+        read(served)
+        said[0] = b"ended\n"
+        pages: list[bytes] = []
+        reader = threading.Timer(0.3, lambda: pages.append(requested(served.port)[1]))
+        reader.start()
+        assert 0.25 < waited_s(served) < 7
+        reader.join()
+        assert pages == [b"ended\n"]  # although the page before was still young
+
+
+@pytest.mark.parametrize(("method", "path"), [(None, ""), ("HEAD", "/metrics"), ("GET", "/favicon.ico")])
+def test_a_page_that_nobody_reads_is_not_kept(method: str | None, path: str) -> None:
+    with closing(PageServer(lambda: PAGE, "127.0.0.1", 0)) as served:
+        if method:
+            requested(served.port, method, path)
+        assert waited_s(served) < 0.05
+
+
+def test_a_reader_that_has_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LINGER_S", 0.2)
+    with closing(PageServer(lambda: PAGE, "127.0.0.1", 0)) as served:
+        read(served)
+        assert 0.2 <= waited_s(served) < 5  # it may still come
+        time.sleep(0.3)
+        assert waited_s(served) < 0.05
+
+
+def test_a_wait_for_a_reader_lasts_one_and_a_half_intervals_and_ends_when_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "PAGE_S", 0.0)
+    monkeypatch.setattr(server, "LINGER_S", 0.1)
+    monkeypatch.setattr(server, "LINGER_MAX_S", 1.5)
+    with closing(PageServer(lambda: PAGE, "127.0.0.1", 0)) as served:
+        read(served)
+        time.sleep(0.6)
+        read(served)
+        assert 0.9 <= waited_s(served) < 5
+        read(served)
+        assert waited_s(served, lambda _: True) < 0.05

@@ -48,6 +48,7 @@ def test_a_new_run_holds_its_config_classes_and_mean(tmp_path: Path, shards: Pat
         run_directory.begin(directory, 0, 0, "config: text\n", files(shards))
         found = files(directory)
     assert found.pop(".lock").decode().startswith(f"process {os.getpid()} on ")
+    assert found.pop(".starts") == b"1\n"
     assert found == files(shards) | {"config.yaml": b"config: text\n"}
 
 
@@ -68,6 +69,21 @@ def test_a_run_is_opened_again_with_a_new_config(tmp_path: Path, shards: Path) -
     assert run_directory.read_lines(directory / "evaluations.jsonl") == [{"step": 1}]
     assert not (directory / "PREEMPTED").exists()
     assert len((directory / ".lock").read_text().splitlines()) == 1
+
+
+def test_starts_are_counted_until_the_directory_is_emptied(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    counts = [run_directory.starts(directory)]
+    run_directory.open_directory(directory).close()
+    for step in (0, 0, 5):  # it may have ended before its first checkpoint
+        run_directory.begin(directory, step, 0, "config", {})
+        counts.append(run_directory.starts(directory))
+    assert counts == [0, 1, 2, 3]
+    (directory / "config.yaml").unlink()  # as after rm -r RUN/*
+    run_directory.begin(directory, 0, 0, "config", {})
+    assert run_directory.starts(directory) == 1
+    (directory / ".starts").write_text("many")
+    assert run_directory.starts(directory) == 0
 
 
 def test_the_first_checkpoint_is_noted_once(tmp_path: Path) -> None:

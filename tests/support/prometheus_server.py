@@ -72,6 +72,7 @@ class PrometheusServer:
         self._home, self._log = home, home / "prometheus.log"
         config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
         config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "900ms"}
+        config["rule_files"] = [str(MONITORING / "alerts.yml")]
         (job,) = config["scrape_configs"]
         (discovery,) = job["file_sd_configs"]
         discovery |= {"refresh_interval": "1s", "files": [str(path.absolute()) for path in targets_files]}

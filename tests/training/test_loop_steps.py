@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,11 +19,12 @@ from alexnet_dist.data.reader import BAD_KINDS
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.status_sum import PendingSum
 from alexnet_dist.distributed.topology import Topology
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.system.resources import host_name
 from alexnet_dist.training import step
 from alexnet_dist.training.loop import Loop
 from alexnet_dist.training.optim import Rates
@@ -44,11 +46,19 @@ TOP1, TOP5, IMAGES = 4.0, 2.0, 7.0
 
 @dataclass
 class Trained:
-    """What a loop has done: (step, learning rate) of each step, the states it saved by step, all events in order."""
+    """What a loop has done: (step, learning rate) of each step, the states it saved by step, all events in order.
+
+    metrics: what it has counted.
+    """
 
     rates: list[tuple[int, float]] = field(default_factory=list)
     saved: dict[int, dict[str, Any]] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=lambda: Metrics("mine", 0, 0, "0+1", 1, BAD_KINDS))
+
+    def counted(self, name: str) -> float | None:
+        labels = {"run": "mine", "rank": "0", "replica": "0", "tower": "0+1"}
+        return self.metrics.registry.get_sample_value(f"alexnet_train_{name}", labels)
 
 
 class OtherRank(Control):
@@ -77,8 +87,10 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         loss: float = 1.0,
         control: Control | None = None,
         topology: Topology = ALONE,
+        into: Trained | None = None,
+        save_error: OSError | None = None,
     ) -> Trained:
-        trained = Trained()
+        trained = into or Trained()
 
         def train_step(_engine: Any, _feed: Any, number: int, rates: Rates) -> Any:
             trained.rates.append((number, rates.weights))
@@ -92,6 +104,8 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
             return torch.tensor([14.0, TOP1, TOP5, IMAGES], dtype=torch.float64)
 
         def commit(home: Path, number: int, state: dict[str, Any], *_: object) -> None:
+            if save_error is not None:
+                raise save_error
             home.mkdir(exist_ok=True)
             trained.events.append(f"save {number}")
             trained.saved[number] = state
@@ -105,8 +119,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
             SimpleNamespace(take_bad=list),
         )
         run = context(settings(f"run.directory={tmp_path}", *words), plan=plan, topology=topology, net=SMALL)
-        metrics = Metrics("mine", 0, 0, "0+1", 1, BAD_KINDS)
-        with RunLogger(run, metrics, start) as logger:
+        with RunLogger(run, trained.metrics, start) as logger:
             shared = control or Control(None)
             parts: Any = (engine, feed, shared, logger, Saver(run, shared), lambda: False, train_step)
             Loop(run, *parts).train(start, lambda: None)
@@ -199,6 +212,21 @@ def test_a_run_that_is_asked_to_stop_at_its_last_step_is_finished(
     assert "finished: 1 steps in" in capsys.readouterr().out
 
 
+def test_saves_that_fail_and_divergences_are_counted(play: Play) -> None:
+    trained = Trained()
+    began_s = trained.counted("last_checkpoint_timestamp_seconds")
+    with pytest.raises(RunError, match="checkpoint of step 8 not written: no answer"):
+        play(BLIND, "run.on_save_error=stop", into=trained, save_error=OSError(errno.EIO, "no answer"))
+    assert trained.counted("checkpoint_failures_total") == 1
+    assert trained.counted("last_checkpoint_timestamp_seconds") == began_s
+    with pytest.raises(UserError, match="diverged"):
+        play(BLIND, loss=math.nan, into=trained)
+    assert trained.counted("nonfinite_loss_total") == 1
+    play(BLIND, into=trained)
+    assert (trained.counted("last_checkpoint_timestamp_seconds") or 0) > (began_s or 0)
+    assert (trained.counted("checkpoint_failures_total"), trained.counted("nonfinite_loss_total")) == (1, 1)
+
+
 def test_a_rank_serves_on_the_base_port_and_its_local_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
 
@@ -211,4 +239,5 @@ def test_a_rank_serves_on_the_base_port_and_its_local_rank(tmp_path: Path, monke
         config = settings(f"metrics.port={port}", f"run.directory={tmp_path}")
         open_metrics(context(config, topology=replace(ALONE, local_rank=local_rank)), Control(None))
     assert asked == [("127.0.0.1", 9410), ("127.0.0.1", 9413), ("127.0.0.1", 0)]
-    assert json.loads((tmp_path / run_directory.TARGETS).read_text()) == [{"targets": ["127.0.0.1:40000"]}]
+    (group,) = json.loads((tmp_path / run_directory.TARGETS).read_text())
+    assert group == {"targets": ["127.0.0.1:40000"], "labels": {"node": host_name()}}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from alexnet_dist.data.reader import BAD_KINDS, BadSample
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
-from alexnet_dist.nn.geometry import training_flops
+from alexnet_dist.nn.geometry import parameter_count, training_flops
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord, decoded_ids
@@ -116,3 +118,31 @@ def test_a_rank_counts_its_half_of_the_images_and_its_bad_samples(
         "rank 0: another sample substituted for a bad one: sample 9 (train-000001.tar, byte 512)"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_disk_of_the_run_directory_is_shown_on_rank_0(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=7e9))
+    with open_logger(tmp_path, topology=replace(RANK_0, rank=rank, local_rank=rank)) as (logger, value):
+        assert value("run_disk_free_bytes") == (7e9 if rank == 0 else None)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5e9))
+        logger.log_loss(record(1), 1.0, 0.5)
+        assert value("run_disk_free_bytes") == (5e9 if rank == 0 else None)
+        assert value("checkpoint_size_bytes") == (8 * parameter_count(SMALL) if rank == 0 else None)
+
+
+def test_a_run_directory_that_was_removed_does_not_end_the_run_here(tmp_path: Path) -> None:
+    with open_logger(tmp_path / "removed") as (_, value):
+        assert value("run_disk_free_bytes") is None
+
+
+def test_valid_and_failed_checkpoints_are_told_apart(tmp_path: Path) -> None:
+    with open_logger(tmp_path) as (logger, value):
+        began_s = value("last_checkpoint_timestamp_seconds") or 0
+        logger.count_save_failure()
+        assert value("last_checkpoint_timestamp_seconds") == began_s
+        logger.log_valid_checkpoint()
+        assert (value("last_checkpoint_timestamp_seconds") or 0) > began_s
+        assert value("checkpoint_failures_total") == 1

@@ -19,10 +19,10 @@ WITH_HOSTS = 'mount --bind "$0" /etc/hosts && exec "$@"'
 Nodes = tuple[Node, Node]
 
 
-def words(shards: Path, directory: Path, steps: int) -> list[str]:
+def words(shards: Path, directory: Path, steps: int, metrics: str = "metrics.port=null") -> list[str]:
     return settings(
         shards, directory, f"run.steps={steps}", f"run.save_every={HALF}", "train.deterministic=true",
-        "topology.timeout_s=20", "metrics.port=null",
+        "topology.timeout_s=20", *metrics.split(),
     )  # fmt: skip
 
 
@@ -116,3 +116,22 @@ def test_a_firewall_between_nodes_is_named_before_groups_are_built(nodes: Nodes,
         assert "error: nodes reach the rendezvous, but not each other: node-a at 10.77.7.1 (ranks 0-1) and" in output
         assert "and node-b at 10.77.7.2 (ranks 2-3) cannot connect to each other (" in output
         assert "in the other direction: no answer within 3 s)" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("address", "listed"), [("127.0.0.1", (2, 0)), ("0.0.0.0", (2, 2))])
+def test_metrics_of_another_node_are_listed_by_an_address_that_reaches_it(
+    address: str, listed: tuple[int, int], nodes: Nodes, shards: Path, tmp_path: Path
+) -> None:
+    first, second = nodes
+    options = [f"--master-addr={first.address}", f"--master-port={29504 + listed[1]}"]
+    serving = words(shards, tmp_path / "run", 2, f"metrics.port=0 metrics.address={address}")
+    agents = [start(node, [f"--node-rank={number}", *options], serving) for number, node in enumerate(nodes)]
+    output, _ = (finished(agent) for agent in agents)
+    (line,) = [line for line in output.splitlines() if line.startswith("metrics: ")]
+    own = first.address if address == "0.0.0.0" else address
+    assert (line.count(f"http://{own}:"), line.count(f"http://{second.address}:")) == listed
+    assert line.count("http://") == sum(listed)
+    warning = "warning: the metrics of 2 of 4 ranks (on node-b) are served on a loopback address"
+    assert (warning in output) == (address == "127.0.0.1")

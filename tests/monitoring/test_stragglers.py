@@ -1,0 +1,81 @@
+"""A rank that computes slower than the others, though all steps take equally long: the dashboard names it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alexnet_dist.monitoring.metrics import PREFIX
+from alexnet_dist.monitoring.timeline import PHASES
+from support.prometheus_server import dashboard, dashboard_queries
+
+# Seconds a step of each phase, of a rank and of one whose device is 30 % slower.
+USUAL = {"forward": 0.2, "backward": 0.3, "optimizer": 0.1, "data_wait": 0.05, "link_wait": 0.1, "allreduce_wait": 0.15}
+SLOW = {
+    "forward": 0.26,
+    "backward": 0.39,
+    "optimizer": 0.13,
+    "data_wait": 0.05,
+    "link_wait": 0.03,
+    "allreduce_wait": 0.04,
+}
+NAMES = [
+    f'run="mine", node="node-{rank // 2}", replica="{rank // 2}", tower="{rank % 2}", rank="{rank}"'
+    for rank in range(4)
+]
+
+
+def panel(title: str) -> str:
+    """Return the expression of a panel with one, for all ranks."""
+    (query,) = [query for query in dashboard_queries(dashboard()) if query.panel == title]
+    return query.expression
+
+
+def synthetic(slow: int) -> list[dict[str, Any]]:
+    """Return what four ranks show that make a step a second for a minute, one of which is slow."""
+    series = []
+    for rank, names in enumerate(NAMES):
+        series.append({"series": f'{PREFIX}steps_total{{job="alexnet", {names}}}', "values": "0+1x60"})
+        for phase, seconds in (SLOW if rank == slow else USUAL).items():
+            name = f'{PREFIX}phase_seconds_total{{job="alexnet", {names}, phase="{phase}"}}'
+            series.append({"series": name, "values": f"0+{seconds}x60"})
+    return series
+
+
+def evaluated(tmp_path: Path, series: list[dict[str, Any]], expected: dict[str, dict[str, float]]) -> str:
+    """Return what promtool finds wrong; expected: of an expression, the values to three digits by their labels."""
+    cases = [
+        {
+            "expr": f"round({expression}, 0.001)",
+            "eval_time": "30s",
+            "exp_samples": [{"labels": f"{{{labels}}}", "value": value} for labels, value in values.items()],
+        }
+        for expression, values in expected.items()
+    ]
+    test = {"interval": "1s", "input_series": series, "promql_expr_test": cases}
+    path = tmp_path / "test.yml"
+    path.write_text(yaml.safe_dump({"evaluation_interval": "1s", "tests": [test]}))
+    check = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
+    return "" if check.returncode == 0 else check.stdout + check.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+@pytest.mark.parametrize("slow", range(4))
+def test_the_rank_that_computes_longer_is_named(slow: int, tmp_path: Path) -> None:
+    assert sum(USUAL.values()) == pytest.approx(sum(SLOW.values()))  # the duration of a step does not tell them apart
+    assert USUAL.keys() | {"graph", "other"} == set(PHASES)
+    expected = {
+        panel("Own compute by rank"): {names: 0.78 if rank == slow else 0.6 for rank, names in enumerate(NAMES)},
+        panel("Own compute, relative to the median rank"): {
+            names: 1.3 if rank == slow else 1.0 for rank, names in enumerate(NAMES)
+        },
+        panel("Slowest rank"): {NAMES[slow]: 1.3},
+    }
+    assert evaluated(tmp_path, synthetic(slow), expected) == ""
+    other = {panel("Slowest rank"): {NAMES[(slow + 1) % 4]: 1.3}}
+    assert "FAILED" in evaluated(tmp_path, synthetic(slow), other)

@@ -1,0 +1,123 @@
+"""How the end of a run is seen by who scrapes it: the last values are read before the process leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.request import ProxyHandler, build_opener
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from alexnet_dist.distributed.lost_rank import LostRankError
+from alexnet_dist.errors import PermanentError, RollbackError, RunError, UserError
+from alexnet_dist.runs.directory import TARGETS
+from alexnet_dist.training.ending import LastScrape
+from support.agents import wait_for_step
+from support.training import TRAIN, finished, settings
+
+STEPS = 60
+
+
+class Scraped:
+    """Metrics that count how often a scrape is waited for, and signals that never come."""
+
+    def __init__(self) -> None:
+        """Begin with no wait."""
+        self.waits = 0
+
+    def wait_for_scrape(self, stopped: Callable[[float], bool]) -> None:
+        """Count."""
+        assert not stopped(0.0)
+        self.waits += 1
+
+    def wait(self, _timeout_s: float) -> bool:
+        """Return that there was no signal."""
+        return False
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (UserError("diverged"), 1),
+        (PermanentError("disk full"), 1),
+        (RunError("restarted"), 0),
+        (RollbackError("goes on"), 0),
+        (LostRankError("fc6 forward", "closed by peer"), 0),
+        (KeyboardInterrupt(), 0),
+        (OSError("restarted"), 0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_shown_if_no_restart_would_cure_it(error: BaseException, waits: int) -> None:
+    scraped: Any = Scraped()
+    with suppress(BaseException), LastScrape(scraped, scraped):
+        raise error
+    assert scraped.waits == waits
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_finished_run_is_shown_and_a_stopped_one_leaves(ended: bool) -> None:
+    scraped: Any = Scraped()
+    with LastScrape(scraped, scraped) as last_scrape:
+        last_scrape.finished = ended
+    assert scraped.waits == int(ended)
+
+
+def scrape_to_the_end(run: Path, process: subprocess.Popen[str]) -> dict[str, float]:
+    """Scrape a run of one rank every tenth of a second until its process has ended, and return the last values."""
+    while not (run / TARGETS).exists():
+        assert process.poll() is None, finished(process)
+        time.sleep(0.01)
+    (group,) = json.loads((run / TARGETS).read_text())
+    direct, text = build_opener(ProxyHandler({})), ""
+    while process.poll() is None:
+        with suppress(OSError), direct.open(f"http://{group['targets'][0]}/metrics", timeout=10) as response:
+            text = response.read().decode()
+        time.sleep(0.1)
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {sample.name.removeprefix("alexnet_train_"): sample.value for sample in samples}
+
+
+def start(shards: Path, run: Path, steps: int, *options: str) -> subprocess.Popen[str]:
+    words = settings(shards, run, f"run.steps={steps}", "run.save_every=1000000", "metrics.port=0", "data.workers=0")
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), *words, *options], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def test_the_last_scrape_sees_that_the_run_is_finished(shards: Path, tmp_path: Path) -> None:
+    process = start(shards, tmp_path / "run", STEPS)
+    seen = scrape_to_the_end(tmp_path / "run", process)
+    finished(process)
+    assert (seen["running"], seen["steps_total"], seen["nonfinite_loss_total"], seen["restarts"]) == (0, STEPS, 0, 0)
+    assert seen["last_checkpoint_timestamp_seconds"] > seen["last_step_timestamp_seconds"]
+    assert 0 < seen["checkpoint_size_bytes"] < seen["run_disk_free_bytes"]
+    assert not (tmp_path / "run" / TARGETS).exists()
+
+
+def test_the_last_scrape_sees_that_training_has_diverged(shards: Path, tmp_path: Path) -> None:
+    process = start(shards, tmp_path / "run", 10**6, f"--unsafe-fault=rank=0,step={STEPS},phase=load,kind=nan")
+    seen = scrape_to_the_end(tmp_path / "run", process)
+    assert "training has diverged" in finished(process, 2)
+    assert (seen["running"], seen["nonfinite_loss_total"]) == (0, 1)
+
+
+def test_a_run_that_is_asked_to_stop_waits_for_no_scrape(shards: Path, tmp_path: Path) -> None:
+    process = start(shards, tmp_path / "run", 10**6)
+    wait_for_step(tmp_path / "run", 5)
+    (group,) = json.loads((tmp_path / "run" / TARGETS).read_text())
+    build_opener(ProxyHandler({})).open(f"http://{group['targets'][0]}/metrics", timeout=10).close()
+    process.send_signal(signal.SIGTERM)
+    began_s = time.monotonic()
+    assert "asked to stop: saved" in finished(process)
+    assert time.monotonic() - began_s < 6  # a scrape is waited for at least 7.5 s
