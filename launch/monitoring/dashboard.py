@@ -22,12 +22,14 @@ OUTPUT = Path(__file__).with_name("dashboard.json")
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WINDOW = "[$__rate_interval]"
 RUN = '{job=~"$job", run=~"$run"}'
-RANKS = '{job=~"$job", run=~"$run", replica=~"$replica", rank=~"$rank"}'
+CHOSEN = ("node", "replica", "tower", "rank")
+RANKS = RUN.replace("}", "".join(f', {name}=~"${name}"' for name in CHOSEN) + "}")
 RANK, WAITS = "run, node, replica, tower, rank", "data_wait|link_wait|allreduce_wait"
 LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 NAMED_VALUE = {"reduceOptions": LAST, "textMode": "value_and_name"}
 # The filter of each variable's choices: by the variables chosen before it.
-CHOICES = {"job": "", "run": '{job=~"$job"}', "replica": RUN, "rank": RUN.replace("}", ', replica=~"$replica"}')}
+CHOICES = {"job": "", "run": '{job=~"$job"}'}
+CHOICES |= {name: RANKS.partition(f", {name}=")[0] + "}" for name in CHOSEN}
 
 
 def series(name: str, ranks: str = RANKS) -> str:
@@ -228,7 +230,7 @@ def variable(name: str, query: str, all_value: str | None = None) -> Json:
 
 
 def variables() -> list[Json]:
-    """Return the variables: data source, job, run, replica and rank, each filtered by the ones before it."""
+    """Return the variables: data source, job, run, node, replica, tower and rank, each filtered by those before it."""
     source = {
         "type": "datasource", "name": "datasource", "label": "data source", "query": "prometheus", "regex": "",
         "hide": 0, "multi": False, "includeAll": False, "refresh": 1, "options": [],
@@ -238,7 +240,7 @@ def variables() -> list[Json]:
         source,
         # Not ".*": "All" must mean all of *our* jobs, or `up` would count everything that this Prometheus scrapes.
         variable("job", f"label_values({choices['job']}, job)"),
-        *(variable(name, f"label_values({choices[name]}, {name})", ".*") for name in ("run", "replica", "rank")),
+        *(variable(name, f"label_values({choices[name]}, {name})", ".*") for name in ("run", *CHOSEN)),
     ]
 
 

@@ -74,7 +74,7 @@ def test_panels_have_a_position_an_id_a_data_source_and_legends_of_labels_that_e
 def test_every_variable_is_declared_and_every_filter_offered() -> None:
     model = dashboard()
     declared = {variable["name"] for variable in model["templating"]["list"]}
-    assert declared >= {"datasource", "run", "replica", "rank"}
+    assert declared >= {"datasource", "run", "node", "replica", "tower", "rank"}
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(model))) - {"__rate_interval", "__all"}
     assert used == declared
 
