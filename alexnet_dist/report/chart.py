@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 440, 260
+WIDTH, HEIGHT = 360, 230
 TOP, RIGHT, BOTTOM = 12, 16, 44
 CHARACTER = 7.2  # width of a tick's digit in the chart's font
 TICKS = 5

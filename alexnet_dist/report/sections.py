@@ -28,7 +28,7 @@ def errors(runs: Sequence[History]) -> str:
         best = best_evaluation(run)
         lines = {"last": run.record.evaluations[-1] if run.record.evaluations else None, "best": best}
         own += [
-            (run.name, f"validation, {which} evaluation", "centre view", *_errors(line), "")
+            (run.name, f"validation, {which} evaluation", "centre view", *_errors(line), UNKNOWN)
             for which, line in lines.items()
             if line is not None
         ]
