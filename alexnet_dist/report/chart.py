@@ -122,7 +122,7 @@ def line_chart(title: str, unit: str, series: Sequence[Series], percent: bool = 
 
 def bar_chart(title: str, bars: Sequence[Bar], largest: float) -> str:
     """Return horizontal bars as an SVG, on one scale of which `largest` is the width."""
-    label = 8 + CHARACTER * max(len(bar.label) for bar in bars)
+    label = 14 + CHARACTER * max(len(bar.label) for bar in bars)
     value = 8 + CHARACTER * max(len(bar.value) for bar in bars)
     across = (WIDTH - label - value) / largest if largest > 0 else 0.0
     parts = []
