@@ -19,6 +19,7 @@ COMMANDS = {
     "features": "what a layer computes for images, as a file",
     "export": "write a run's net for use without this package",
     "figures": "draw a run's net, kernels, curves, predictions, neighbours and activations",
+    "report": "a page about a run or several: curves, speed, faults, kernels, predictions; --live redraws it",
     "doctor": "examine a run's machines, data and speed before it starts; doctor chaos: a run under random faults",
     "paper": "compare the code with the paper claim by claim, or run its experiments",
     "benchmark": "measure ours beside named alternatives",

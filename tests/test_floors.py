@@ -31,7 +31,7 @@ FLOORS = (
     {"training.loop"},
     {"training.train"},
     {"pack", "show", "train", "export", "features", "figures", "benchmark"},
-    {"demo", "paper", "doctor", "evaluate", "finetune", "predict"},
+    {"demo", "paper", "doctor", "evaluate", "finetune", "predict", "report"},
     {"__main__", "launch"},
 )
 COMMANDS = FLOORS[-3] | FLOORS[-2] | {"__main__", "launch"}
@@ -44,7 +44,7 @@ DISTRIBUTED = {"distributed"}
 # What torch's own calls take is measured beside ours.
 DISTRIBUTED_FOLDERS = ("alexnet_dist/benchmark/contenders/",)
 ENVIRONMENT = ("alexnet_dist/system/environment.py",)
-MOST_LINES, MOST_ENTRIES = 300, 25
+MOST_LINES, MOST_ENTRIES = 300, 26
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from alexnet_dist.data.choices import BEST
 if TYPE_CHECKING:
     from alexnet_dist.config.loading import LoadedConfig
 
+PORT, LAST_PORT = 8000, 65535  # of a local page
+
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the repeatable option --config FILE and key=value arguments to a command.
@@ -63,6 +65,17 @@ def add_step_argument(parser: argparse.ArgumentParser) -> None:
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """Add --device, the name of where a finished net computes, or None for cuda if there is one."""
     parser.add_argument("--device", help="where to compute, such as cpu or cuda:1; default: cuda if there is one")
+
+
+def add_port_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --port, that of a local page, or None for the usual one."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= LAST_PORT):
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 0 to {LAST_PORT}")
+        return int(text)
+
+    parser.add_argument("--port", type=parse, help=f"of the page; 0: any free one (default: {PORT})")
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:

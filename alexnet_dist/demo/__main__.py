@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from alexnet_dist.demo.report import report
+from alexnet_dist.demo.summary import report
 from alexnet_dist.errors import run_command
 
 

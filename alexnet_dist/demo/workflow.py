@@ -18,7 +18,7 @@ from alexnet_dist import config
 from alexnet_dist.data.reader import Split
 from alexnet_dist.demo import images
 from alexnet_dist.demo.paths import DemoPaths, discard, example_image, prepare
-from alexnet_dist.demo.report import DemoResult, few_image_notes
+from alexnet_dist.demo.summary import DemoResult, few_image_notes
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.split_folders import has_held_out
 from alexnet_dist.runs.directory import METRICS

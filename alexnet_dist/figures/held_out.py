@@ -45,6 +45,27 @@ def held_out_images(run: LoadedRun, split: Split) -> HeldOut:
 
     Raises UserError if the shards do not match the run, or for a sample that cannot be read.
     """
+    ids = held_out_ids(split)
+    pictures = read_pictures(run, split, ids)
+    features = []
+    with torch.no_grad(), Progress("held-out images", len(ids)) as progress:
+        for first in range(0, len(ids), BATCH):
+            features.append(run.model.features(_network_inputs(run, pictures[first : first + BATCH])))
+            progress.add(len(features[-1]))
+    return HeldOut(pictures, [split.label(sample) for sample in ids], torch.cat(features).double().numpy())
+
+
+def held_out_ids(split: Split) -> list[int]:
+    """Return the ids of up to MAX_IMAGES images of a split, in a fixed random order."""
+    ids: list[int] = rng.permutation(split.images, 0, "figures")[:MAX_IMAGES].tolist()
+    return ids
+
+
+def read_pictures(run: LoadedRun, split: Split, ids: Sequence[int]) -> list[Picture]:
+    """Return images of a split, uint8 (H, W, 3) each.
+
+    Raises UserError if the shards do not match the run, or for a sample that cannot be read.
+    """
     classes = [[class_.name for class_ in manifest.classes] for manifest in (run.manifest, split.manifest)]
     if classes[0] != classes[1] or run.manifest.size != split.manifest.size:
         raise UserError(
@@ -52,17 +73,10 @@ def held_out_images(run: LoadedRun, split: Split) -> HeldOut:
             f" trained on {len(classes[0])}, {run.manifest.size} pixels; pass the shards packed with its training set"
             " as --data"
         )
-    ids = rng.permutation(split.images, 0, "figures")[:MAX_IMAGES].tolist()
     try:
-        pictures = [simplejpeg.decode_jpeg(split.jpeg(sample), "RGB", strict=True) for sample in ids]
+        return [simplejpeg.decode_jpeg(split.jpeg(sample), "RGB", strict=True) for sample in ids]
     except (BadSample, ValueError) as error:
         raise UserError(f"{split.root}: {error}; pack it again") from None
-    features = []
-    with torch.no_grad(), Progress("held-out images", len(ids)) as progress:
-        for first in range(0, len(ids), BATCH):
-            features.append(run.model.features(_network_inputs(run, pictures[first : first + BATCH])))
-            progress.add(len(features[-1]))
-    return HeldOut(pictures, [split.label(sample) for sample in ids], torch.cat(features).double().numpy())
 
 
 def class_probabilities(run: LoadedRun, pictures: Sequence[Picture]) -> Floats:

@@ -9,19 +9,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_dist.config.arguments import add_device_argument, add_step_argument
+from alexnet_dist.config.arguments import PORT, add_device_argument, add_port_argument, add_step_argument
 from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.system.local_page import serve
 
 if TYPE_CHECKING:
     from alexnet_dist.runs.pictures import Picture
     from alexnet_dist.runs.trained import TrainedNet
-
-PORT, LAST_PORT = 8000, 65535
 
 
 def main(arguments: list[str]) -> None:
@@ -48,7 +47,9 @@ def main(arguments: list[str]) -> None:
     if parsed.words is not None:
         net = _named_by(net, parsed.words)
     if parsed.serve:
-        _serve(net, PORT if parsed.port is None else parsed.port)
+        from alexnet_dist.predict.server import Page
+
+        serve(partial(Page, net), PORT if parsed.port is None else parsed.port)
     else:
         _print(net, pictures, parsed.views, parsed.format)
 
@@ -79,26 +80,6 @@ def _print(net: TrainedNet, pictures: Sequence[Picture], views: int, form: str) 
         raise UserError(several + "\n".join(errors))
 
 
-def _serve(net: TrainedNet, port: int) -> None:
-    """Serve the page until Ctrl-C."""
-    from alexnet_dist.predict.server import Page
-
-    try:
-        page = Page(net, port)
-    except OSError as error:
-        raise UserError(f"--port {port}: {error.strerror}; choose another, or 0 for any free one") from None
-    with page:
-        print(f"open {page.url} in a browser of this machine; Ctrl-C ends it", flush=True)
-        with suppress(KeyboardInterrupt):
-            page.serve_forever()
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= LAST_PORT):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 0 to {LAST_PORT}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_dist.predict",
@@ -126,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "--words", type=Path, metavar="FILE", help="words to show for classes, such as ImageNet's synset_words.txt"
     )
     parser.add_argument("--serve", action="store_true", help="open a local page instead, to drop images on")
-    parser.add_argument("--port", type=_port, help=f"of the page; 0: any free one (default: {PORT})")
+    add_port_argument(parser)
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument(
         "--json",

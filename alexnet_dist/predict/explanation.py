@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from alexnet_dist.data import augment
 from alexnet_dist.figures.activations import strip
 from alexnet_dist.figures.held_out import activations_at_joins
+from alexnet_dist.figures.inline import bytes_of, data_url
 from alexnet_dist.figures.kernels import scaled
 from alexnet_dist.figures.mosaic import enlarged, mosaic
 from alexnet_dist.nn.model import ACTIVATIONS, Tower
@@ -82,7 +80,7 @@ def explain(net: TrainedNet, square: Tensor) -> Explanation:
             best_guesses(alone, net.classes),
             best_guesses(probabilities.mean(0), net.classes),
             [
-                View(_view_name(number), _png(patches[number].numpy()), best_guesses(row, net.classes)[0])
+                View(_view_name(number), data_url(patches[number].numpy()), best_guesses(row, net.classes)[0])
                 for number, row in enumerate(probabilities)
             ],
             [_excited(net, tower, centre) for tower in net.model.towers if isinstance(tower, Tower)],
@@ -108,7 +106,7 @@ def _excited(net: TrainedNet, tower: Tower, image: Tensor) -> list[Kernel]:
     pictures = enlarged(scaled(weight.double().cpu().numpy()))
     strength = maps[0].double().cpu().mean((1, 2))
     best = strength.argsort(descending=True, stable=True)[:KERNELS].tolist()
-    return [Kernel(index, float(strength[index]), _png(_bytes(pictures[index]))) for index in best]
+    return [Kernel(index, float(strength[index]), data_url(bytes_of(pictures[index]))) for index in best]
 
 
 def _joins(net: TrainedNet, square: Tensor) -> list[JoinPanel]:
@@ -116,7 +114,7 @@ def _joins(net: TrainedNet, square: Tensor) -> list[JoinPanel]:
     panels = []
     for into, maps in activations_at_joins(net.loaded, square.numpy(), net.device):
         largest = max(max(float(each.max()) for each in maps), 1e-12)
-        panels.append(JoinPanel(into, 4 * maps[0].size, [_png(_bytes(_panel(each) / largest)) for each in maps]))
+        panels.append(JoinPanel(into, 4 * maps[0].size, [data_url(bytes_of(_panel(each) / largest)) for each in maps]))
     return panels
 
 
@@ -127,15 +125,3 @@ def _panel(sent: Floats) -> Floats:
         return cells
     order = np.argsort(-sent.mean((1, 2)), kind="stable")[:MAPS]
     return mosaic(enlarged(sent[order]), COLUMNS, 0.0)
-
-
-def _bytes(values: Floats) -> npt.NDArray[np.uint8]:
-    """Return values of 0 to 1 as pixels."""
-    return np.round(255 * np.clip(values, 0.0, 1.0)).astype(np.uint8)
-
-
-def _png(pixels: npt.NDArray[np.uint8]) -> str:
-    """Return pixels, (H, W, 3) or grey (H, W), as a data URL."""
-    content = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(content, "PNG")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

@@ -16,7 +16,7 @@ from alexnet_dist.demo import workflow
 from alexnet_dist.demo.__main__ import main
 from alexnet_dist.demo.images import CLASSES
 from alexnet_dist.demo.paths import DemoPaths
-from alexnet_dist.demo.report import DemoResult, few_image_notes, report
+from alexnet_dist.demo.summary import DemoResult, few_image_notes, report
 from alexnet_dist.errors import UserError
 
 RESULT = DemoResult(

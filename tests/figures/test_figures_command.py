@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,8 +12,8 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.figures import page
 from alexnet_dist.figures.__main__ import main
 from alexnet_dist.pack.__main__ import main as pack
-from alexnet_dist.runs.directory import EVALUATIONS, METRICS
-from support.runs import CLASSES, SIZE, write_run
+from support.histories import write_held_out, write_recorded_run
+from support.runs import SIZE, write_run
 
 DOTS_PER_INCH = 50  # fewer than usual: drawn in less time
 
@@ -30,28 +28,7 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return the directory of a run with log lines, and that of shards with held-out images for it."""
     home = tmp_path_factory.mktemp("finished")
-    directory, _ = write_run(home)
-    lines = [
-        {"step": step, "epoch": step / 50, "images": step * 6, "loss": 3 / step, "top1_error": 5 / step}
-        | {"learning_rate": 0.01 if step < 150 else 0.001}
-        for step in range(10, 210, 10)
-    ]
-    evaluations = [
-        {"step": epoch * 50, "epoch": epoch, "loss": 1 / epoch, "top1_error": 0.5 / epoch} for epoch in range(1, 5)
-    ]
-    for name, values in ((METRICS, lines), (EVALUATIONS, evaluations)):
-        (directory / name).write_text("".join(json.dumps(value) + "\n" for value in values))
-    random = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for label in range(CLASSES):
-            folder = home / "images" / split / f"class-{label}"
-            folder.mkdir(parents=True)
-            for number in range(2):
-                pixels = random.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{split}-{number}.png")
-    for split in ("train", "val"):
-        pack([str(home / "images"), str(home / "packed"), "--split", split, "--size", str(SIZE), "--processes", "1"])
-    return directory, home / "packed"
+    return write_recorded_run(home), write_held_out(home)
 
 
 def _size(path: Path) -> tuple[int, int]:

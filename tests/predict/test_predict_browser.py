@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,63 +12,22 @@ from PIL import Image
 
 from alexnet_dist.predict.server import Page
 from alexnet_dist.runs.trained import TrainedNet
+from support.browser import Seen, needs_chromium, open_tab
 from support.folders import encoded, photo
 from support.pages import MARKUP, net_fixture, page_fixture
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Dialog
-    from playwright.sync_api import Page as Tab
-
 __all__ = ["net_fixture", "page_fixture"]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+pytestmark = needs_chromium
 NAME = "<img src=x onerror=alert(1)>.png"
 VIEWS = 10
 
 
-@dataclass
-class Seen:
-    """A tab with the page, what it wrote to its console, what it asked for, and the dialogs that it opened."""
-
-    tab: Tab
-    console: list[str] = field(default_factory=list)
-    asked: set[str] = field(default_factory=set)
-    dialogs: list[str] = field(default_factory=list)
-
-    def dismiss(self, dialog: Dialog) -> None:
-        """Close a dialog."""
-        self.dialogs.append(dialog.message)
-        dialog.dismiss()
-
-    def choose(self, path: Path) -> None:
-        """Choose a file, as a click on the page does."""
-        self.tab.set_input_files("#file", path)
-
-    def wait_for_message(self, text: str) -> None:
-        """Wait until the page says something that contains a text."""
-        self.tab.locator("#message").filter(has_text=text).wait_for()
-
-    def texts(self, selector: str) -> list[str]:
-        """Return the texts of elements."""
-        return self.tab.locator(selector).all_inner_texts()
-
-
 @pytest.fixture(scope="module")
 def seen(page: Page) -> Iterator[Seen]:
-    driver = pytest.importorskip("playwright.sync_api")
-    with driver.sync_playwright() as playwright:
-        # --no-sandbox: root has none.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        seen = Seen(browser.new_page())
-        seen.tab.set_default_timeout(30_000)
-        seen.tab.on("console", lambda message: seen.console.append(message.text))
-        seen.tab.on("pageerror", lambda error: seen.console.append(str(error)))
-        seen.tab.on("request", lambda request: seen.asked.add(request.url))
-        seen.tab.on("dialog", seen.dismiss)
+    with open_tab() as seen:
         seen.tab.goto(page.url)
         yield seen
-        browser.close()
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +47,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_an_image_is_shown_with_the_probabilities_that_predict_prints(seen: Seen, net: TrainedNet, image: Path) -> None:
-    seen.choose(image)
+    seen.choose("#file", image)
     seen.tab.locator("#result").wait_for()
     for selector, views in (("#classes", 1), ("#mean", VIEWS)):
         expected = net.predict(image, views)
@@ -109,7 +65,7 @@ def test_an_image_is_shown_with_the_probabilities_that_predict_prints(seen: Seen
 
 
 def test_markup_in_names_is_text(seen: Seen, net: TrainedNet, image: Path) -> None:
-    seen.choose(image)
+    seen.choose("#file", image)
     seen.tab.locator("#result").wait_for()
     assert seen.texts("#message") == [NAME]
     assert seen.texts("#run") == [net.loaded.directory.name]
@@ -145,11 +101,11 @@ def test_it_goes_on_after_files_that_it_refuses(seen: Seen, tmp_path: Path, imag
         (bomb, "bomb.png: 11000 x 11000 pixels"),
         (text, "text.png: not a whole image in a format that Pillow reads"),
     ):
-        seen.choose(path)
+        seen.choose("#file", path)
         seen.wait_for_message(reason)
         assert seen.tab.locator("#message").get_attribute("class") == "error"
         assert seen.tab.locator("#result").is_hidden()
-    seen.choose(image)
+    seen.choose("#file", image)
     seen.tab.locator("#result").wait_for()
 
 

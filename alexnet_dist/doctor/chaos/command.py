@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--kinds: {', '.join(sorted(unknown))}; expected some of {','.join(KINDS)}")
     config = configs.from_arguments(options).config
     # It imports torch: --help does without it.
-    from alexnet_dist.doctor.chaos import report
+    from alexnet_dist.doctor.chaos import aftermath
     from alexnet_dist.doctor.chaos.drill import Limits, drill
     from alexnet_dist.doctor.chaos.faults import Paths
     from alexnet_dist.doctor.chaos.job import Job, run_to_its_end
@@ -61,15 +61,17 @@ def main(arguments: list[str]) -> None:
     in_peace = [*words, f"run.directory={reference}"]
     run_to_its_end(Job(in_peace, options.nproc_per_node, out / "reference.log", restarts=0), PEACE_S)
     _say(f"training with {options.faults} faults in {run}: {', '.join(kinds)}")
-    before = report.files_outside()
+    before = aftermath.files_outside()
     job = Job([*words, f"run.directory={run}"], options.nproc_per_node, out / "run.log")
     limits = Limits(options.mean_s, options.recovery_s)
     try:
         records, finished = drill(job, Paths(run, shards), kinds, options.faults, limits, Random(options.seed))
     finally:
         job.stop()
-    left = report.leaks(job, run, before)
-    outcome = report.Outcome(records, options.faults, finished, left, report.difference(run, reference), job.starts)
+    left = aftermath.leaks(job, run, before)
+    outcome = aftermath.Outcome(
+        records, options.faults, finished, left, aftermath.difference(run, reference), job.starts
+    )
     (out / "report.json").write_text(outcome.json() + "\n")
     print(outcome.json() if options.json else outcome.text(), flush=True)
     if not outcome.passed:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_dist.doctor.chaos import command, report
+from alexnet_dist.doctor.chaos import aftermath, command
+from alexnet_dist.doctor.chaos.aftermath import Outcome
 from alexnet_dist.doctor.chaos.drill import Record, describe
 from alexnet_dist.doctor.chaos.faults import KINDS
 from alexnet_dist.doctor.chaos.job import MARK, Job, run_to_its_end
-from alexnet_dist.doctor.chaos.report import Outcome
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS
@@ -85,19 +85,19 @@ def test_runs_are_compared_by_their_last_checkpoints(tmp_path: Path) -> None:
     runs = [tmp_path / name for name in ("reference", "same", "other", "shorter")]
     for run, step, value in zip(runs, (9, 9, 9, 8), (2.0, 2.0, 2.5, 2.0), strict=True):
         save(run, step, value)
-    assert [report.difference(run, runs[0]) for run in runs] == [0, 0, 0.25, None]
+    assert [aftermath.difference(run, runs[0]) for run in runs] == [0, 0, 0.25, None]
 
 
 def test_what_a_job_leaves_is_found(tmp_path: Path) -> None:
-    run, before = tmp_path / "run", report.files_outside()
+    run, before = tmp_path / "run", aftermath.files_outside()
     save(run, 5, 1.0)
     job = Job([f"run.directory={run}"], 2, tmp_path / "log")
-    assert report.leaks(job, run, before) == []
+    assert aftermath.leaks(job, run, before) == []
     (run / "config.yaml.tmp").touch()
     (run / CHECKPOINTS / "step-00000006").mkdir()
     waits = [sys.executable, "-c", "input()"]
     with subprocess.Popen(waits, stdin=subprocess.PIPE, env={**os.environ, MARK: str(run)}) as left:
-        found = report.leaks(job, run, before)
+        found = aftermath.leaks(job, run, before)
         left.kill()
     assert found[0] == f"process {left.pid}"
     assert found[1:] == [f"{run}/config.yaml.tmp", f"{run}/{CHECKPOINTS}/step-00000006 without a manifest"]
