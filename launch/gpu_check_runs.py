@@ -81,15 +81,21 @@ def runs(scale: Scale, folder: Path) -> Figures:
     graph = [f"train.cuda_graph={'true' if scale.device == 'cuda' else 'false'}", "topology.layout=fused"]
     whole = job(scale, folder, "whole", 1, *graph, "--profile", "5")
     parts = job(scale, folder, "parts", 1, *graph)
-    whole.start()
-    parts.start()
-    wait_for(lambda: parts.last_step() >= STOP_AFTER or parts.has_ended(), "step 40 of a run")
-    os.kill(parts.agent, signal.SIGTERM)
-    wait_for(parts.has_ended, "the end of a run that was asked to stop")
-    stopped_at = len(losses(folder, "parts"))
-    wait_for(whole.has_ended, "the end of a run")
-    parts.start()
-    wait_for(parts.has_ended, "the end of a resumed run")
+    try:
+        whole.start()
+        parts.start()
+        wait_for(lambda: parts.last_step() >= STOP_AFTER or parts.has_ended(), "step 40 of a run")
+        if parts.has_ended():
+            return {"failure": parts.printed()[-1500:], "holds": False}
+        os.kill(parts.agent, signal.SIGTERM)
+        wait_for(parts.has_ended, "the end of a run that was asked to stop")
+        stopped_at = len(losses(folder, "parts"))
+        wait_for(whole.has_ended, "the end of a run")
+        parts.start()
+        wait_for(parts.has_ended, "the end of a resumed run")
+    finally:
+        whole.stop()
+        parts.stop()
     first, second = losses(folder, "whole"), losses(folder, "parts")
     return {
         "steps": len(first),
@@ -107,7 +113,7 @@ def images_per_second(folder: Path, name: str, first: int) -> float | None:
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()][first:]
     if len(lines) < 2:
         return None
-    images, seconds = (float(lines[-1][name] - lines[0][name]) for name in ("images", "time_s"))
+    images, seconds = (float(lines[-1][key] - lines[0][key]) for key in ("images", "time_s"))
     return images / seconds
 
 
@@ -115,19 +121,24 @@ def lost_rank(scale: Scale, folder: Path) -> Figures:
     """Return how a pair on one device ends when a rank is killed: with a sentence, and soon."""
     words = ("topology.layout=paired", "topology.share_device=true", "topology.timeout_s=60", "run.steps=100000")
     pair = job(scale, folder, "pair", 2, *words)
-    pair.start()
-    wait_for(lambda: pair.last_step() >= STOP_AFTER or pair.has_ended(), "step 40 of a pair")
-    steps, rank = pair.last_step(), pair.rank_process(1)
-    began_s = time.monotonic()
-    if rank is not None:
+    try:
+        pair.start()
+        wait_for(lambda: pair.last_step() >= STOP_AFTER or pair.has_ended(), "step 40 of a pair")
+        steps, rank = pair.last_step(), None if pair.has_ended() else pair.rank_process(1)
+        if rank is None:
+            return {"failure": pair.printed()[-1500:], "holds": False}
+        began_s = time.monotonic()
         os.kill(rank, signal.SIGKILL)
-    wait_for(pair.has_ended, "the end of a pair that has lost a rank")
+        wait_for(pair.has_ended, "the end of a pair that has lost a rank")
+        seconds = round(time.monotonic() - began_s, 1)
+    finally:
+        pair.stop()
     sentence = next((line for line in pair.printed().splitlines() if line.startswith("error: ")), "")
     return {
         "steps": steps,
-        "seconds_to_the_end": round(time.monotonic() - began_s, 1),
+        "seconds_to_the_end": seconds,
         "sentence": sentence,
-        "holds": rank is not None and "rank 1" in sentence,
+        "holds": "rank 1" in sentence,
         "log": pair.printed()[-1500:],
     }
 

@@ -58,6 +58,14 @@ def test_a_part_that_fails_is_named_and_the_others_have_their_figures(monkeypatc
     assert text.endswith("NOT all of it holds")
 
 
+def test_the_files_of_its_tests_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "launch")
+    import gpu_check
+
+    assert gpu_check.TESTS
+    assert all((ROOT / file).exists() for file in gpu_check.TESTS)
+
+
 @pytest.mark.slow
 def test_all_of_it_on_a_cpu(tmp_path: Path) -> None:
     done = check("--dry-run", folder=tmp_path)

@@ -172,8 +172,8 @@ class TrainConfig(Section):
     channels_last: bool = False
     """Whether feature maps use the channels-last memory format: faster on GPUs in bfloat16, not on CPUs."""
     compile_norm: Literal["auto"] | bool = "auto"
-    """Whether torch.compile compiles local response normalisation, on CUDA also dropout's masks and the preparation of
-    the input; auto: on CUDA, for a net with that norm, if it works. It needs a C++ compiler."""
+    """Whether torch.compile compiles local response normalisation, on CUDA also dropout's masks, the preparation of the
+    input and a graph's update; auto: on CUDA, for a net with that norm, if it works. It needs a C++ compiler."""
     cuda_graph: bool = False
     """Whether a step is one CUDA graph: faster for small batches; for one replica on one device."""
     tf32: bool = False

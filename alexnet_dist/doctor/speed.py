@@ -19,11 +19,13 @@ from alexnet_dist.distributed.link import PairLink
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.doctor.findings import Finding
 from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, DATA_WAIT, LINK_WAIT
+from alexnet_dist.training import graph
 from alexnet_dist.training.build import build_engine, check_graph, compiles, schedule_of
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed, rows_of_rank
+from alexnet_dist.training.graph import launcher
 from alexnet_dist.training.schedule import Progress, rates_at
-from alexnet_dist.training.step import Engine, StepReport, train_step
+from alexnet_dist.training.step import Engine, StepReport
 
 LOADING_S, TRAINING_S = 5.0, 12.0
 LEAST_STEPS, MOST_STEPS = 3, 200
@@ -120,16 +122,19 @@ def train_briefly(run: RunContext, engine: Engine, control: Control, loader: Loa
     """Return the reports of the counted steps, as many on every rank."""
     topology, plan = run.topology, run.plan
     link = engine.model.link if isinstance(engine.model, LinkedTower) else None
-    feed = Feed(run, plan.batches(topology.replica, topology.replicas, 0, 0), loader, link, engine.timeline)
+    batches = plan.batches(topology.replica, topology.replicas, 0, 0)
+    feed = Feed(run, batches, loader, link, engine.timeline, engine.is_compiled)
+    is_graph = run.config.train.cuda_graph
+    launch, warm_up = launcher(is_graph), graph.WARM_UP + 1 if is_graph else WARM_UP
     reports: list[StepReport] = []
     began_s = time.monotonic()
     for number in range(min(MOST_STEPS, plan.steps, plan.steps_per_epoch)):
         rates = rates_at(schedule_of(run.config), Progress(), number, plan.steps_per_epoch)
-        reports.append(train_step(engine, feed, number, rates).read())
+        reports.append(launch(engine, feed, number, rates).read())
         late = number + 1 >= LEAST_STEPS and time.monotonic() - began_s > TRAINING_S
         if control.sums([float(late)])[0]:
             break
-    return reports[WARM_UP:]
+    return reports[warm_up:]
 
 
 def exchange_findings(speeds: Sequence[Speed], replicas: int) -> list[Finding]:

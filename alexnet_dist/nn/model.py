@@ -1,7 +1,8 @@
 """The only definition of AlexNet: `Tower`, one of the two; `AlexNet`, all of them in one process.
 
 The other wiring, one process a tower, is `distributed.tower_parallel.LinkedTower`. They differ only in how stages are
-connected. This module does not depend on processes.
+connected, and in that both towers of one process may compute a layer together (nn/merged.py). This module does not
+depend on processes.
 """
 
 from __future__ import annotations

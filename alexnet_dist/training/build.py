@@ -21,6 +21,8 @@ from alexnet_dist.training.optim import Rule
 from alexnet_dist.training.schedule import Schedule
 from alexnet_dist.training.step import Engine, new_engine
 
+COMPILER_ADVICE = "install a C++ compiler and Python's headers (Debian: apt install g++ python3-dev)"
+
 
 def slow_dtype_warning(run: RunContext) -> str | None:
     """Return a warning if this machine computes the run's dtype one number at a time, or None."""
@@ -41,7 +43,7 @@ def compiles(run: RunContext) -> bool:
     if problem and wanted is True:
         raise UserError(
             f"train.compile_norm: torch.compile fails here: {problem};"
-            " install a C++ compiler (Debian: apt install g++), or set train.compile_norm=false"
+            f" {COMPILER_ADVICE}, or set train.compile_norm=false"
         )
     return problem is None
 
@@ -52,8 +54,8 @@ def uncompiled_warning(run: RunContext) -> str | None:
         return None
     problem = compile_problem(run.topology.device)
     return problem and (
-        f"warning: train.compile_norm: torch.compile fails here: {problem}; steps take up to twice as long; install a"
-        " C++ compiler (Debian: apt install g++)"
+        f"warning: train.compile_norm: torch.compile fails here: {problem}; steps take up to twice as long;"
+        f" {COMPILER_ADVICE}"
     )
 
 

@@ -20,12 +20,13 @@ from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import DeviceRates, Rates
-from alexnet_dist.training.step import BatchSource, Engine, PendingStep, copy_to_host, loss_and_wrong
+from alexnet_dist.training.step import BatchSource, Engine, PendingStep, copy_to_host, loss_and_wrong, train_step
 
 # Steps that run before the capture: they choose algorithms of cuDNN and compile, which a capture does not allow.
 WARM_UP = 3
 
 Compute = Callable[[], Tensor]
+LaunchStep = Callable[[Engine, BatchSource, int, Rates], PendingStep]
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,15 @@ def compute(engine: Engine, inputs: StepInputs) -> Tensor:
     return loss_and_wrong(loss, logits, inputs.labels)
 
 
+def launcher(is_graph: bool) -> LaunchStep:
+    """Return what launches the steps of a run; is_graph: train.cuda_graph."""
+    return GraphedStep() if is_graph else train_step
+
+
 def capture(step: Compute) -> Compute:
     """Capture a step as a CUDA graph and return what replays it; nothing is computed by the capture itself."""
     graph = torch.cuda.CUDAGraph()
-    # thread_local: other threads of this process, such as the one that copies batches, may go on using CUDA.
+    # thread_local: what other threads of this process do does not end the capture.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         sums = step()
 
@@ -112,24 +118,32 @@ def capture(step: Compute) -> Compute:
     return replay
 
 
-def beside(step: Compute) -> Tensor:
-    """Do a step on a stream of its own, as what is captured later needs; the current stream waits for it."""
-    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        sums = step()
-    current.wait_stream(stream)
-    return sums
+class Beside:
+    """Does steps on a stream of its own, as what is captured later needs; the current stream waits for each."""
+
+    def __init__(self) -> None:
+        """Take no stream yet: one for all steps, since torch keeps memory for each."""
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, step: Compute) -> Tensor:
+        """Do a step and return what it returns."""
+        self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            sums = step()
+        current.wait_stream(self._stream)
+        return sums
 
 
 class GraphedStep:
     """As `step.train_step`, for one replica in one process without micro-batches: replays a graph once it is warm."""
 
     def __init__(
-        self, capture: Callable[[Compute], Compute] = capture, warm_up: Callable[[Compute], Tensor] = beside
+        self, capture: Callable[[Compute], Compute] = capture, warm_up: Callable[[Compute], Tensor] | None = None
     ) -> None:
         """Take what captures a step, and what does a step before that."""
-        self._capture, self._warm_up = capture, warm_up
+        self._capture, self._warm_up = capture, warm_up or Beside()
         self._inputs: StepInputs | None = None
         self._done = 0
         self._replay: Compute | None = None
@@ -145,16 +159,18 @@ class GraphedStep:
         inputs = self._inputs
         inputs.fill(batch, DropoutKey(engine.seed, step, batch.slots), rates)
         timeline.mark("other")
-        sums = self._launch(lambda: compute(engine, inputs))
+        sums = self._launch(engine, inputs)
         timeline.mark(GRAPH)
         source.send_ahead()
         total = copy_to_host(sums)
         timeline.mark("other")
         return PendingStep((batch.spec,), total, timeline.take())
 
-    def _launch(self, step: Compute) -> Tensor:
+    def _launch(self, engine: Engine, inputs: StepInputs) -> Tensor:
         if self._done < WARM_UP:
             self._done += 1
-            return self._warm_up(step)
-        self._replay = self._replay or self._capture(step)
+            return self._warm_up(lambda: compute(engine, inputs))
+        if self._replay is None:
+            engine.clear_gradients()  # their memory is not the graph's
+            self._replay = self._capture(lambda: compute(engine, inputs))
         return self._replay()

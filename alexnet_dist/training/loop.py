@@ -19,15 +19,13 @@ from alexnet_dist.training import step
 from alexnet_dist.training.build import schedule_of
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import Feed
-from alexnet_dist.training.optim import Rates
+from alexnet_dist.training.graph import LaunchStep
 from alexnet_dist.training.pipeline import FinishedStep, InFlightStep, StepPipeline
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord, decoded_ids
 from alexnet_dist.training.saver import Saved, Saver
 from alexnet_dist.training.schedule import after_evaluation, rates_at
-from alexnet_dist.training.step import BatchSource, Engine, PendingStep
-
-LaunchStep = Callable[[Engine, BatchSource, int, Rates], PendingStep]
+from alexnet_dist.training.step import Engine
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,12 @@ from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.system import environment, resources
 from alexnet_dist.system.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE_S, StopRequest
-from alexnet_dist.training import step
 from alexnet_dist.training.build import build_engine, slow_dtype_warning, uncompiled_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.ending import LastScrape, explained
 from alexnet_dist.training.faults import Fault, FaultyFeed, FaultyTimeline, Injector
 from alexnet_dist.training.feed import Feed
-from alexnet_dist.training.graph import GraphedStep
+from alexnet_dist.training.graph import launcher
 from alexnet_dist.training.initial import copy_initial_weights
 from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, shard_warnings
 from alexnet_dist.training.loop import Loop
@@ -114,7 +113,7 @@ def train(
         stop.allow(SAVE_GRACE_S, reports.waits_in_vain)
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
-            launch_step = GraphedStep() if config.train.cuda_graph else step.train_step
+            launch_step = launcher(config.train.cuda_graph)
             loop = Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch_step)
             last_scrape.finished = loop.train(start, after_launch)
         stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank

@@ -26,7 +26,7 @@ from alexnet_dist.monitoring.timeline import Timeline
 from alexnet_dist.runs.directory import PREEMPTED
 from alexnet_dist.system.environment import launch_info
 from alexnet_dist.system.signals import GROUP_SIGNALS, StopRequest
-from alexnet_dist.training import step, train
+from alexnet_dist.training import graph, step, train
 from support.message_faults import posts, reshaped, skipped, swapped
 from support.message_order import Buffer, Event, Post, Records, Wait, departures, replay
 from support.message_recorder import Recorder
@@ -73,7 +73,9 @@ def recorded_start(words: list[str], stop: Stop | None = None, late: Sequence[in
                 assert request.wait(30)
             return original(*arguments)
 
-        patch.setattr(step, stop.function, counted)
+        for module in (step, graph):  # which launches steps
+            if stop.function in vars(module):
+                patch.setattr(module, stop.function, counted)
     if rank in late:
         arm = Reducer.arm
         patch.setattr(Reducer, "arm", lambda reducer, **_: arm(reducer, lambda: None))

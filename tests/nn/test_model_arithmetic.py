@@ -176,9 +176,11 @@ def test_the_input_scale_multiplies_the_image() -> None:
     assert halved(batch).equal(AlexNet(SMALL, 1, torch.float64).eval()(batch / 2))
 
 
-def test_the_boundary_is_called_once_when_both_towers_are_there() -> None:
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_boundary_is_called_once_when_both_towers_are_there(merged: bool) -> None:
     """No gradient of a layer below the boundary exists yet, all those above it do."""
     model, seen = AlexNet(SMALL, 1, torch.float64), list[set[str]]()
+    model.merged = merged
 
     def boundary() -> None:
         seen.append({name.split(".", 2)[2] for name, value in model.named_parameters() if value.grad is None})

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist.monitoring.metrics import Metrics, write_targets
+from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.server import PageServer
+from alexnet_dist.monitoring.targets import Target, write_targets
 from alexnet_dist.monitoring.timeline import Times
 from alexnet_dist.report.ranks import MOST_RANKS, Ranks, parse_metrics, read_ranks
 from alexnet_dist.runs.directory import TARGETS
@@ -37,10 +38,15 @@ def ports() -> Iterator[list[int]]:
         rank.close()
 
 
+def listed(*endpoints: str) -> list[Target]:
+    """Return targets of one node."""
+    return [Target(0, "node", endpoint) for endpoint in endpoints]
+
+
 def test_the_phases_of_the_ranks_that_answer(tmp_path: Path, ports: list[int]) -> None:
     with closing(PageServer(lambda: b"something else 1\n", "127.0.0.1", 0)) as other:
         addresses = [f"127.0.0.1:{port}" for port in (ports[1], ports[0], other.port)]
-        write_targets(tmp_path / TARGETS, [*addresses, "127.0.0.1:1", "no address"])
+        write_targets(tmp_path / TARGETS, listed(*addresses, "127.0.0.1:1", "no address"))
         found = read_ranks(tmp_path)
     assert isinstance(found, Ranks)
     assert [rank.rank for rank in found.answered] == [0, 1]
@@ -53,7 +59,7 @@ def test_the_phases_of_the_ranks_that_answer(tmp_path: Path, ports: list[int]) -
 
 
 def test_of_many_ranks_some_are_asked(tmp_path: Path) -> None:
-    write_targets(tmp_path / TARGETS, ["127.0.0.1:1"] * (MOST_RANKS + 5))
+    write_targets(tmp_path / TARGETS, listed(*["127.0.0.1:1"] * (MOST_RANKS + 5)))
     found = read_ranks(tmp_path)
     assert isinstance(found, Ranks)
     assert (len(found.silent), found.not_asked) == (MOST_RANKS, 5)

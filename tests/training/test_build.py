@@ -7,6 +7,8 @@ import torch
 
 from alexnet_dist import config as configs
 from alexnet_dist.distributed.groups import Groups
+from alexnet_dist.distributed.topology import Topology
+from alexnet_dist.errors import UserError
 from alexnet_dist.nn.model import AlexNet
 from alexnet_dist.training import build
 from alexnet_dist.training.build import slow_dtype_warning
@@ -56,3 +58,39 @@ def test_a_cpu_without_bfloat16_is_named(dtype: str, native: bool, monkeypatch: 
     warning = slow_dtype_warning(context(settings(f"train.dtype={dtype}", "topology.layout=fused")))
     assert (warning is not None) == (dtype == "bfloat16" and not native)
     assert warning is None or "train.dtype=float32" in warning
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "problem", "compiled", "warned"),
+    [
+        ("auto", "cuda", None, True, False),
+        ("auto", "cuda", "no compiler", False, True),
+        ("auto", "cpu", None, False, False),
+        ("false", "cuda", None, False, False),
+        ("true", "cpu", None, True, False),
+    ],
+)
+def test_compiling_is_automatic_on_cuda(
+    wanted: str, device: str, problem: str | None, compiled: bool, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "compile_problem", lambda _device: problem)
+    run = context(
+        settings(f"train.compile_norm={wanted}", "model.layers.conv1.norm=true"),
+        topology=Topology(0, 1, 0, "fused", torch.device(device)),
+    )
+    assert build.compiles(run) == compiled
+    assert (build.uncompiled_warning(run) is not None) == warned
+
+
+def test_a_net_without_a_norm_does_not_wait_for_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "compile_problem", lambda _device: None)
+    plain = [f"model.layers.{name}.norm=false" for name in ("conv1", "conv2")]
+    run = context(settings(*plain), topology=Topology(0, 1, 0, "fused", torch.device("cuda")))
+    assert not any(layer.norm for layer in run.net.layers.values())
+    assert not build.compiles(run)
+
+
+def test_a_compiler_that_is_asked_for_and_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "compile_problem", lambda _device: "no compiler")
+    with pytest.raises(UserError, match=r"train.compile_norm: torch.compile fails here: no compiler; install a C\+\+"):
+        build.compiles(context(settings("train.compile_norm=true")))

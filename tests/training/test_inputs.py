@@ -14,6 +14,7 @@ from alexnet_dist.data.manifest import Class, SourceId
 from alexnet_dist.data.reader import Split
 from alexnet_dist.distributed.topology import resolve_topology
 from alexnet_dist.errors import UserError
+from alexnet_dist.system import resources
 from alexnet_dist.system.environment import launch_info
 from alexnet_dist.training import inputs
 from alexnet_dist.training.context import RunContext
@@ -196,3 +197,15 @@ def test_a_run_directory_may_be_in_the_home_directory(tmp_path: Path, monkeypatc
     assert context(settings("run.directory=~/runs/mine")).directory == tmp_path / "runs" / "mine"
     with pytest.raises(UserError, match=r"run\.directory: ~nobody-here/a: no user of that name"):
         _ = context(settings("run.directory=~nobody-here/a")).directory
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "ranks", "expected"),
+    [("auto", 16, 1, 15), ("auto", 4, 8, 1), ("auto", 8, 2, 3), ("5", 16, 1, 5)],
+)
+def test_loader_processes_take_the_cores_that_ranks_leave(
+    workers: str, cores: int, ranks: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "cores", lambda: cores)
+    run = context(settings(f"data.workers={workers}"))
+    assert inputs.worker_count(replace(run, launched=replace(run.launched, local_world_size=ranks))) == expected

@@ -141,10 +141,10 @@ def test_on_cuda_the_learning_rate_is_not_rounded(learning_rate: float, monkeypa
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # raised inside torch's compiler
 @pytest.mark.parametrize("is_compiled", [False, True])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_rates_in_memory_are_the_rates(momentum: float, is_compiled: bool) -> None:
+@pytest.mark.parametrize("rule", [Rule(0.0), Rule(0.9), Rule(0.9, trust_coefficient=0.01)])
+def test_rates_in_memory_are_the_rates(rule: Rule, is_compiled: bool) -> None:
     """One set of tensors, filled for each step, as a CUDA graph reads them."""
-    rule, schedule = Rule(momentum), [Rates(0.1 / (1 + step), 0.2, {"conv1": 0.05 * step}) for step in range(3)]
+    schedule = [Rates(0.1 / (1 + step), 0.2, {"conv1": 0.05 * step}) for step in range(3)]
     weights, velocities, expected, memory = tensors(0), zeros(), tensors(0), zeros()
     held = schedule[0].on(torch.device("cpu"), torch.float64)
     for step, rates in enumerate(schedule):

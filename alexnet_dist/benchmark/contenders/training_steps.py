@@ -106,6 +106,8 @@ def prepare_process(settings: StepSettings) -> None:
     environment.prepare_cuda()
     torch.set_num_threads(settings.threads)
     set_precision(deterministic=False, tf32=False)
+    if settings.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # another contender may have run in this process
 
 
 def measure_plain(net: str = "plain", **values: object) -> dict[str, float]:
