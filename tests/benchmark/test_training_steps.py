@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from alexnet_dist.benchmark.contenders import link_joins, norm, plain_nets, training_steps
-from alexnet_dist.benchmark.contenders.training_steps import InMemory, StepSettings
+from alexnet_dist.benchmark.contenders.training_steps import InMemory, StepSettings, prepare_process
 from alexnet_dist.errors import RunError
 from alexnet_dist.nn.geometry import training_flops
+from alexnet_dist.nn.precision import set_precision
+from alexnet_dist.system import resources
 from support.ranks import Ranks
 
 SETTINGS = StepSettings(batch=2, steps=2, threads=1, width_divisor=16)
@@ -117,3 +119,15 @@ def test_both_norms_are_one_function() -> None:
     maps = 30 * torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(2))
     by_torch, ours = (norm._norm_function(kind, plain_nets.geometry().norm) for kind in ("torch", "eager"))
     torch.testing.assert_close(by_torch(maps), ours(maps))
+
+
+def test_what_is_called_float32_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's default is TF32 in the convolutions of a GPU, of which a CPU can only read the switch."""
+    monkeypatch.setattr(resources, "keep_freed_memory", lambda: None)
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        prepare_process(SETTINGS)
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        set_precision(deterministic=False, tf32=False)
