@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from alexnet_dist.rng import seed64
+from alexnet_dist.system.rng import seed64
 
 Floats = npt.NDArray[np.float32]
 

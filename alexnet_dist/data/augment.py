@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet_dist import rng
 from alexnet_dist.data.plan import Ids
+from alexnet_dist.system import rng
 
 Floats = npt.NDArray[np.float64]
 Images = TypeVar("Images", torch.Tensor, npt.NDArray[Any])

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_dist import rng
+from alexnet_dist.system import rng
 
 Ids = npt.NDArray[np.int64]
 Span = tuple[int, int]  # [first, end)

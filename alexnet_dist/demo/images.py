@@ -17,8 +17,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from alexnet_dist.demo.outlines import OUTLINES, Points
-from alexnet_dist.rng import seed64
 from alexnet_dist.system.resources import check_room_for_locks
+from alexnet_dist.system.rng import seed64
 
 Pixels = npt.NDArray[np.float32]
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 
-from alexnet_dist import rng
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
 from alexnet_dist.nn import geometry
 from alexnet_dist.runs.inference import centre_input
 from alexnet_dist.runs.load import LoadedRun
 from alexnet_dist.runs.progress import Progress
+from alexnet_dist.system import rng
 
 Floats = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.uint8]

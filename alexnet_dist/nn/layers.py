@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from alexnet_dist import rng
 from alexnet_dist.nn.compiler import compiled
 from alexnet_dist.nn.geometry import Norm
+from alexnet_dist.system import rng
 
 # Bytes of maps that a CPU normalises at a time: they stay in its cache together with their intermediate results, which
 # makes the passes over them a third cheaper. A GPU takes all rows at once.

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dist import rng
 from alexnet_dist.monitoring.timeline import region
 from alexnet_dist.nn import geometry, merged
 from alexnet_dist.nn.convolution import Convolution
@@ -30,6 +29,7 @@ from alexnet_dist.nn.layers import (
     max_pool,
     spatial_norm,
 )
+from alexnet_dist.system import rng
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 POOLINGS: Mapping[str, Callable[[Tensor, int, int], Tensor]] = {"max": max_pool, "average": average_pool}

@@ -39,7 +39,7 @@ from alexnet_dist.pack.sources import layouts
 from alexnet_dist.pack.sources.listing import ImageSource, StreamSource
 from alexnet_dist.pack.sources.names import listed, split_of
 from alexnet_dist.pack.spool import ContainerJob
-from alexnet_dist.rng import permutation
+from alexnet_dist.system.rng import permutation
 
 if TYPE_CHECKING:
     from alexnet_dist.pack.shard import ShardResult

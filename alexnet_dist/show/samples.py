@@ -10,11 +10,11 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 
-from alexnet_dist import rng
 from alexnet_dist.config import Config
 from alexnet_dist.data import augment
 from alexnet_dist.data.reader import BadSample, Split
 from alexnet_dist.errors import UserError
+from alexnet_dist.system import rng
 
 Pictures = npt.NDArray[np.uint8]
 

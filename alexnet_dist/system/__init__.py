@@ -1,1 +1,1 @@
-"""What a process needs of the operating system: files, signals, its environment, its machine, other processes."""
+"""What a process needs of the operating system: files, signals, environment, machine, processes; and random numbers."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alexnet_dist import rng
 from alexnet_dist.monitoring.timeline import GRAPH
 from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import AlexNet
+from alexnet_dist.system import rng
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import DeviceRates, Rates
 from alexnet_dist.training.step import BatchSource, Engine, PendingStep, copy_to_host, loss_and_wrong, train_step

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dist import rng
 from alexnet_dist.data.augment import (
     TrainDraws,
     centre_crop,
@@ -22,6 +21,7 @@ from alexnet_dist.data.augment import (
     ten_views,
     train_draws,
 )
+from alexnet_dist.system import rng
 
 # Of ImageNet's training pixels, on the 0-255 scale: eigenvalues of about 14830, 1376 and 389.
 IMAGENET = np.array(

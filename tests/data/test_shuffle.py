@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from alexnet_dist import rng
 from alexnet_dist.data.plan import EpochPlan, Ids
+from alexnet_dist.system import rng
 
 
 @dataclass(frozen=True)

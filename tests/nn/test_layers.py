@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet_dist import rng
 from alexnet_dist.nn import layers
 from alexnet_dist.nn.convolution import Convolution
 from alexnet_dist.nn.geometry import Norm
@@ -25,6 +24,7 @@ from alexnet_dist.nn.layers import (
     spatial_norm,
     window_sum,
 )
+from alexnet_dist.system import rng
 from support import literal
 from support.norms import literally, noise, value_and_gradient
 

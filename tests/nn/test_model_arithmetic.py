@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_dist import rng
 from alexnet_dist.nn.geometry import Geometry, Layer, Norm
 from alexnet_dist.nn.layers import DropoutKey
 from alexnet_dist.nn.model import AlexNet
+from alexnet_dist.system import rng
 from support import literal
 from support.literal import LiteralLayer
 from support.nets import SMALL

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_dist import rng
 from alexnet_dist.benchmark.contenders.delayed_link import DelayedLink
 from alexnet_dist.data.plan import micro_batch, replica_slots
 from alexnet_dist.distributed import tower_parallel
@@ -26,6 +25,7 @@ from alexnet_dist.nn import model as nn_model
 from alexnet_dist.nn.layers import DropoutKey, local_response_norm
 from alexnet_dist.nn.model import AlexNet, Tower, merge_cross_weights
 from alexnet_dist.nn.precision import set_precision
+from alexnet_dist.system import rng
 from alexnet_dist.system.environment import launch_info, prepare_cuda
 from alexnet_dist.training.feed import Batch
 from alexnet_dist.training.optim import Rates, Rule

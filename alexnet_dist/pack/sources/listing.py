@@ -17,7 +17,7 @@ from alexnet_dist.data.choices import SplitName
 from alexnet_dist.data.manifest import Rejected, SourceId
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.fields import DETECTED, SampleFields
-from alexnet_dist.rng import seed64
+from alexnet_dist.system.rng import seed64
 
 LARGEST_FILE_BYTES = 1 << 29
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_dist import rng
+from alexnet_dist.system import rng
 
 UINT32 = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1]))
 KEY_PARTS = st.lists(st.integers(-9, 99) | st.text("a1 ,'", max_size=2), max_size=3)
