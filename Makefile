@@ -21,8 +21,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/python -m alexnet_dist.demo $(if $(value DATA),--data='$(subst ','\'',$(value DATA))')
 
+# Two tests at a time, of different files: most of them wait for processes that they have started.
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -109,10 +109,10 @@ class Loader:
             Decoder(splits, self.ring.numpy(), seed, crop),
             batch_size=None,
             sampler=self._sampler,
-            collate_fn=_keep_message,
+            collate_fn=lambda message: message,  # torch's default would convert arrays to tensors
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
-            persistent_workers=workers > 0,  # at the end of the requests torch leaves them alone: `close` ends them
+            persistent_workers=workers > 0,  # `close` ends them, not torch
             multiprocessing_context="fork" if workers else None,
             worker_init_fn=partial(_init_worker, os.getpid()),
             generator=torch.Generator(),  # DataLoader draws an unused number: not from the global generator
@@ -133,9 +133,7 @@ class Loader:
         try:
             self._prefetcher = Prefetcher(splits, ahead_bytes)
             self._messages = iter(loader)
-            # The workers take the lock of torch's event at each request. One that is killed may hold it for ever, and
-            # torch asks the event whenever a worker has died. Here nobody sets it: workers are ended by `close`.
-            if loader.num_workers:
+            if loader.num_workers:  # a killed worker may hold the lock of torch's event, which `close` needs no more
                 self._messages._workers_done_event = threading.Event()  # type: ignore[attr-defined]
         except OSError as error:
             self._prefetcher.close()
@@ -296,8 +294,3 @@ def _kill_workers(iterator: Any) -> None:
     for worker in workers:
         worker.join()
     iterator._shutdown_workers()
-
-
-def _keep_message(message: Any) -> Any:
-    """Return the message unchanged: DataLoader's default would convert its arrays to tensors."""
-    return message
