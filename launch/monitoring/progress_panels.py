@@ -11,7 +11,7 @@ from promql import of_run
 def overview() -> list[Json]:
     """Return the panels for a quick overview."""
     return [
-        stat("Images per second", "Training images per second. Each rank counts its share of its replica's images, so the sum"
+        stat("Images per second", "Training images. Each rank counts its share of its replica's images, so the sum"
              " is the run's throughput. No threshold: it depends on net and machine.", "suffix: images/s",
              {"{{run}}": promql.IMAGES_PER_S}, NO_THRESHOLD),
         stat("Median step", "Median over the chosen ranks' steps. No threshold: it depends on net and machine.", "s",

@@ -95,9 +95,10 @@ BAD_SHARE = (
 CHECKPOINT_BYTES = of_run("checkpoint_size_bytes", RUN)
 FREE_BYTES = f"min by (run) ({series('run_disk_free_bytes', RUN)})"
 CHECKPOINT_AGE = f"time() - {of_run('last_checkpoint_timestamp_seconds')}"
+# No curve, rather than one of NaN, for what has not happened yet.
 CHECKPOINT_MEAN = (
     f"sum by (run, op) ({series('checkpoint_duration_seconds_sum')})"
-    f" / sum by (run, op) ({series('checkpoint_duration_seconds_count')})"
+    f" / (sum by (run, op) ({series('checkpoint_duration_seconds_count')}) > 0)"
 )
 CHECKPOINT_SHARE = f"avg by (run) ({rate('checkpoint_duration_seconds_sum')})"
 RECENT_RESTARTS = (

@@ -169,6 +169,10 @@ class PrometheusServer:
             assert time.monotonic() < deadline, f"{expression} is {samples}, not {value}, after {timeout_s} s"
             time.sleep(0.1)
 
+    def shows(self, query: Query, label: str, count: int) -> bool:
+        """Return whether the result of a query has a number of values of a label."""
+        return len({sample.labels[label] for sample in self.query(query.expression)}) == count
+
     def problems(self, queries: Sequence[Query]) -> list[str]:
         """Return the problems of the results: no data, only NaN, or a label of the legend is missing."""
         problems = []
