@@ -79,6 +79,9 @@ def data() -> list[Json]:
     reasons = f"sum by (run, reason) ({promql.series('bad_samples_total')})"
     by_rank = promql.phase_share("data_wait", promql.RANK)
     return [
+        stat("Bad samples", "Fraction of the last hour's images that could not be used. Yellow from the first one; red"
+             " from one of 10,000, where the alert BadSamples fires.", "percentunit", {"{{run}}": promql.BAD_SHARE},
+             {1e-9: "yellow", 0.0001: "red"}, decimals=3),
         graph("Data-wait share", "Fraction of the step time spent waiting for decoded images; 0 if loading keeps up."
               " Red from 20 %: the alert DataStarvation fires after ten minutes.", "percentunit",
               {"{{run}}": promql.phase_share("data_wait")}, {0.2: "red"}, max=1),
@@ -87,9 +90,6 @@ def data() -> list[Json]:
         graph("Bad samples by reason", "Samples that could not be used and were replaced by others, since each process"
               " began. No threshold: the stat Bad samples has that of the alert.", "suffix: samples",
               {"{{run}} {{reason}}": reasons}, NO_THRESHOLD, decimals=0),
-        stat("Bad samples", "Fraction of the last hour's images that could not be used. Yellow from the first one; red"
-             " from one of 10,000, where the alert BadSamples fires.", "percentunit", {"{{run}}": promql.BAD_SHARE},
-             {1e-9: "yellow", 0.0001: "red"}, decimals=3),
     ]  # fmt: skip
 
 
