@@ -1,19 +1,17 @@
-"""prometheus.yml and the dashboard: checked as files, and against a real run that a real Prometheus scrapes."""
+"""prometheus.yml, and the dashboard against a real run that a real Prometheus scrapes."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import re
-import runpy
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, build_opener
@@ -25,58 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from alexnet_dist.monitoring.metrics import LABELS, PREFIX
 from alexnet_dist.monitoring.server import PAGE_S
 from alexnet_dist.runs import directory as run_directory
-from support.exposition import exposed
 from support.prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
 from support.training import TRAIN, settings
 
 GLOBAL_BATCH, RANKS = 7, 4
 TIMEOUT_S = 60  # for a loaded machine; every wait ends as soon as its condition holds
-KNOWN_LABELS = {*LABELS, "phase", "join", "node"}
-
-
-def test_the_committed_dashboard_is_what_the_code_writes() -> None:
-    model = runpy.run_path(str(MONITORING / "dashboard.py"))["dashboard"]()
-    assert (MONITORING / "dashboard.json").read_text() == json.dumps(model, indent=1) + "\n", (
-        "run: python launch/monitoring/dashboard.py"
-    )
-
-
-def test_the_dashboard_names_only_series_that_ranks_show() -> None:
-    named = set(re.findall(rf"{PREFIX}\w+", json.dumps(dashboard())))
-    assert len(named) > 10
-    assert named <= exposed()
-
-
-def test_panels_have_a_position_an_id_a_data_source_and_legends_of_labels_that_exist() -> None:
-    panels = dashboard()["panels"]
-    ids = [panel["id"] for panel in panels]
-    assert len(set(ids)) == len(ids)
-    positions = [panel["gridPos"] for panel in panels]
-    for position in positions:
-        assert position["x"] >= 0
-        assert position["x"] + position["w"] <= 24
-    for left, right in combinations(positions, 2):
-        assert (
-            left["x"] + left["w"] <= right["x"] or right["x"] + right["w"] <= left["x"]
-            or left["y"] + left["h"] <= right["y"] or right["y"] + right["h"] <= left["y"]
-        ), (left, right)  # fmt: skip
-    for panel in panels:
-        targets = panel.get("targets", [])
-        assert bool(targets) == (panel["type"] != "row")
-        references = [target["refId"] for target in targets]
-        assert len(set(references)) == len(references)
-        for holder in (panel, *targets) if targets else ():
-            assert holder["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-        for target in targets:
-            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= KNOWN_LABELS
-
-
-def test_every_variable_is_declared_and_every_filter_offered() -> None:
-    model = dashboard()
-    declared = {variable["name"] for variable in model["templating"]["list"]}
-    assert declared >= {"datasource", "run", "node", "replica", "tower", "rank"}
-    used = set(re.findall(r"\$\{?(\w+)", json.dumps(model))) - {"__rate_interval", "__all"}
-    assert used == declared
 
 
 def test_prometheus_watches_the_runs_of_all_recipes() -> None:
@@ -155,7 +106,13 @@ def test_every_expression_of_the_dashboard_has_data(training: Training, tmp_path
     with PrometheusServer(tmp_path / "prometheus", [training.directory / run_directory.TARGETS]) as server:
         training.until((training.directory / run_directory.TARGETS).exists, "targets.json")
         server.wait_for(f"sum({PREFIX}running)", RANKS, TIMEOUT_S)
-        server.wait_for_data(dashboard_queries(dashboard()), TIMEOUT_S)
+        queries = dashboard_queries(dashboard())
+        server.wait_for_data(queries, TIMEOUT_S)
+        # A join of series may drop ranks; topk names one.
+        by_rank = [query for query in queries if "rank" in query.legend_labels and "topk" not in query.expression]
+        assert len(by_rank) >= 10
+        for query in by_rank:
+            training.until(partial(server.shows, query, "rank", RANKS), f"all ranks in {query.panel}")
         assert set(server.targets()) == set(training.endpoints())
         # The ranks show a node themselves, in one series: Prometheus must not rename it.
         info = server.query(f"{PREFIX}rank_info")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from alexnet_dist.monitoring.metrics import PREFIX
 from alexnet_dist.monitoring.timeline import PHASES
 from support.prometheus_server import dashboard, dashboard_queries
+from support.promtool import evaluated, needs_promtool
 
 # Seconds a step of each phase, of a rank and of one whose device is 30 % slower.
 USUAL = {"forward": 0.2, "backward": 0.3, "optimizer": 0.1, "data_wait": 0.05, "link_wait": 0.1, "allreduce_wait": 0.15}
@@ -47,24 +45,7 @@ def synthetic(slow: int) -> list[dict[str, Any]]:
     return series
 
 
-def evaluated(tmp_path: Path, series: list[dict[str, Any]], expected: dict[str, dict[str, float]]) -> str:
-    """Return what promtool finds wrong; expected: of an expression, the values to three digits by their labels."""
-    cases = [
-        {
-            "expr": f"round({expression}, 0.001)",
-            "eval_time": "30s",
-            "exp_samples": [{"labels": f"{{{labels}}}", "value": value} for labels, value in values.items()],
-        }
-        for expression, values in expected.items()
-    ]
-    test = {"interval": "1s", "input_series": series, "promql_expr_test": cases}
-    path = tmp_path / "test.yml"
-    path.write_text(yaml.safe_dump({"evaluation_interval": "1s", "tests": [test]}))
-    check = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
-    return "" if check.returncode == 0 else check.stdout + check.stderr
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+@needs_promtool
 @pytest.mark.parametrize("slow", range(4))
 def test_the_rank_that_computes_longer_is_named(slow: int, tmp_path: Path) -> None:
     assert sum(USUAL.values()) == pytest.approx(sum(SLOW.values()))  # the duration of a step does not tell them apart

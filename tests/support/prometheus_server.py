@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,14 +48,30 @@ def dashboard() -> dict[str, Any]:
     return model
 
 
+def substituted(expression: str, **values: str) -> str:
+    """Return an expression of the dashboard with its variables replaced: by the values, otherwise by all."""
+    known = {"__rate_interval": WINDOW} | values
+    return re.sub(r"\$(\w+)", lambda match: known.get(match[1], ".*"), expression)
+
+
 def dashboard_queries(model: dict[str, Any]) -> list[Query]:
-    """Return every expression of a dashboard, for all jobs, runs, replicas and ranks."""
+    """Return every expression of a dashboard, for all jobs, runs, nodes, replicas, towers and ranks.
+
+    One with a variable of fixed choices, of which 0 is none, is returned once for each other choice.
+    """
+    choices = {
+        variable["name"]: [option["value"] for option in variable["options"] if option["value"] != "0"]
+        for variable in model["templating"]["list"]
+        if variable["type"] == "custom"
+    }
     queries = []
     for panel in model["panels"]:
         for target in panel.get("targets", []):
-            expression = re.sub(r"\$\w+", ".*", target["expr"].replace("$__rate_interval", WINDOW))
             labels = frozenset(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-            queries.append(Query(panel["title"], expression, labels))
+            used = [name for name in choices if f"${name}" in target["expr"]]
+            for values in product(*(choices[name] for name in used)):
+                expression = substituted(target["expr"], **dict(zip(used, values, strict=True)))
+                queries.append(Query(panel["title"], expression, labels))
     return queries
 
 
@@ -151,6 +168,10 @@ class PrometheusServer:
                 return
             assert time.monotonic() < deadline, f"{expression} is {samples}, not {value}, after {timeout_s} s"
             time.sleep(0.1)
+
+    def shows(self, query: Query, label: str, count: int) -> bool:
+        """Return whether the result of a query has a number of values of a label."""
+        return len({sample.labels[label] for sample in self.query(query.expression)}) == count
 
     def problems(self, queries: Sequence[Query]) -> list[str]:
         """Return the problems of the results: no data, only NaN, or a label of the legend is missing."""
