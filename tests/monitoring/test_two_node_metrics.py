@@ -196,7 +196,7 @@ def test_the_panel_and_the_alert_name_the_slow_rank(watched: Watched) -> None:
     host = watched.nodes[SLOW // 2].host
     deadline = time.monotonic() + TIMEOUT_S
     while not (firing := [labels for labels in watched.server.firing() if labels["alertname"] == "Straggler"]):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, watched.server.query(panel("Own compute by rank").expression)
         time.sleep(0.2)
     assert [(labels["rank"], labels["node"]) for labels in firing] == [(str(SLOW), host)]
     ranks = watched.values(panel("Own compute, relative to the median rank").expression, "rank")
