@@ -112,6 +112,7 @@ class Loader:
             collate_fn=_keep_message,
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
+            persistent_workers=workers > 0,  # at the end of the requests torch leaves them alone: `close` ends them
             multiprocessing_context="fork" if workers else None,
             worker_init_fn=partial(_init_worker, os.getpid()),
             generator=torch.Generator(),  # DataLoader draws an unused number: not from the global generator
@@ -132,6 +133,10 @@ class Loader:
         try:
             self._prefetcher = Prefetcher(splits, ahead_bytes)
             self._messages = iter(loader)
+            # The workers take the lock of torch's event at each request. One that is killed may hold it for ever, and
+            # torch asks the event whenever a worker has died. Here nobody sets it: workers are ended by `close`.
+            if loader.num_workers:
+                self._messages._workers_done_event = threading.Event()  # type: ignore[attr-defined]
         except OSError as error:
             self._prefetcher.close()
             raise RunError(
@@ -290,8 +295,6 @@ def _kill_workers(iterator: Any) -> None:
         worker.kill()
     for worker in workers:
         worker.join()
-    # A new event: no process reads it any more, and a killed worker may have held the lock of the old one.
-    iterator._workers_done_event = threading.Event()
     iterator._shutdown_workers()
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,6 +158,35 @@ def test_a_killed_worker_is_reported_with_its_likely_cause(
     ):
         load_and_lose_a_worker()
     assert "shared memory" not in capfd.readouterr().err
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_is_killed_while_it_holds_a_lock_is_reported(
+    split: Split, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rank, told = os.getpid(), tmp_path / "told"
+
+    def die_with_the_lock(event: Event) -> bool:
+        if os.getpid() != rank and told.exists():
+            event._cond.acquire()  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    monkeypatch.setattr(Event, "is_set", die_with_the_lock)
+
+    def load_and_lose_a_worker() -> None:
+        with open_loader(split, workers=2) as loader:
+            monkeypatch.undo()  # this process waits for locks as torch does
+            batches = loader.run(repeat(training_requests(1)[0]))
+            next(batches)
+            told.touch()
+            deque(batches, maxlen=0)
+
+    with (
+        pytest.raises(RunError, match=r"^loader process .* was killed by a signal \(Killed\)"),
+        worker_death_as_error(),
+    ):
+        load_and_lose_a_worker()
 
 
 def test_other_errors_pass_as_they_are() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -68,6 +69,12 @@ def faster(text: str) -> str:
     return re.sub(r"\b(\d+)([smhd])\b", lambda found: f"{int(found[1]) * _UNITS_S[found[2]] * 1000 // 60}ms", text)
 
 
+def with_sooner_limits(expression: str) -> str:
+    """Return an expression whose limits of seconds, since a time or ahead, are a sixtieth of what they are."""
+    sooner = re.sub(r"(?s)(\btime\(\) - .*? > )(\d+)", lambda found: f"{found[1]}{int(found[2]) / 60:g}", expression)
+    return sooner.replace(" 3600)", " 60)")
+
+
 def alerts() -> dict[str, dict[str, Any]]:
     """Return the rules by name."""
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
@@ -84,10 +91,16 @@ def alert_queries() -> list[Query]:
     return queries
 
 
-def write_faster_rules(path: Path) -> None:
-    """Write the rules so that an alert fires after as many seconds as it has minutes; thresholds are as they are."""
-    rules = [
-        rule | {"expr": faster(rule["expr"])} | ({"for": faster(rule["for"])} if "for" in rule else {})
-        for rule in alerts().values()
-    ]
+def write_faster_rules(
+    path: Path, sooner_limits: bool = False, instead: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> None:
+    """Write the rules so that an alert fires after as many seconds as it has minutes; thresholds are as they are.
+
+    sooner_limits: those of seconds are a sixtieth as well. instead: what an alert has in place of that, by its name.
+    """
+    rules = []
+    for name, rule in alerts().items():
+        expression = with_sooner_limits(rule["expr"]) if sooner_limits else rule["expr"]
+        rule |= {"expr": faster(expression)} | ({"for": faster(rule["for"])} if "for" in rule else {})
+        rules.append({**rule, **instead.get(name, {})})
     path.write_text(yaml.safe_dump({"groups": [{"name": "alexnet", "rules": rules}]}))

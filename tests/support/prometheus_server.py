@@ -70,11 +70,13 @@ class PrometheusServer:
         targets_files: Sequence[Path],
         rules: Path = MONITORING / "alerts.yml",
         node: Node | None = None,
+        alertmanager: str = "",
     ) -> None:
         """Write its configuration into the directory `home`; skip the test if Prometheus is not installed.
 
         targets_files: the `targets.json` of the runs to scrape, instead of those that prometheus.yml lists. rules: the
         alerts, evaluated every second. node: where the server runs; None: in the network of this process.
+        alertmanager: host:port of the one that is told of alerts; empty: none is.
         """
         if shutil.which("prometheus") is None:
             pytest.skip("prometheus is not installed (Debian: apt-get install prometheus)")
@@ -83,6 +85,9 @@ class PrometheusServer:
         config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
         config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "900ms", "evaluation_interval": "1s"}
         config["rule_files"] = [str(rules)]
+        config["alerting"] = {
+            "alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}] if alertmanager else []
+        }
         (job,) = config["scrape_configs"]
         (discovery,) = job["file_sd_configs"]
         discovery |= {"refresh_interval": "1s", "files": [str(path.absolute()) for path in targets_files]}
