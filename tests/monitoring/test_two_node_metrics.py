@@ -1,4 +1,4 @@
-"""A run on two nodes that a Prometheus on the first one scrapes: every expression has data, and the slow rank is named.
+"""A run on two nodes, with Prometheus and Alertmanager on the first: every expression has data, the slow rank is named.
 
 Each rank sleeps in each forward pass, as the compute of this tiny net is too short and too noisy on shared cores to
 compare; the slow one sleeps 30 % longer. What the others do meanwhile, waiting for it, is real.
@@ -22,6 +22,7 @@ import pytest
 from alexnet_dist.monitoring.metrics import PREFIX
 from alexnet_dist.runs.directory import METRICS, TARGETS
 from support.alert_rules import alert_queries, faster, operands, write_faster_rules
+from support.alertmanager import FIRING, Notice, Webhook, alertmanager, webhook
 from support.namespaces import Node
 from support.prometheus_server import PrometheusServer, Query, dashboard, dashboard_queries
 from support.training import TRAIN, settings
@@ -58,11 +59,15 @@ def test_a_minute_becomes_a_second() -> None:
 
 @dataclass(frozen=True)
 class Watched:
-    """A run on two nodes, and the Prometheus that scrapes it; agents: torchrun on each node, and what it prints."""
+    """A run on two nodes, the Prometheus that scrapes it, and the webhook that is told of its alerts.
+
+    agents: torchrun on each node, and the file with what it prints.
+    """
 
     nodes: tuple[Node, Node]
     directory: Path
     server: PrometheusServer
+    webhook: Webhook
     agents: Sequence[tuple[subprocess.Popen[bytes], Path]]
 
     def until(self, holds: Callable[[], bool], reason: Callable[[], object]) -> None:
@@ -122,14 +127,17 @@ def watching(
         arguments.append(f"--unsafe-fault=rank={rank},step=1,phase=forward,kind=sleep,seconds={sleep_s:.3f}")
     with ExitStack() as stack:
         # Prometheus starts together with the run: it looks for new targets only every five seconds.
-        server = stack.enter_context(PrometheusServer(home / "prometheus", [directory / TARGETS], rules, nodes[0]))
+        hook = stack.enter_context(webhook(nodes[0]))
+        address = stack.enter_context(alertmanager(home / "alertmanager", hook.url, nodes[0]))
+        server = PrometheusServer(home / "prometheus", [directory / TARGETS], rules, nodes[0], address)
+        stack.enter_context(server)
         agents = []
         for number, node in enumerate(nodes):
             options = ["--nnodes=2", f"--nproc-per-node={len(sleeps_s) // 2}", f"--node-rank={number}"]
             options += [f"--master-addr={nodes[0].address}", f"--master-port={PORT + len(sleeps_s)}"]
             agent = stack.enter_context(running(node, [*options, str(TRAIN), *arguments], home / node.host))
             agents.append((agent, home / node.host))
-        yield Watched(nodes, directory, server, agents)
+        yield Watched(nodes, directory, server, hook, agents)
 
 
 def queries() -> list[Query]:
@@ -147,15 +155,16 @@ def panel(title: str) -> str:
 
 def assert_named(watched: Watched, slow: int, node: Node) -> dict[str, float]:
     """Wait until the alert fires, and check that it and the panels name the slow rank; return own compute by rank."""
-    firing: list[dict[str, str]] = []
-
-    def fires() -> bool:
-        firing[:] = [labels for labels in watched.server.firing() if labels["alertname"] == "Straggler"]
-        return bool(firing)
-
     own = panel("Own compute by rank")
-    watched.until(fires, lambda: watched.server.query(own))
-    assert [(labels["rank"], labels["node"]) for labels in firing] == [(str(slow), node.host)]
+
+    def notices() -> dict[str, Notice]:
+        return watched.webhook.told(FIRING, watched.directory.name)
+
+    watched.until(lambda: "Straggler" in notices(), lambda: watched.server.query(own))
+    firing = [labels for labels in watched.server.firing() if labels["alertname"] == "Straggler"]
+    for labels in (notices()["Straggler"].labels, *firing):
+        assert (labels["rank"], labels["node"]) == (str(slow), node.host)
+    assert f"rank {slow} on {node.host} " in notices()["Straggler"].annotations["summary"]
     (slowest,) = watched.server.query(panel("Slowest rank"))
     assert (slowest.labels["rank"], slowest.labels["node"]) == (str(slow), node.host)
     # All steps are equally long: what tells the ranks apart is for how long they wait.

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from support.namespaces import Node
 from support.prometheus_server import MONITORING
 
 CONFIG = MONITORING / "alertmanager.yml"
@@ -65,8 +66,8 @@ class Webhook:
 
 
 @contextmanager
-def webhook() -> Iterator[Webhook]:
-    """Run a webhook on a free port of the loopback interface."""
+def webhook(node: Node | None = None) -> Iterator[Webhook]:
+    """Run a webhook on a free port of the loopback interface, of a node's if one is given."""
     notices: list[Notice] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,7 +82,9 @@ def webhook() -> Iterator[Webhook]:
         def log_message(self, *_: Any) -> None:
             """Log nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with node.network() if node else nullcontext():
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with server:
         thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
@@ -92,8 +95,10 @@ def webhook() -> Iterator[Webhook]:
 
 
 @contextmanager
-def alertmanager(home: Path, url: str) -> Iterator[str]:
-    """Run Alertmanager and yield its address; skip the test if it is not installed. url: of the webhook.
+def alertmanager(home: Path, url: str, node: Node | None = None) -> Iterator[str]:
+    """Run Alertmanager and yield its address; skip the test if it is not installed.
+
+    url: of the webhook. node: where Alertmanager runs; None: in the network of this process.
 
     Its configuration is ours, but for the webhook's address and the seconds for which it collects alerts.
     """
@@ -109,7 +114,7 @@ def alertmanager(home: Path, url: str) -> Iterator[str]:
     command += ["--web.listen-address=127.0.0.1:0", "--cluster.listen-address="]
     log = home / "log"
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = subprocess.Popen(node.command(command) if node else command, stdout=file, stderr=file)
     try:
         deadline = time.monotonic() + 30
         while not (match := re.search(r'msg="Listening on" address=(\S+)', log.read_text())):
