@@ -58,7 +58,7 @@ def main(arguments: list[str], stop: StopRequest | None = None) -> None:
         action="append",
         default=[],
         metavar="FAULT",
-        help="for tests of this package: let a rank harm itself once, such as rank=2,step=7,phase=forward,kind=kill",
+        help="for tests of this package: let a rank harm itself, such as rank=2,step=7,phase=forward,kind=kill",
     )
     for argument in arguments:
         if argument.startswith("--") and "." in argument.partition("=")[0]:

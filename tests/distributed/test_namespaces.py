@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,10 +29,16 @@ def printed(node: Node, script: str, *words: str) -> str:
 
 
 def test_nodes_are_connected_and_disconnected_and_leave_nothing() -> None:
+    here = Path("/proc/thread-self/ns/net").readlink()
     with two_nodes() as (first, second):
         assert printed(first, "import socket; print(socket.gethostname())") == "node-a"
         assert printed(second, RESOLVE) == "nowhere"
         assert printed(first, CONNECT, second.address) == "ConnectionRefusedError"
+        with first.network(), socket.create_server((first.address, 0)) as server:
+            with second.network():
+                socket.create_connection(server.getsockname()[:2], 1.0).close()
+            server.accept()[0].close()
+        assert Path("/proc/thread-self/ns/net").readlink() == here
         first.disconnect()
         assert printed(first, CONNECT, second.address) == "OSError"
         first.connect()

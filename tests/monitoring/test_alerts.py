@@ -6,26 +6,20 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from alexnet_dist.monitoring.metrics import PREFIX
+from support.alert_rules import RULES, alerts
 from support.exposition import exposed
 from support.prometheus_server import MONITORING
 
-RULES, CASES = MONITORING / "alerts.yml", MONITORING / "alerts_test.yml"
+CASES = MONITORING / "alerts_test.yml"
 RUNBOOK = MONITORING.parents[1] / "docs" / "alerts.md"
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
 )
-
-
-def alerts() -> dict[str, dict[str, Any]]:
-    """Return the rules by name."""
-    (group,) = yaml.safe_load(RULES.read_text())["groups"]
-    return {rule["alert"]: rule for rule in group["rules"]}
 
 
 def promtool(*words: str) -> tuple[int, str]:

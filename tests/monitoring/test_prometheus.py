@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from alexnet_dist.monitoring.metrics import LABELS, PREFIX
 from alexnet_dist.monitoring.server import PAGE_S
 from alexnet_dist.runs import directory as run_directory
+from support.alert_rules import alert_queries
 from support.prometheus_server import MONITORING, PrometheusServer, dashboard, dashboard_queries
 from support.training import TRAIN, settings
 
@@ -101,13 +102,13 @@ def training(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             agent.wait()
 
 
-def test_every_expression_of_the_dashboard_has_data(training: Training, tmp_path: Path) -> None:
+def test_every_expression_of_the_dashboard_and_the_alerts_has_data(training: Training, tmp_path: Path) -> None:
     # It starts together with the run: Prometheus looks for new targets only every five seconds.
     with PrometheusServer(tmp_path / "prometheus", [training.directory / run_directory.TARGETS]) as server:
         training.until((training.directory / run_directory.TARGETS).exists, "targets.json")
         server.wait_for(f"sum({PREFIX}running)", RANKS, TIMEOUT_S)
         queries = dashboard_queries(dashboard())
-        server.wait_for_data(queries, TIMEOUT_S)
+        server.wait_for_data([*queries, *alert_queries()], TIMEOUT_S)
         # A join of series may drop ranks; topk names one.
         by_rank = [query for query in queries if "rank" in query.legend_labels and "topk" not in query.expression]
         assert len(by_rank) >= 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,6 +17,13 @@ DEVICE = "veth0"  # in each namespace; loopback is the only other device
 
 def _ip(*words: str) -> str:
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def _enter(namespace: int) -> None:
+    """Move this thread into a network namespace, an open file of /proc or /run/netns; Python 3.12 has os.setns."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, 0):
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,22 @@ class Node:
             self.command(words), env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """Let what this thread connects meanwhile begin on this node."""
+        here, there = (
+            os.open(path, os.O_RDONLY) for path in ("/proc/thread-self/ns/net", f"/run/netns/{self.namespace}")
+        )
+        try:
+            _enter(there)
+            try:
+                yield
+            finally:
+                _enter(here)
+        finally:
+            os.close(here)
+            os.close(there)
 
     def processes(self) -> list[int]:
         """Return the process ids of all that run on this node."""

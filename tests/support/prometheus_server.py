@@ -1,4 +1,4 @@
-"""A real Prometheus server for tests, run with our prometheus.yml on a free port of the loopback interface."""
+"""A real Prometheus server for tests, run with our prometheus.yml on a free port of a loopback interface."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from support.namespaces import Node
 
 MONITORING = Path(__file__).parents[2] / "launch" / "monitoring"
 WINDOW = "5s"
@@ -78,18 +81,30 @@ def dashboard_queries(model: dict[str, Any]) -> list[Query]:
 class PrometheusServer:
     """Prometheus on our prometheus.yml, scraping every second; use as a context manager, or start and stop."""
 
-    def __init__(self, home: Path, targets_files: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        targets_files: Sequence[Path],
+        rules: Path = MONITORING / "alerts.yml",
+        node: Node | None = None,
+        alertmanager: str = "",
+    ) -> None:
         """Write its configuration into the directory `home`; skip the test if Prometheus is not installed.
 
-        targets_files: the `targets.json` of the runs to scrape, instead of those that prometheus.yml lists.
+        targets_files: the `targets.json` of the runs to scrape, instead of those that prometheus.yml lists. rules: the
+        alerts, evaluated every second. node: where the server runs; None: in the network of this process.
+        alertmanager: host:port of the one that is told of alerts; empty: none is.
         """
         if shutil.which("prometheus") is None:
             pytest.skip("prometheus is not installed (Debian: apt-get install prometheus)")
         home.mkdir(parents=True, exist_ok=True)
-        self._home, self._log = home, home / "prometheus.log"
+        self._home, self._log, self._node = home, home / "prometheus.log", node
         config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
-        config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "900ms"}
-        config["rule_files"] = [str(MONITORING / "alerts.yml")]
+        config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "900ms", "evaluation_interval": "1s"}
+        config["rule_files"] = [str(rules)]
+        config["alerting"] = {
+            "alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}] if alertmanager else []
+        }
         (job,) = config["scrape_configs"]
         (discovery,) = job["file_sd_configs"]
         discovery |= {"refresh_interval": "1s", "files": [str(path.absolute()) for path in targets_files]}
@@ -101,6 +116,8 @@ class PrometheusServer:
         """Start the server and wait until it accepts requests."""
         command = ["prometheus", f"--config.file={self._home / 'prometheus.yml'}", "--web.listen-address=127.0.0.1:0"]
         command += [f"--storage.tsdb.path={self._home / 'data'}", "--storage.tsdb.retention.time=2h"]
+        if self._node:
+            command = self._node.command(command)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + timeout_s
@@ -146,13 +163,17 @@ class PrometheusServer:
         """Return the data of a response of the HTTP API; raise on an error."""
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(url, timeout=20) as response:
+        with self._node.network() if self._node else nullcontext(), direct.open(url, timeout=20) as response:
             return json.load(response)["data"]
 
     def targets(self) -> dict[str, str]:
         """Return the health (up, down, unknown) of each scraped address."""
         active = self.get("targets", state="active")["activeTargets"]
         return {target["discoveredLabels"]["__address__"]: target["health"] for target in active}
+
+    def firing(self) -> list[dict[str, str]]:
+        """Return the labels of the alerts that fire, with their names as `alertname`."""
+        return [alert["labels"] for alert in self.get("alerts")["alerts"] if alert["state"] == "firing"]
 
     def query(self, expression: str) -> list[Sample]:
         """Return the current value of an expression: one sample a series."""
@@ -174,7 +195,7 @@ class PrometheusServer:
         return len({sample.labels[label] for sample in self.query(query.expression)}) == count
 
     def problems(self, queries: Sequence[Query]) -> list[str]:
-        """Return the problems of the results: no data, only NaN, or a label of the legend is missing."""
+        """Return the problems of the results: no data, NaN, or a label of the legend is missing."""
         problems = []
         for query in queries:
             samples = self.query(query.expression)
@@ -182,8 +203,8 @@ class PrometheusServer:
             prefix = f"{query.panel}: {query.expression}"
             if not samples:
                 problems.append(f"{prefix}: no data")
-            elif all(math.isnan(sample.value) for sample in samples):
-                problems.append(f"{prefix}: only NaN")
+            elif any(math.isnan(sample.value) for sample in samples):
+                problems.append(f"{prefix}: NaN")
             elif missing := query.legend_labels - common:
                 problems.append(f"{prefix}: no label {', '.join(sorted(missing))}")
         return problems

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.training.faults import EXAMPLE, Fault, Injector, parse_fault
+from alexnet_dist.training.faults import EXAMPLE, SLEEP_EXAMPLE, Fault, FaultyTimeline, Injector, parse_fault
 from support.training import DETERMINISTIC, assert_same_run, finished, settings, torchrun
+
+CPU = torch.device("cpu")
 
 
 def test_a_fault_is_read() -> None:
     assert parse_fault(EXAMPLE) == Fault(2, 7, "forward", "kill")
     assert parse_fault("kind=nan,phase=load,step=1,rank=0") == Fault(0, 1, "load", "nan")
+    assert parse_fault(SLEEP_EXAMPLE) == Fault(2, 7, "forward", "sleep", 0.1)
 
 
 @pytest.mark.parametrize(
@@ -23,8 +27,12 @@ def test_a_fault_is_read() -> None:
         ("rank=2,step=7,phase=forward,kind=kill,node=1", "expected such as"),
         ("rank=two,step=7,phase=forward,kind=kill", "rank and step are whole numbers"),
         ("rank=2,step=7,phase=lunch,kind=kill", "expected a phase of load, data_wait, forward"),
-        ("rank=2,step=7,phase=forward,kind=flood", "a kind of kill, stop, nan"),
+        ("rank=2,step=7,phase=forward,kind=flood", "a kind of kill, stop, nan, sleep"),
         ("rank=2,step=7,phase=forward,kind=nan", "nan is a fault of phase=load"),
+        ("rank=2,step=7,phase=backward,kind=sleep,seconds=1", "sleep is a fault of phase=forward"),
+        ("rank=2,step=7,phase=forward,kind=sleep", f"expected such as {SLEEP_EXAMPLE}"),
+        ("rank=2,step=7,phase=forward,kind=kill,seconds=1", "expected such as rank=2,step=7,phase=forward,kind=kill"),
+        ("rank=2,step=7,phase=forward,kind=sleep,seconds=-1", "seconds is a number"),
     ],
 )
 def test_what_is_no_fault_is_refused(text: str, message: str) -> None:
@@ -43,6 +51,20 @@ def test_a_fault_strikes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [injector.poisons(step) for step in (2, 3, 3)] == [False, True, True]
     Injector(injector.faults, tmp_path).strike(3, "forward")  # after a restart
     assert sent == [9]
+
+
+def test_a_sleep_belongs_to_its_phase_of_each_step_from_its_own_on(tmp_path: Path) -> None:
+    timeline = FaultyTimeline(CPU, injector=Injector([Fault(0, 2, "forward", "sleep", 0.1)], tmp_path))
+    forward_s = []
+    for timeline.step in (1, 2, 3):
+        timeline.take()
+        for phase in ("other", "forward", "backward"):
+            timeline.mark(phase)
+        phase_s = timeline.take().read().phase_s
+        assert phase_s["other"] + phase_s["backward"] < 0.1
+        forward_s.append(phase_s["forward"])
+    assert forward_s[0] < 0.1
+    assert min(forward_s[1:]) >= 0.1
 
 
 @pytest.mark.timeout(300)
