@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 
 import alexnet_dist
 from alexnet_dist import config as configs
+from alexnet_dist.config.keys import format_value
 from alexnet_dist.report.history import History, Line
 from alexnet_dist.report.markup import facts, paragraph, table
 from alexnet_dist.report.overview import UNKNOWN
@@ -34,7 +36,7 @@ def starts(run: History) -> str:
             str(ends.get(line.get("start"), "no regular end")),
             _ranks(line),
             ", ".join(_hosts(line)) or UNKNOWN,
-            _software(line),
+            f"{_software(line)}{', commit ' + _short(str(line['commit'])) if line.get('commit') else ''}",
         )
         for line in run.starts
     ]
@@ -43,12 +45,12 @@ def starts(run: History) -> str:
         if len(ends) < len(rows)
         else ""
     )
-    return table(START_COLUMNS, rows) + (paragraph(note, "soft") if note else "")
+    return "<h3>Starts</h3>" + table(START_COLUMNS, rows) + (paragraph(note, "soft") if note else "")
 
 
 def _ranks(line: Line) -> str:
-    replicas, layout = line.get("replicas", UNKNOWN), line.get("layout", UNKNOWN)
-    return f"{line.get('world_size', UNKNOWN)}: {replicas} x {layout}, {line.get('device', UNKNOWN)}"
+    ranks, replicas, layout = (line.get(name, UNKNOWN) for name in ("world_size", "replicas", "layout"))
+    return f"{ranks} ({replicas} {'replica' if replicas == 1 else 'replicas'}, {layout}), {line.get('device', UNKNOWN)}"
 
 
 def _hosts(line: Line) -> list[str]:
@@ -59,7 +61,7 @@ def _hosts(line: Line) -> list[str]:
 def _software(line: Line) -> str:
     names = {"alexnet_dist": "alexnet_dist", "torch": "torch", "python": "Python"}
     found = [f"{shown} {line[name]}" for name, shown in names.items() if name in line]
-    return ", ".join(found + ([f"commit {_short(str(line['commit']))}"] if line.get("commit") else []))
+    return ", ".join(found)
 
 
 def _short(commit: str) -> str:
@@ -72,20 +74,28 @@ def counted(run: History) -> list[tuple[str, str]]:
     """Return what the ranks have counted, summed over all starts that have recorded it."""
     if not run.ends:
         return [("bad samples", f"{NOT_RECORDED} before the end of a start; --live counts them")]
-    recorded = len({str(line.get("start")) for line in run.ends})
-    of = "" if recorded == len(run.starts) else f" (in {recorded} of {len(run.starts)} starts: the others had no end)"
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
+    failures: dict[str, int] = {}  # by start; every rank counts the same
     for line in run.ends:
-        found = line.get("bad_samples")
-        for reason, count in found.items() if isinstance(found, Mapping) else ():
-            reasons[str(reason)] = reasons.get(str(reason), 0) + int(count)
+        found, start = line.get("bad_samples"), str(line.get("start"))
+        reasons.update(
+            {str(reason): _whole(count) for reason, count in found.items()} if isinstance(found, Mapping) else {}
+        )
+        failures[start] = max(failures.get(start, 0), _whole(line.get("checkpoint_failures")))
+    ended = f" (in {len(failures)} of {len(run.starts)} starts: the others had no end)"
+    of = "" if len(failures) == len(run.starts) else ended
     listed = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items() if count)
-    bad = f"{sum(reasons.values()):,}" + (f" ({listed})" if listed else "")
-    failures = max((int(line.get("checkpoint_failures", 0)) for line in run.ends), default=0)
     return [
-        ("bad samples, for which others were substituted", bad + of),
-        ("checkpoints that could not be written", f"{failures:,}{of}"),
+        (
+            "bad samples, for which others were substituted",
+            f"{reasons.total():,}{f' ({listed})' if listed else ''}{of}",
+        ),
+        ("checkpoints that could not be written", f"{sum(failures.values()):,}{of}"),
     ]
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def provenance(run: History) -> str:
@@ -133,7 +143,7 @@ def configuration(run: History) -> str:
     paper, own = configs.flat(configs.load([], []).config), configs.flat(run.config)
     sources = _sources(run)
     changed = [
-        (key, str(own.get(key, UNKNOWN)), str(paper.get(key, UNKNOWN)), sources.get(key, NOT_RECORDED))
+        (key, _shown(own, key), _shown(paper, key), sources.get(key, NOT_RECORDED))
         for key in {**own, **paper}
         if own.get(key) != paper.get(key) and key not in HERE_ALONE
     ]
@@ -143,6 +153,12 @@ def configuration(run: History) -> str:
     loaded = configs.LoadedConfig(run.config, origins)
     whole = configs.print_config(loaded) if sources else configs.to_yaml(run.config)
     return f"{told}<details><summary>Every key</summary><pre>{escape(whole)}</pre></details>"
+
+
+def _shown(values: Mapping[str, object], key: str) -> str:
+    """Return a value as it is typed, or a dash for a layer that a net does not have."""
+    value = values.get(key, UNKNOWN)
+    return value if isinstance(value, str) else format_value(value)
 
 
 def _sources(run: History) -> dict[str, str]:

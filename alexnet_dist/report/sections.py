@@ -109,7 +109,7 @@ def neighbours(net: NetPictures | str) -> str:
     said = (
         f"At the left an image of the validation split, beside it the nearest of {net.held_out.searched:,}, by the"
         " distance between the activations of the last hidden layer (figure 4 of the paper)."
-        f" {other} of {len(pairs)} are of another class: their names are orange."
+        f" {other} of {len(pairs)} are of another class" + (": their names are orange." if other else ".")
     )
     return paragraph(said, "soft") + "".join(map(_row, net.held_out.rows))
 
