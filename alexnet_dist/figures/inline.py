@@ -22,6 +22,6 @@ def data_url(pixels: npt.NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def jpeg_url(content: bytes) -> str:
+def jpeg_url(content: bytes | memoryview) -> str:
     """Return a JPEG as a data URL."""
     return "data:image/jpeg;base64," + base64.b64encode(content).decode()

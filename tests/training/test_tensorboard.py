@@ -21,7 +21,7 @@ from support.ranks import Ranks
 from support.training import settings, train_here
 
 
-def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def curves(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     """Return the points of each tag, as TensorBoard shows them."""
     # Not above: ranks import this module.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
