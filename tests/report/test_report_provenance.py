@@ -39,7 +39,9 @@ def run(tmp_path: Path) -> History:
     """A run of three starts, of which the second had no end in order."""
     directory = write_recorded_run(tmp_path)
     write_lines(directory / STARTS, [FIRST, FIRST | {"start": 2, "step": 100}, LAST])
-    write_lines(directory / RANKS, [end(start, rank) for start in (1, 3) for rank in (1, 0)])
+    slow = {"phase_s": {"forward": 9.0}}
+    ends = [end(start, rank, **(slow if start == 1 else {})) for start in (1, 3) for rank in (1, 0)]
+    write_lines(directory / RANKS, ends)
     return read_history(directory, "run")
 
 
