@@ -20,21 +20,23 @@ FLOORS = (
     {"config", "model"},
     {"distributed"},
     {"runs"},
-    {"training.optim", "training.run_plan"},
+    {"training.optim", "training.run_plan", "training.tensorboard"},
     {"training.schedule"},
     {"training.context"},
     {"training.feed", "training.inputs"},
     {"training.step", "training.faults"},
     {"training.build", "training.graph", "training.resume", "training.initial"},
-    {"training.run_logger", "training.ending", "training.saver"},
+    {"training.run_logger", "training.ending", "training.saver", "training.provenance"},
     {"training.pipeline"},
     {"training.loop"},
     {"training.train"},
-    {"pack", "show", "train", "export", "features", "figures", "benchmark"},
-    {"demo", "paper", "doctor", "evaluate", "finetune", "predict", "report"},
+    {"pack", "show", "export", "features", "figures", "benchmark"},
+    {"demo", "paper", "evaluate", "finetune", "predict", "report"},
+    {"train"},
+    {"doctor"},
     {"__main__", "launch"},
 )
-COMMANDS = FLOORS[-3] | FLOORS[-2] | {"__main__", "launch"}
+COMMANDS = set().union(*FLOORS[-5:])
 CONFIG_READERS = {
     "config",
     "runs",

@@ -23,6 +23,7 @@ DOCUMENTS = [
     "docs/paper.md",
     "docs/faults.md",
     "docs/alerts.md",
+    "docs/records.md",
     *DESIGN,
 ]
 PACKAGE_FOLDERS = {path.name for path in PACKAGE.iterdir() if path.is_dir()}

@@ -238,6 +238,10 @@ class RunConfig(Section):
     """Changes at given epochs, in order, as the authors made them by hand (layer-params-145.cfg); the paper: none."""
     record_samples: bool = False
     """Whether the sample ids that each rank decodes for every step are written to samples-rank-N.jsonl."""
+    report: bool = True
+    """Whether a finished run writes report.html, without predictions, in about a second after its end."""
+    tensorboard: bool = False
+    """Whether the curves are also written as TensorBoard's event files; it needs alexnet_dist[tensorboard]."""
 
 
 class MetricsConfig(Section):

@@ -58,6 +58,7 @@ def report(result: DemoResult) -> str:
     overrides = shlex.join([f"data.root={result.paths.shards}", "run.directory=runs/mine", *result.overrides])
     python = ".venv/bin/python"
     descriptions = {
+        run / "report.html": "the run on one page: open it in a browser",
         figures / "curves.png": "loss and error during training",
         figures / "net.png": "the net, and what its towers send each other",
         figures / "conv1.png": "the kernels learned by the first layer, by tower",

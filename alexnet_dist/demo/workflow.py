@@ -21,7 +21,7 @@ from alexnet_dist.demo.paths import DemoPaths, discard, example_image, prepare
 from alexnet_dist.demo.summary import DemoResult, few_image_notes
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.sources.split_folders import has_held_out
-from alexnet_dist.runs.directory import METRICS
+from alexnet_dist.runs.directory import METRICS, REPORT
 from alexnet_dist.system import environment, resources
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ HOLDOUT = 0.1
 
 
 def run_demo(run: Path, data: Path | None) -> DemoResult:
-    """Draw images if `data` is None, pack, train, evaluate and draw figures.
+    """Draw images if `data` is None, pack, train, evaluate, draw figures and write the report.
 
     Raises UserError outside a checkout.
     """
@@ -112,7 +112,8 @@ def pack(paths: DemoPaths, holdout: float | None) -> tuple[Split, Split]:
 def train_net(paths: DemoPaths, train: Split, overrides: list[str]) -> None:
     """Train under torchrun with the demo's config and the overrides: two replicas of two towers, a thread each."""
     print_step(3, f"train 2 replicas x 2 linked towers = {RANKS} processes over gloo, on {train.images:,} images")
-    arguments = [f"data.root={paths.shards}", f"run.directory={paths.run}", *overrides]
+    # The report is written when there are predictions for it.
+    arguments = [f"data.root={paths.shards}", f"run.directory={paths.run}", "run.report=false", *overrides]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
     run_step("train", [*torchrun, str(TRAIN_SCRIPT), "--config", str(CONFIG), *arguments])
 
@@ -144,9 +145,10 @@ def evaluate(paths: DemoPaths, val: Split) -> float:
 
 
 def draw_figures(paths: DemoPaths) -> None:
-    """Draw the pictures of the run."""
-    print_step(5, f"draw figures into {paths.figures}")
+    """Draw the pictures of the run and write its report."""
+    print_step(5, f"draw figures into {paths.figures}, and write {paths.run / REPORT}")
     run_step("figures", ["-m", "alexnet_dist.figures", str(paths.run), str(paths.figures)], capture=True)
+    run_step("report", ["-m", "alexnet_dist.report", str(paths.run)], capture=True)
 
 
 def class_counts(split: Split) -> list[int]:

@@ -40,12 +40,12 @@ class HeldOut:
     features: Floats
 
 
-def held_out_images(run: LoadedRun, split: Split) -> HeldOut:
-    """Run the net on up to MAX_IMAGES held-out images, centre-cropped.
+def held_out_images(run: LoadedRun, split: Split, most: int = MAX_IMAGES) -> HeldOut:
+    """Run the net on at most so many held-out images, centre-cropped.
 
     Raises UserError if the shards do not match the run, or for a sample that cannot be read.
     """
-    ids = held_out_ids(split)
+    ids = held_out_ids(split, most)
     pictures = read_pictures(run, split, ids)
     features = []
     with torch.no_grad(), Progress("held-out images", len(ids)) as progress:
@@ -55,9 +55,9 @@ def held_out_images(run: LoadedRun, split: Split) -> HeldOut:
     return HeldOut(pictures, [split.label(sample) for sample in ids], torch.cat(features).double().numpy())
 
 
-def held_out_ids(split: Split) -> list[int]:
-    """Return the ids of up to MAX_IMAGES images of a split, in a fixed random order."""
-    ids: list[int] = rng.permutation(split.images, 0, "figures")[:MAX_IMAGES].tolist()
+def held_out_ids(split: Split, most: int = MAX_IMAGES) -> list[int]:
+    """Return the ids of at most so many images of a split, in a fixed random order."""
+    ids: list[int] = rng.permutation(split.images, 0, "figures")[:most].tolist()
     return ids
 
 

@@ -20,3 +20,8 @@ def data_url(pixels: npt.NDArray[np.uint8]) -> str:
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, "PNG")
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def jpeg_url(content: bytes | memoryview) -> str:
+    """Return a JPEG as a data URL."""
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()

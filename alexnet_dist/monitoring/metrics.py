@@ -228,6 +228,10 @@ class Metrics:
         """Count steps after which training had diverged."""
         self._counters["nonfinite_loss_total"].inc(count)
 
+    def total(self, name: str, **labels: str) -> float:
+        """Return what a counter has counted so far; labels: besides those of the rank."""
+        return self.registry.get_sample_value(PREFIX + name, {**self._labels, **labels}) or 0.0
+
     def serve(self, address: str = "127.0.0.1", port: int = 0) -> int | None:
         """Serve on `address` and return the port: `port`, or any free one if it is 0 or taken.
 

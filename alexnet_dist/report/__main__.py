@@ -13,10 +13,7 @@ from pathlib import Path
 
 from alexnet_dist.config.arguments import PORT, add_port_argument
 from alexnet_dist.errors import UserError, run_command
-from alexnet_dist.system.files import replace_file
 from alexnet_dist.system.local_page import serve
-
-REPORT = "report.html"
 
 
 def main(arguments: list[str]) -> None:
@@ -27,32 +24,23 @@ def main(arguments: list[str]) -> None:
     if parsed.port is not None and not parsed.live:
         raise UserError("--port: expected with --live alone")
     if not parsed.live and parsed.out is None and len(parsed.runs) > 1:
-        raise UserError(f"{len(parsed.runs)} runs without --out; expected --out FILE, such as --out {REPORT}")
+        raise UserError(f"{len(parsed.runs)} runs without --out; expected --out FILE, such as --out report.html")
     # These import torch: --help does without it.
-    from alexnet_dist.figures.curves import run_names
-    from alexnet_dist.report.history import read_history
-
-    names = run_names(parsed.runs)
-    histories = [read_history(directory, name) for directory, name in zip(parsed.runs, names, strict=True)]
     if parsed.live:
+        from alexnet_dist.figures.curves import run_names
+        from alexnet_dist.report.history import read_history
         from alexnet_dist.report.live import Live
 
+        names = run_names(parsed.runs)
+        for directory, name in zip(parsed.runs, names, strict=True):
+            read_history(directory, name)  # what is no run is refused at once
         serve(partial(Live, parsed.runs, names), PORT if parsed.port is None else parsed.port)
         return
-    from alexnet_dist.report.net import net_pictures
-    from alexnet_dist.report.page import file_page
+    from alexnet_dist.report.written import write_report
+    from alexnet_dist.runs.directory import REPORT
 
-    nets = [net_pictures(directory, parsed.data) for directory in parsed.runs]
-    _write(parsed.out or parsed.runs[0] / REPORT, file_page(histories, nets))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the report and print its path. Raises UserError if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text.encode("utf-8", "backslashreplace"))  # a file name need not be UTF-8
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}; choose another file with --out") from None
+    path = parsed.out or parsed.runs[0] / REPORT
+    write_report(parsed.runs, path, parsed.data)
     print(path, flush=True)
 
 
@@ -63,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, of a live or finished run")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"file to write (default: {REPORT} in the run)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: report.html in the run)")
     parser.add_argument("--data", help="directory or URL of the shards; default: the run's data.root")
     parser.add_argument("--live", action="store_true", help="open a local page instead, drawn again every few seconds")
     add_port_argument(parser)

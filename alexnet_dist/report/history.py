@@ -18,7 +18,18 @@ from alexnet_dist.data.manifest import Manifest, manifest_path
 from alexnet_dist.errors import UserError
 from alexnet_dist.figures.curves import Record, read_record
 from alexnet_dist.runs import checkpoint
-from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, LOCK, METRICS, POST_MORTEM, PREEMPTED, SKIPPED, read_lines
+from alexnet_dist.runs.directory import (
+    CHECKPOINTS,
+    CONFIG,
+    LOCK,
+    METRICS,
+    POST_MORTEM,
+    PREEMPTED,
+    RANKS,
+    SKIPPED,
+    STARTS,
+    read_lines,
+)
 
 Line = Mapping[str, Any]
 Points = list[tuple[float, float]]
@@ -40,7 +51,8 @@ class History:
 
     manifest: of the training set; None if the run has not kept it. times: what happened when, as far as files tell.
     process: which process of which node wrote it last. unchanged: steps up to the newest checkpoint that have changed
-    no weight, because their numbers were not finite; None if that is not known.
+    no weight, because their numbers were not finite; None if that is not known. starts: the lines of starts.jsonl.
+    ends: those of ranks.jsonl, of each rank at the end of a start.
     """
 
     directory: Path
@@ -51,6 +63,8 @@ class History:
     process: str
     events: Sequence[Event]
     unchanged: int | None
+    starts: Sequence[Line]
+    ends: Sequence[Line]
 
     @property
     def name(self) -> str:
@@ -79,6 +93,8 @@ def read_history(directory: Path, name: str) -> History:
         _text(lock).strip() if lock.exists() else "",
         list(_events(directory)),
         _unchanged(directory),
+        read_lines(directory / STARTS),
+        read_lines(directory / RANKS),
     )
 
 

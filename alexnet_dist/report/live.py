@@ -57,7 +57,7 @@ class Live(LocalServer):
         newest = max(checkpoint.finished_steps(history.directory / CHECKPOINTS), default=None)
         known = self._nets.get(history.directory)
         if known is None or known[0] != newest:
-            known = self._nets[history.directory] = newest, net_pictures(history.directory, None, with_examples=False)
+            known = self._nets[history.directory] = newest, net_pictures(history.directory, None, with_held_out=False)
         return known[1]
 
 

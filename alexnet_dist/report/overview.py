@@ -22,7 +22,7 @@ from alexnet_dist.report.history import (
     typical_rate,
 )
 from alexnet_dist.report.markup import figure, paragraph, table
-from alexnet_dist.report.ranks import COUNTS, Ranks
+from alexnet_dist.report.ranks import COUNTS, RankMetrics, Ranks
 
 UNKNOWN = "–"
 LABEL_CHARACTERS = 20  # of a run at the left of a bar
@@ -160,41 +160,49 @@ def data_waits(runs: Sequence[History]) -> str:
     waiting = f"c{PHASE_COLOURS['data_wait']}"
     keys = key("waiting for samples", waiting, "area") + key("the rest of the step", "c0", "area")
     note = (
-        "Share of the logged steps, on rank 0. The run directory records no other phase; while a run is active,"
-        " --live shows all of them by rank."
+        "Share of the logged steps, on rank 0. While a run is active, --live shows all phases by rank; a start records"
+        " them when it ends."
     )
     drawn = bar_chart("Waiting for samples, share of a step", bars, 1.0)
     return f'<div class="keys">{keys}</div>{drawn}{paragraph(note, "soft")}'
 
 
 def phases_by_rank(name: str, ranks: Ranks | str) -> str:
-    """Return the seconds of a step by phase and rank of a live run, as bars, and what its ranks count."""
+    """Return the seconds of a step by phase and rank, as bars, and what the ranks have counted."""
     if isinstance(ranks, str):
         return figure(name, paragraph(ranks, "soft"))
     stepping = [each for each in ranks.answered if each.steps > 0]
-    said = ""
-    if stepping:
-        means = {each.rank: {phase: s / each.steps for phase, s in each.phase_s.items()} for each in stepping}
-        bars = [
-            Bar(
-                f"rank {rank}",
-                [(f"{phase}: {s:.4f} s", s, PHASE_COLOURS.get(phase, 6)) for phase, s in found.items()],
-                f"{1e3 * sum(found.values()):,.1f} ms",
-            )
-            for rank, found in means.items()
-        ]
-        used = [phase for phase in PHASE_COLOURS if any(found.get(phase) for found in means.values())]
-        keys = "".join(key(phase, f"c{PHASE_COLOURS[phase]}", "area") for phase in used)
-        largest = max(sum(found.values()) for found in means.values())
-        said = f'<div class="keys">{keys}</div>{bar_chart("Mean duration of a step by phase", bars, largest)}'
-    else:
+    said = _phase_bars(stepping)
+    if not stepping:
         said = paragraph("No rank has finished a step yet." if ranks.answered else "No rank answers.", "soft")
     if ranks.silent:
         said += paragraph(f"No metrics from {', '.join(ranks.silent)}.", "error")
-    if ranks.not_asked:
-        said += paragraph(f"{ranks.not_asked:,} more ranks are not asked.", "soft")
-    totals = {text: sum(each.counts.get(count, 0.0) for each in ranks.answered) for count, text in COUNTS.items()}
-    counted = ", ".join(f"{text}: {total:,.0f}" for text, total in totals.items())
-    nodes = sorted({f"{each.node} ({each.software})" for each in ranks.answered})
-    about = f"Since the ranks began: {counted}. {len(ranks.answered)} ranks on {', '.join(nodes)}."
+    if ranks.not_shown:
+        said += paragraph(f"{ranks.not_shown:,} more ranks are not shown.", "soft")
+    counts = [count for count in COUNTS if any(count in each.counts for each in ranks.answered)]
+    counted = ", ".join(
+        f"{COUNTS[count]}: {sum(e.counts.get(count, 0) for e in ranks.answered):,.0f}" for count in counts
+    )
+    nodes = sorted({f"{each.node} ({each.software})" if each.software else each.node for each in ranks.answered})
+    number = len(ranks.answered)
+    about = f"Since the ranks began: {counted}. {number} {'rank' if number == 1 else 'ranks'} on {', '.join(nodes)}."
     return figure(name, said + (paragraph(about, "soft") if ranks.answered else ""))
+
+
+def _phase_bars(ranks: Sequence[RankMetrics]) -> str:
+    """Return the mean duration of a step by phase, a bar for each rank, with a legend; empty without ranks."""
+    if not ranks:
+        return ""
+    means = {each.rank: {phase: s / each.steps for phase, s in each.phase_s.items()} for each in ranks}
+    bars = [
+        Bar(
+            f"rank {rank}",
+            [(f"{phase}: {s:.4f} s", s, PHASE_COLOURS.get(phase, 6)) for phase, s in found.items()],
+            f"{1e3 * sum(found.values()):,.1f} ms",
+        )
+        for rank, found in means.items()
+    ]
+    used = [phase for phase in PHASE_COLOURS if any(found.get(phase) for found in means.values())]
+    keys = "".join(key(phase, f"c{PHASE_COLOURS[phase]}", "area") for phase in used)
+    largest = max(sum(found.values()) for found in means.values())
+    return f'<div class="keys">{keys}</div>{bar_chart("Mean duration of a step by phase", bars, largest)}'

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TypeVar
 
-from alexnet_dist.report import overview, sections
+from alexnet_dist.report import overview, provenance, sections
 from alexnet_dist.report.history import History
 from alexnet_dist.report.markup import document, paragraph
 from alexnet_dist.report.net import NetPictures
-from alexnet_dist.report.ranks import Ranks
+from alexnet_dist.report.ranks import Ranks, recorded_ranks
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ def file_page(runs: Sequence[History], nets: Sequence[NetPictures | str]) -> str
         _head(runs),
         overview.standing(runs),
         _section("Curves", overview.curves(runs)),
-        _section("Time", overview.data_waits(runs)),
+        _section("Time", overview.data_waits(runs) + "".join(map(_phases, runs))),
         _section("Errors beside the paper's", sections.errors(runs)),
     ]
     for run, net in zip(runs, nets, strict=True):
@@ -30,9 +30,10 @@ def file_page(runs: Sequence[History], nets: Sequence[NetPictures | str]) -> str
         parts += [
             _section(f"Kernels of the first layer{of_run}", sections.kernels(run.name, net)),
             _section(f"Predictions{of_run}", sections.predictions(net)),
+            _section(f"Nearest neighbours{of_run}", sections.neighbours(net)),
             _section(f"Faults and restarts{of_run}", sections.happenings(run)),
-            _section(f"Provenance{of_run}", sections.provenance(run)),
-            _section(f"Configuration{of_run}", sections.configuration(run)),
+            _section(f"Provenance{of_run}", provenance.provenance(run)),
+            _section(f"Configuration{of_run}", provenance.configuration(run)),
         ]
     return document(overview.title(runs), "\n".join(parts))
 
@@ -48,6 +49,12 @@ def live_body(runs: Sequence[History], nets: Sequence[NetPictures | str], ranks:
             *(_section(f"Faults: {run.name}", sections.happenings(run)) for run in runs if run.events),
         ]
     )
+
+
+def _phases(run: History) -> str:
+    """Return the phases of a run's ranks in the last start that has recorded them."""
+    start = f", start {run.ends[-1].get('start')}" if run.ends else ""
+    return overview.phases_by_rank(f"Phases by rank: {run.name}{start}", recorded_ranks(run.ends))
 
 
 def _each(draw: Callable[[str, T], str], runs: Sequence[History], values: Sequence[T]) -> str:

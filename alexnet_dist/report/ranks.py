@@ -1,4 +1,4 @@
-"""What the ranks of a live run say of themselves: their metrics, read from the addresses in its targets.json."""
+"""What the ranks of a run say of themselves, live in their metrics, or at the end of a start in ranks.jsonl."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from alexnet_dist.monitoring.metrics import PREFIX
-from alexnet_dist.runs.directory import TARGETS
+from alexnet_dist.runs.directory import RANKS, TARGETS
 
 TIMEOUT_S, MOST_BYTES = 1.5, 1 << 21  # of one rank's metrics
 MOST_RANKS, AT_ONCE = 64, 16
@@ -39,11 +40,11 @@ class RankMetrics:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks that answered, by number, the addresses that did not, and how many more were not asked."""
+    """The ranks that answered, by number, the addresses that did not, and how many more are not shown."""
 
     answered: Sequence[RankMetrics]
-    silent: Sequence[str]
-    not_asked: int = 0
+    silent: Sequence[str] = ()
+    not_shown: int = 0
 
 
 def read_ranks(directory: Path) -> Ranks | str:
@@ -61,6 +62,36 @@ def read_ranks(directory: Path) -> Ranks | str:
     answered = sorted((each for each in found if each is not None), key=lambda each: each.rank)
     silent = [endpoint for endpoint, each in zip(asked, found, strict=True) if each is None]
     return Ranks(answered, silent, max(0, len(listed) - MOST_RANKS))
+
+
+def recorded_ranks(ends: Sequence[Mapping[str, Any]]) -> Ranks | str:
+    """Return what the ranks had counted by the last end that is recorded, or why that is not known.
+
+    ends: the lines of ranks.jsonl.
+    """
+    if not ends:
+        return "the ranks have recorded nothing: no start of the run has finished or was stopped in order yet"
+    try:
+        last = [line for line in ends if line["start"] == ends[-1]["start"]]
+        found = [
+            RankMetrics(
+                rank=int(line["rank"]),
+                node=str(line["host"]),
+                software="",
+                steps=float(line["steps"]),
+                phase_s={str(phase): float(seconds) for phase, seconds in line["phase_s"].items()},
+                counts={
+                    "bad_samples_total": float(sum(line["bad_samples"].values())),
+                    "skipped_batches_total": float(line["skipped_batches"]),
+                    "checkpoint_failures_total": float(line["checkpoint_failures"]),
+                },
+            )
+            for line in last
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"{RANKS} has a line that is not one of a rank's ({type(error).__name__}: {error})"
+    found.sort(key=lambda each: each.rank)
+    return Ranks(found[:MOST_RANKS], not_shown=max(0, len(found) - MOST_RANKS))
 
 
 def parse_metrics(text: str) -> RankMetrics:

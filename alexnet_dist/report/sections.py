@@ -1,24 +1,19 @@
-"""The lower part of the page: errors beside the paper's; by run, its net, what happened to it, its configuration."""
+"""The middle of the page: errors beside the paper's; by run, its net, and what happened to it."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 
-import alexnet_dist
 from alexnet_dist import config as configs
 from alexnet_dist.config import Config
 from alexnet_dist.nn.geometry import Geometry
 from alexnet_dist.report import comparison
 from alexnet_dist.report.history import History, Line, best_evaluation, number
 from alexnet_dist.report.markup import facts, figure, paragraph, picture, table
-from alexnet_dist.report.net import Example, NetPictures
+from alexnet_dist.report.net import Example, NetPictures, Photo
 from alexnet_dist.report.overview import UNKNOWN, error_text
-
-NOT_RECORDED = "not recorded in the run directory"
-HERE_ALONE = ("data.root", "data.cache", "data.cache_bytes", "data.workers", "run.directory")
+from alexnet_dist.report.provenance import NOT_RECORDED, counted, starts
 
 
 def errors(runs: Sequence[History]) -> str:
@@ -77,12 +72,12 @@ def predictions(net: NetPictures | str) -> str:
     """Return held-out images with their five most probable classes as bars, or why there are none."""
     if isinstance(net, str):
         return paragraph(f"No predictions: {net}", "soft")
-    if isinstance(net.examples, str):
-        return paragraph(f"No predictions: {net.examples}", "soft")
-    wrong = sum(example.guesses[0].index != example.truth.index for example in net.examples)
-    count = f"{len(net.examples)} images of the validation split, {wrong} of them wrong"
-    said = f"{count}; the right class is bold and orange."
-    return f'{paragraph(said, "soft")}<div class="examples">{"".join(map(_example, net.examples))}</div>'
+    if isinstance(net.held_out, str):
+        return paragraph(f"No predictions: {net.held_out}", "soft")
+    examples = net.held_out.examples
+    wrong = sum(example.guesses[0].index != example.truth.index for example in examples)
+    said = f"{len(examples)} images of the validation split, {wrong} of them wrong; the right class is bold and orange."
+    return f'{paragraph(said, "soft")}<div class="examples">{"".join(map(_example, examples))}</div>'
 
 
 def _example(example: Example) -> str:
@@ -102,66 +97,45 @@ def _example(example: Example) -> str:
     return f'<div class="example">{picture(example.picture, name, "")}<div>{caption}</div>{bars}</div>'
 
 
+def neighbours(net: NetPictures | str) -> str:
+    """Return rows of held-out images that are near to each other in the last hidden layer, or why there are none."""
+    if isinstance(net, str) or isinstance(net.held_out, str):
+        reason = net if isinstance(net, str) else str(net.held_out)
+        return paragraph(f"No neighbours: {reason}", "soft")
+    if not net.held_out.rows:
+        return paragraph("No neighbours: there is only one held-out image.", "soft")
+    pairs = [(row[0], each) for row in net.held_out.rows for each in row[1:]]
+    other = sum(query.label != each.label for query, each in pairs)
+    said = (
+        f"At the left an image of the validation split, beside it the nearest of {net.held_out.searched:,}, by the"
+        " distance between the activations of the last hidden layer (figure 4 of the paper)."
+        f" {other} of {len(pairs)} are of another class" + (": their names are orange." if other else ".")
+    )
+    return paragraph(said, "soft") + "".join(map(_row, net.held_out.rows))
+
+
+def _row(row: Sequence[Photo]) -> str:
+    tiles = "".join(
+        f'<div class="{"query" if each is row[0] else "near"}">{picture(each.picture, each.name, "")}'
+        f'<span class="{"other" if each.label != row[0].label else "same"}" title="{escape(each.name)}">'
+        f"{escape(each.name.split(',')[0])}</span></div>"
+        for each in row
+    )
+    return f'<div class="row">{tiles}</div>'
+
+
 def happenings(run: History) -> str:
-    """Return what happened to a run as its directory records it: faults, stops, batches and checkpoints left out."""
+    """Return what happened to a run as its directory records it: starts, faults, what was left out or substituted."""
     found = "".join(
         f"{paragraph(event.title)}<pre>{escape(event.text.rstrip())}</pre>" for event in run.events if event.text
     )
     unchanged = "not known: no readable checkpoint" if run.unchanged is None else f"{run.unchanged:,}"
     told = facts(
         [
+            ("restarts", f"{len(run.starts) - 1:,}" if run.starts else NOT_RECORDED),
             ("steps skipped because their numbers were not finite", unchanged),
-            ("restarts", f"{NOT_RECORDED}; torchrun's output has them"),
-            ("bad samples", f"{NOT_RECORDED}; the ranks count them in their metrics and name them on stderr"),
+            *counted(run),
         ]
     )
-    return (found or paragraph("No stop, error, rollback or damaged checkpoint is recorded.")) + told
-
-
-def provenance(run: History) -> str:
-    """Return where a run comes from: versions, ranks, times, data, and what its configuration changes."""
-    data = UNKNOWN
-    if run.manifest is not None:
-        images, classes = f"{run.manifest.images:,} training images", f"{len(run.manifest.classes):,} classes"
-        data = f"{images}, {classes}, {run.manifest.size} pixels a side"
-    software = f"torch {_torch()}, Python {platform.python_version()}"
-    rows = [
-        ("run directory", str(run.directory.resolve())),
-        *run.times,
-        ("written last by", run.process or NOT_RECORDED),
-        ("data", data),
-        ("manifest", UNKNOWN if run.manifest is None else f"sha256 {run.manifest.sha256}"),
-        ("packed with", _packed_with(run)),
-        ("layout", f"{run.config.topology.layout}, {run.config.data.global_batch} images a step"),
-        ("world size, commit, versions of training", NOT_RECORDED),
-        (
-            "this report",
-            f"alexnet_dist {alexnet_dist.__version__}, {software}",
-        ),
-    ]
-    return facts((name, value) for name, value in rows)
-
-
-def _packed_with(run: History) -> str:
-    libraries = {} if run.manifest is None else run.manifest.libraries
-    return ", ".join(f"{name} {release}" for name, release in libraries.items()) or NOT_RECORDED
-
-
-def _torch() -> str:
-    try:
-        return version("torch")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def configuration(run: History) -> str:
-    """Return what a run's configuration changes of the paper's, and all of it."""
-    paper, own = configs.flat(configs.load([], []).config), configs.flat(run.config)
-    changed = [
-        (key, str(own.get(key, UNKNOWN)), str(paper.get(key, UNKNOWN)))
-        for key in {**own, **paper}
-        if own.get(key) != paper.get(key) and key not in HERE_ALONE
-    ]
-    told = table(("key", "this run", "the paper's run"), changed) if changed else paragraph("That of the paper.")
-    whole = escape(configs.to_yaml(run.config))
-    return f"{told}<details><summary>Every key</summary><pre>{whole}</pre></details>"
+    quiet = paragraph("No stop, error, rollback or damaged checkpoint is recorded.")
+    return (found or quiet) + told + starts(run)

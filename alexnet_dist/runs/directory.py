@@ -23,8 +23,9 @@ CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
 )
 LOCK, MEAN, CHECKPOINTS, PROFILE = ".lock", "train.mean.npy", "checkpoints", "profile"
 SAVED = ".saved"  # names the step of the first checkpoint: a run that has it never starts from step 0 again
-STARTS = ".starts"  # how often the run was started
-POST_MORTEM = "post-mortem.txt"
+STARTS = "starts.jsonl"  # where each start comes from
+RANKS = "ranks.jsonl"  # what each rank has counted by the end of a start
+POST_MORTEM, REPORT = "post-mortem.txt", "report.html"
 SKIPPED = "skipped.jsonl"  # batches that are left out after a rollback, by the number of steps completed before them
 
 
@@ -64,7 +65,6 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
         notes += [f"damaged checkpoint set aside: {path}" for path in aside]
         notes += truncate_records(directory, step, evaluated_step)
         (directory / PREEMPTED).unlink(missing_ok=True)
-        replace_file(directory / STARTS, f"{starts(directory) + 1}\n".encode())
         # The config first: a directory with other files and without a config is not a run.
         replace_file(directory / CONFIG, config_yaml.encode())
         for name, content in inputs.items():
@@ -76,20 +76,34 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
     return notes
 
 
+def note_start(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Add a line on this start, after `begin` (rank 0 only). Raises UserError if the directory cannot be written."""
+    with _os_error_as_user_error(directory):
+        _add_lines(directory / STARTS, [{"start": starts(directory) + 1, **facts}])
+
+
 def starts(directory: Path) -> int:
     """Return how often a run was started; 0 if that is not known."""
     try:
-        # A directory without a configuration was emptied: another run begins.
-        return int((directory / STARTS).read_text()) if (directory / CONFIG).exists() else 0
-    except (OSError, ValueError):
+        return len((directory / STARTS).read_bytes().splitlines())
+    except OSError:
         return 0
+
+
+def note_ranks(directory: Path, facts: Sequence[Mapping[str, Any]]) -> None:
+    """Add a line on each rank at the end of this start (rank 0 only). Raises OSError."""
+    _add_lines(directory / RANKS, [{"start": starts(directory), **of_rank} for of_rank in facts])
+
+
+def _add_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Add lines to a short file, which is never half-written. Raises OSError."""
+    before = path.read_bytes() if path.exists() else b""
+    replace_file(path, before + "".join(f"{json.dumps(line)}\n" for line in lines).encode())
 
 
 def skip_batches(directory: Path, steps: Sequence[int], reason: str) -> None:
     """Add batches to those that later starts leave out (rank 0 only). Raises OSError."""
-    path = directory / SKIPPED
-    lines = [*(path.read_text().splitlines() if path.exists() else []), json.dumps({"steps": steps, "reason": reason})]
-    replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+    _add_lines(directory / SKIPPED, [{"steps": steps, "reason": reason}])
 
 
 def skipped_batches(directory: Path) -> list[int]:

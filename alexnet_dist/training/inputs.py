@@ -16,6 +16,7 @@ from alexnet_dist.distributed.topology import Topology, resolve_topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.system import resources
 from alexnet_dist.system.environment import LaunchInfo
+from alexnet_dist.training import tensorboard
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.run_plan import RunPlan
 
@@ -31,8 +32,10 @@ MIN_CROP, USUAL_CROP = 1 / 4, 3 / 4
 def open_run(config: Config, launched: LaunchInfo) -> RunContext:
     """Resolve the topology, open the shards and plan the run.
 
-    Raises UserError for a layout, shards or a global batch that do not fit.
+    Raises UserError for a layout, shards or a global batch that do not fit, or a package that is missing.
     """
+    if config.run.tensorboard and launched.rank == 0:
+        tensorboard.check_installed()
     section = config.topology
     towers = config.model.towers
     topology = resolve_topology(section.layout, config.train.device, launched, section.share_device, towers)

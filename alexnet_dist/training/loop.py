@@ -99,7 +99,7 @@ class Loop:
             return None
         rates = rates_at(schedule_of(self.run.config), at.progress, at.step, plan.steps_per_epoch)
         pending = self.launch_step(self.engine, self.feed, at.step, rates)
-        return InFlightStep(at.step + 1, rates.weights, pending, self.logger.time_s)
+        return InFlightStep(at.step + 1, rates, pending, self.logger.time_s)
 
     def count_once(self, value: float) -> float:
         """Return a value on one rank of each replica and 0 on the other, which computes the same loss."""
@@ -117,7 +117,7 @@ class Loop:
             ids = decoded_ids(report, self.run.topology.towers)
             self.logger.log_samples(in_flight.step, self.control.gather(ids))
         self.logger.log_bad_samples(self.feed.take_bad())
-        return FinishedStep(StepRecord(in_flight.step, in_flight.learning_rate, report, time_s), status)
+        return FinishedStep(StepRecord(in_flight.step, in_flight.rates, report, time_s), status)
 
     def apply_status(self, finished: FinishedStep) -> bool:
         """Read a step's status on every rank and return whether to stop; raise if its numbers have gone wrong."""
@@ -129,7 +129,7 @@ class Loop:
             if self.logger.unchanged > limit:
                 raise self.diverged(record.step, f"the gradients are not finite, after {limit} skipped steps")
         elif excess := self.excess(loss):
-            raise self.diverged(record.step, f"{excess} at a learning rate of {record.learning_rate:g}")
+            raise self.diverged(record.step, f"{excess} at a learning rate of {record.rates.weights:g}")
         else:
             self.logger.log_loss(record, loss, wrong / self.run.plan.global_batch)
         return stop_requests > 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from alexnet_dist.distributed.status_sum import PendingSum
+from alexnet_dist.training.optim import Rates
 from alexnet_dist.training.run_logger import StepRecord
 from alexnet_dist.training.step import PendingStep
 
@@ -17,10 +18,10 @@ Finished = TypeVar("Finished")
 
 @dataclass(frozen=True)
 class InFlightStep:
-    """A launched step: its number, its learning rate, and the training seconds when all of it was launched."""
+    """A launched step: its number, its learning rates, and the training seconds when all of it was launched."""
 
     step: int
-    learning_rate: float
+    rates: Rates
     pending: PendingStep
     time_s: float
 

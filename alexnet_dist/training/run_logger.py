@@ -20,8 +20,10 @@ from alexnet_dist.runs.directory import EVALUATIONS, METRICS, samples_file
 from alexnet_dist.runs.records import Records
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import rows_of_rank
+from alexnet_dist.training.optim import Rates
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.step import StepReport
+from alexnet_dist.training.tensorboard import FOLDER, TRAIN, VALIDATION, EventFile
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A finished step on this rank: its number, its learning rate, its report, and the training seconds at its end."""
+    """A finished step on this rank: its number, its learning rates, its report, and the training seconds at its end."""
 
     step: int
-    learning_rate: float
+    rates: Rates
     report: StepReport
     time_s: float
 
@@ -67,6 +69,11 @@ class RunLogger:
         self._logged_step, self._logged_s = start.step, start.time_s
         self.finished_step, self.unchanged = start.step, start.unchanged
         self._records, self._is_full = Records(run.directory), False
+        self._curves: EventFile | None = None
+        self._evaluations: EventFile | None = None
+        if run.topology.is_rank0 and run.config.run.tensorboard:
+            self._curves = EventFile(run.directory / FOLDER / TRAIN, start.step)
+            self._evaluations = EventFile(run.directory / FOLDER / VALIDATION, start.evaluated_step)
         self._bar: tqdm[object] | None = None
         if run.topology.is_rank0 and sys.stderr.isatty():
             self._bar = tqdm(total=run.plan.steps, initial=start.step, unit="step", dynamic_ncols=True)
@@ -123,7 +130,7 @@ class RunLogger:
             self._bar.update(step - self._bar.n)
         if step % self._run.config.run.log_every and step != plan.steps:
             return
-        self._metrics.observe_log(loss, top1_error, record.learning_rate)
+        self._metrics.observe_log(loss, top1_error, record.rates.weights)
         if not self._run.topology.is_rank0:
             return
         self._observe_disk()
@@ -134,7 +141,7 @@ class RunLogger:
             "images": step * plan.global_batch,
             "loss": loss,
             "top1_error": top1_error,
-            "learning_rate": record.learning_rate,
+            "learning_rate": record.rates.weights,
             "step_s": record.report.times.step_s,
             "data_wait_s": record.report.times.phase_s["data_wait"],
             "time_s": record.time_s,
@@ -142,8 +149,12 @@ class RunLogger:
         self._record(METRICS, line)
         images_per_s = (step - self._logged_step) * plan.global_batch / (record.time_s - self._logged_s)
         self._logged_step, self._logged_s = step, record.time_s
+        if self._curves is not None:
+            rates = {"weights": record.rates.weights, "biases": record.rates.biases, **record.rates.layers}
+            values = {"loss": loss, "top1_error": top1_error, "images_per_s": images_per_s}
+            self._curves.add(step, values | {f"learning_rate/{name}": rate for name, rate in rates.items()})
         text = (
-            f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  learning rate {record.learning_rate:g}"
+            f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  learning rate {record.rates.weights:g}"
             f"  {images_per_s:,.0f} images/s"
         )
         if self._bar is not None:
@@ -166,6 +177,8 @@ class RunLogger:
                 "time_s": self.time_s,
             }
             self._record(EVALUATIONS, line)
+            if self._evaluations is not None:
+                self._evaluations.add(step, {name: line[name] for name in ("loss", "top1_error", "top5_error")})
             top5 = "" if evaluation.top5_error is None else f"  top-5 error {evaluation.top5_error:.2%}"
             self.log(
                 f"validation after epoch {step // plan.steps_per_epoch}:"

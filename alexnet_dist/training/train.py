@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 
@@ -48,6 +48,7 @@ from alexnet_dist.training.graph import launcher
 from alexnet_dist.training.initial import copy_initial_weights
 from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, shard_warnings
 from alexnet_dist.training.loop import Loop
+from alexnet_dist.training.provenance import note_ranks, start_facts
 from alexnet_dist.training.resume import Start, config_changes, resume, without_skipped
 from alexnet_dist.training.run_logger import RunLogger
 from alexnet_dist.training.saver import Saver
@@ -55,12 +56,17 @@ from alexnet_dist.training.step import Engine
 
 
 def train(
-    config: Config, profile_steps: int = 0, stop: StopRequest | None = None, faults: Sequence[Fault] = ()
-) -> None:
-    """Train or resume the run in `run.directory`; return when it is finished or was asked to stop.
+    config: Config,
+    profile_steps: int = 0,
+    stop: StopRequest | None = None,
+    faults: Sequence[Fault] = (),
+    origins: Mapping[str, str] | None = None,
+) -> bool:
+    """Train or resume the run in `run.directory`; return whether this start has finished it, or was asked to stop.
 
     profile_steps: how many steps to profile, after the first three of this start. stop: what watches this process's
-    signals; None: a signal before the first step ends the process at once. faults: of all ranks, for tests.
+    signals; None: a signal before the first step ends the process at once. faults: of all ranks, for tests. origins:
+    of the configuration's values, to be recorded.
 
     Raises UserError for what the user can fix, before the first step if it can be seen there, and RunError for anything
     else that ends the run.
@@ -83,7 +89,7 @@ def train(
         groups = connect(run, reports)
         control = Control(groups.world)
         if stopped_early(run, control, stop):
-            return
+            return False
         run = without_skipped(run, control)
         own_faults = [fault for fault in faults if fault.rank == run.topology.rank]
         injector = Injector(own_faults, run.directory) if own_faults else None
@@ -91,13 +97,12 @@ def train(
         if run.topology.device.type == "cuda":
             loader.pin()
         start = resume(run, engine, control)
-        if start.step >= run.plan.steps and not run.plan.evaluation_missing(start.step, start.evaluated_step):
-            run.log(f"{run.directory} is finished: {start.step:,} steps; raise run.steps or run.epochs to continue")
-            return
+        if was_finished(run, start):
+            return False
         if start.step == 0:
             copy_initial_weights(run, engine, control)
         check_room(profile_steps, run.plan.steps - start.step)
-        announce(run, start, accept(run, start, control), cache_note)
+        announce(run, start, accept(run, start, control, origins or {}), cache_note)
         feed = open_feed(run, start, loader, engine)
         metrics = stack.enter_context(closing(open_metrics(run, control)))
         if run.topology.is_rank0:
@@ -109,14 +114,16 @@ def train(
             profiled(profile_steps, run.directory / run_directory.PROFILE, run.topology.rank, run.topology.device.type)
         )
         if stopped_early(run, control, stop):
-            return
+            return False
         stop.allow(SAVE_GRACE_S, reports.waits_in_vain)
         reports.begin(lambda: logger.finished_step)
         with reports.reporting(), worker_death_as_error():
             launch_step = launcher(config.train.cuda_graph)
             loop = Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch_step)
             last_scrape.finished = loop.train(start, after_launch)
+            note_ranks(run, metrics, control, logger.finished_step)
         stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank
+    return last_scrape.finished
 
 
 def close_groups_unless_failed(error: type[BaseException] | None, *_: object) -> None:
@@ -139,6 +146,14 @@ def stopped_early(run: RunContext, control: Control, stop: StopRequest) -> bool:
     return True
 
 
+def was_finished(run: RunContext, start: Start) -> bool:
+    """Return whether an earlier start has finished the run."""
+    if start.step < run.plan.steps or run.plan.evaluation_missing(start.step, start.evaluated_step):
+        return False
+    run.log(f"{run.directory} is finished: {start.step:,} steps; raise run.steps or run.epochs to continue")
+    return True
+
+
 def connect(run: RunContext, reports: EndReports) -> Groups:
     """Compare this rank with all others, check the network between nodes, then build the process groups."""
     topology, timeout_s = run.topology, run.config.topology.timeout_s
@@ -151,8 +166,9 @@ def connect(run: RunContext, reports: EndReports) -> Groups:
     return open_groups(topology, timeout_s, room)
 
 
-def accept(run: RunContext, start: Start, control: Control) -> list[str]:
+def accept(run: RunContext, start: Start, control: Control, origins: Mapping[str, str]) -> list[str]:
     """Restore the run's directory to what it was at the start, on rank 0; return what changed in the configuration."""
+    facts = start_facts(run, start.step, control, origins)
 
     def begin() -> list[str]:
         changes = config_changes(run) if start.step else []
@@ -160,6 +176,7 @@ def accept(run: RunContext, start: Start, control: Control) -> list[str]:
         config_yaml = configs.to_yaml(run.config)
         for note in run_directory.begin(run.directory, start.step, start.evaluated_step, config_yaml, inputs):
             print(f"warning: {note}", file=sys.stderr, flush=True)
+        run_directory.note_start(run.directory, facts)
         return changes
 
     return control.run_on_rank0(begin)

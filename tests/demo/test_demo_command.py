@@ -72,6 +72,7 @@ def test_the_summary_says_what_ran_how_well_and_what_to_type() -> None:
         "744 steps, 47,616 images in 48 s, 992 images/s",
         "top-1 error on the held-out images: 2.3% (always predicting the most common class: 90.0%)",
         "predict runs/demo 'my images/val/a cat.jpg'",
+        "runs/demo/report.html ",
         "runs/demo/figures/curves.png",
         "runs/demo/metrics.jsonl",
         "runs/demo/checkpoints ",

@@ -33,7 +33,9 @@ def test_an_error_is_a_percentage() -> None:
 def rank(number: int, steps: float, slow: float = 1.0) -> RankMetrics:
     """Return the metrics of a rank whose steps take 0.1 s in each of two phases, times a factor."""
     phase_s = dict.fromkeys(PHASE_COLOURS, 0.0) | {"forward": 0.1 * steps * slow, "data_wait": 0.1 * steps * slow}
-    return RankMetrics(number, "node-<a>", "torch 2", steps, phase_s, {"bad_samples_total": 2.0})
+    return RankMetrics(
+        number, "node-<a>", "torch 2", steps, phase_s, {"bad_samples_total": 2.0, "skipped_batches_total": 0.0}
+    )
 
 
 def test_the_slow_rank_is_seen() -> None:
@@ -42,12 +44,12 @@ def test_the_slow_rank_is_seen() -> None:
     assert re.findall(r">([\d.]+ ms)</text>", drawn) == ["200.0 ms", "300.0 ms"]
     assert drawn.count('class="key"') == 2
     assert "No metrics from host:9413." in drawn
-    assert "bad samples: 6, skipped batches: 0" in drawn
+    assert "bad samples: 6, skipped batches: 0. 3 ranks on node-" in drawn  # and nothing that was not counted
     assert "node-&lt;a&gt;" in drawn
 
 
 def test_ranks_that_say_nothing() -> None:
     assert "No rank answers." in phases_by_rank("run", Ranks([], ["host:9410"]))
     assert "No rank has finished a step yet." in phases_by_rank("run", Ranks([rank(0, 0)], []))
-    assert "5 more ranks are not asked" in phases_by_rank("run", Ranks([rank(0, 1)], [], 5))
+    assert "5 more ranks are not shown" in phases_by_rank("run", Ranks([rank(0, 1)], [], 5))
     assert "no targets" in phases_by_rank("run", "no targets")

@@ -73,7 +73,9 @@ def test_the_file_shows_the_run(scheme: str, seen: Seen, run: Path) -> None:
     assert seen.texts("td[data-name='images/s, median']") == ["60"]
     assert seen.tab.locator("svg.chart").count() == 4
     assert all(text.startswith(MARKUP) for text in seen.texts(".guess span:first-child"))
-    assert seen.tab.locator("img").evaluate_all("all => all.length === 10 && all.every(one => one.naturalWidth > 0)")
+    images = 2 + 8 + 4 * 7  # kernels, predictions, rows of neighbours
+    assert seen.tab.locator("img").count() == images
+    assert seen.tab.locator("img").evaluate_all("all => all.every(one => one.naturalWidth > 0)")
     assert {url for url in seen.asked if not url.startswith("data:")} == {seen.tab.url}
     text, back = seen.tab.evaluate(
         """() => ["color", "backgroundColor"].map(

@@ -70,7 +70,7 @@ def test_a_run_that_has_logged_nothing_has_a_report(tmp_path: Path) -> None:
     text = (directory / "report.html").read_text()
     assert text.count("Nothing is recorded yet.") == 3
     assert "no step logged yet" in text
-    assert text.count("no checkpoint yet") == 2
+    assert text.count("no checkpoint yet") == 3
     assert "No run has been evaluated yet." in text
 
 

@@ -62,7 +62,7 @@ def test_of_many_ranks_some_are_asked(tmp_path: Path) -> None:
     write_targets(tmp_path / TARGETS, listed(*["127.0.0.1:1"] * (MOST_RANKS + 5)))
     found = read_ranks(tmp_path)
     assert isinstance(found, Ranks)
-    assert (len(found.silent), found.not_asked) == (MOST_RANKS, 5)
+    assert (len(found.silent), found.not_shown) == (MOST_RANKS, 5)
 
 
 @pytest.mark.parametrize("content", ["", "[", "3", "[3]", '[{"targets": 3}]', json.dumps({"targets": []})])

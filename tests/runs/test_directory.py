@@ -48,7 +48,6 @@ def test_a_new_run_holds_its_config_classes_and_mean(tmp_path: Path, shards: Pat
         run_directory.begin(directory, 0, 0, "config: text\n", files(shards))
         found = files(directory)
     assert found.pop(".lock").decode().startswith(f"process {os.getpid()} on ")
-    assert found.pop(".starts") == b"1\n"
     assert found == files(shards) | {"config.yaml": b"config: text\n"}
 
 
@@ -77,13 +76,16 @@ def test_starts_are_counted_until_the_directory_is_emptied(tmp_path: Path) -> No
     run_directory.open_directory(directory).close()
     for step in (0, 0, 5):  # it may have ended before its first checkpoint
         run_directory.begin(directory, step, 0, "config", {})
+        run_directory.note_start(directory, {"step": step})
         counts.append(run_directory.starts(directory))
     assert counts == [0, 1, 2, 3]
-    (directory / "config.yaml").unlink()  # as after rm -r RUN/*
-    run_directory.begin(directory, 0, 0, "config", {})
+    lines = run_directory.read_lines(directory / "starts.jsonl")
+    assert lines == [{"start": 1, "step": 0}, {"start": 2, "step": 0}, {"start": 3, "step": 5}]
+    run_directory.note_ranks(directory, [{"rank": 0}, {"rank": 1}])
+    assert run_directory.read_lines(directory / "ranks.jsonl") == [{"start": 3, "rank": 0}, {"start": 3, "rank": 1}]
+    (directory / "starts.jsonl").unlink()  # as after rm -r RUN/*
+    run_directory.note_start(directory, {})
     assert run_directory.starts(directory) == 1
-    (directory / ".starts").write_text("many")
-    assert run_directory.starts(directory) == 0
 
 
 def test_the_first_checkpoint_is_noted_once(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.nn.geometry import parameter_count, training_flops
 from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.training.optim import Rates
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord, decoded_ids
 from alexnet_dist.training.run_plan import BatchSpec
@@ -48,7 +49,7 @@ def open_logger(directory: Path, log_every: int = 1, topology: Topology = RANK_0
 
 
 def record(step: int, time_s: float = 101.0) -> StepRecord:
-    return StepRecord(step, 0.01 * step, REPORT, time_s)
+    return StepRecord(step, Rates(0.01 * step, 0.02 * step), REPORT, time_s)
 
 
 def test_every_log_step_and_the_last_are_logged(tmp_path: Path) -> None:
