@@ -24,6 +24,7 @@ CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
 LOCK, MEAN, CHECKPOINTS, PROFILE = ".lock", "train.mean.npy", "checkpoints", "profile"
 SAVED = ".saved"  # names the step of the first checkpoint: a run that has it never starts from step 0 again
 STARTS = ".starts"  # how often the run was started
+PREEMPTIONS = ".preemptions"  # after how many of its stops by a signal it was started again
 POST_MORTEM = "post-mortem.txt"
 SKIPPED = "skipped.jsonl"  # batches that are left out after a rollback, by the number of steps completed before them
 
@@ -63,6 +64,10 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
         aside = checkpoint.set_aside(directory / CHECKPOINTS, step)
         notes += [f"damaged checkpoint set aside: {path}" for path in aside]
         notes += truncate_records(directory, step, evaluated_step)
+        # Counted before the mark is removed, as a start may end in between.
+        stopped = preemptions(directory) + (directory / PREEMPTED).exists()
+        if stopped:
+            replace_file(directory / PREEMPTIONS, f"{stopped}\n".encode())
         (directory / PREEMPTED).unlink(missing_ok=True)
         replace_file(directory / STARTS, f"{starts(directory) + 1}\n".encode())
         # The config first: a directory with other files and without a config is not a run.
@@ -78,9 +83,18 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
 
 def starts(directory: Path) -> int:
     """Return how often a run was started; 0 if that is not known."""
+    return _count(directory, STARTS)
+
+
+def preemptions(directory: Path) -> int:
+    """Return how often a run was started after it was asked to stop and was saved; 0 if that is not known."""
+    return _count(directory, PREEMPTIONS)
+
+
+def _count(directory: Path, name: str) -> int:
     try:
         # A directory without a configuration was emptied: another run begins.
-        return int((directory / STARTS).read_text()) if (directory / CONFIG).exists() else 0
+        return int((directory / name).read_text()) if (directory / CONFIG).exists() else 0
     except (OSError, ValueError):
         return 0
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from alexnet_dist.monitoring.metrics import PREFIX
+from alexnet_dist.monitoring.series import PREFIX
 from support.exposition import exposed
 from support.prometheus_server import MONITORING
 

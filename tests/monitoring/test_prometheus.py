@@ -22,7 +22,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from alexnet_dist.monitoring.metrics import LABELS, PREFIX
+from alexnet_dist.monitoring.series import LABELS, PREFIX
 from alexnet_dist.monitoring.server import PAGE_S
 from alexnet_dist.runs import directory as run_directory
 from support.exposition import exposed

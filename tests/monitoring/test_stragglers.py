@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from alexnet_dist.monitoring.metrics import PREFIX
+from alexnet_dist.monitoring.series import PREFIX
 from alexnet_dist.monitoring.timeline import PHASES
 from support.prometheus_server import dashboard, dashboard_queries
 

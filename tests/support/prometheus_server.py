@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -61,10 +61,11 @@ def dashboard_queries(model: dict[str, Any]) -> list[Query]:
 class PrometheusServer:
     """Prometheus on our prometheus.yml, scraping every second; use as a context manager, or start and stop."""
 
-    def __init__(self, home: Path, targets_files: Sequence[Path]) -> None:
+    def __init__(self, home: Path, targets_files: Sequence[Path], client: Mapping[str, Any] | None = None) -> None:
         """Write its configuration into the directory `home`; skip the test if Prometheus is not installed.
 
-        targets_files: the `targets.json` of the runs to scrape, instead of those that prometheus.yml lists.
+        targets_files: the `targets.json` of the runs to scrape, instead of those that prometheus.yml lists. client:
+        what the job has besides, such as `basic_auth`.
         """
         if shutil.which("prometheus") is None:
             pytest.skip("prometheus is not installed (Debian: apt-get install prometheus)")
@@ -74,6 +75,7 @@ class PrometheusServer:
         config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "900ms"}
         config["rule_files"] = [str(MONITORING / "alerts.yml")]
         (job,) = config["scrape_configs"]
+        job |= client or {}
         (discovery,) = job["file_sd_configs"]
         discovery |= {"refresh_interval": "1s", "files": [str(path.absolute()) for path in targets_files]}
         (home / "prometheus.yml").write_text(yaml.safe_dump(config))
