@@ -1,9 +1,11 @@
-"""What a rank shows of its CUDA device: its name, its peak, and its memory as torch's allocator counts it."""
+"""What a rank shows of what it runs on: node, versions, device, and of a CUDA device its peak and its memory."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -40,12 +42,14 @@ def peak_flops(device: torch.device, dtype: str, tf32: bool) -> float | None:
     return None if known is None or column is None else 1e12 * known[column]
 
 
-def device_labels(device: torch.device) -> dict[str, str]:
-    """Return what identifies a rank's device: its name, and on CUDA its UUID as NVIDIA's DCGM exporter writes it."""
+def identity(device: torch.device) -> dict[str, str]:
+    """Return what a rank runs on: node, versions, device, and on CUDA its UUID as NVIDIA's DCGM exporter writes it."""
+    software = {"torch": _version("torch"), "version": _version("alexnet_dist")}
+    where = {"node": platform.node(), **software, "device": device.type, "device_uuid": ""}
     if device.type != "cuda":
-        return {"device": device.type, "device_uuid": ""}
+        return where
     properties = torch.cuda.get_device_properties(device)
-    return {"device": properties.name, "device_uuid": f"GPU-{properties.uuid}"}
+    return {**where, "device": properties.name, "device_uuid": f"GPU-{properties.uuid}"}
 
 
 class DeviceSeries(Collector):
@@ -74,3 +78,10 @@ class DeviceSeries(Collector):
             count = CounterMetricFamily(f"{PREFIX}{name}", text, labels=self._names)
             count.add_metric(self._values, stats[key])
             yield count
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

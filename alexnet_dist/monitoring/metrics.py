@@ -6,16 +6,19 @@ is visible. Metrics never end a run: a failure here is one warning on stderr.
 
 from __future__ import annotations
 
-import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from threading import Lock
+from typing import NamedTuple
 
 import torch
 from prometheus_client import Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from alexnet_dist.monitoring.access import ANYBODY, Access
-from alexnet_dist.monitoring.device import DeviceSeries, device_labels
+from alexnet_dist.monitoring.device import DeviceSeries, identity
 from alexnet_dist.monitoring.series import (
     CHECKPOINT_BUCKETS_S,
     COUNTERS,
@@ -30,9 +33,23 @@ from alexnet_dist.monitoring.targets import is_loopback, warn
 from alexnet_dist.monitoring.timeline import PHASES, Times
 
 CPU = torch.device("cpu")
+MOST_STEPS = 200  # that wait to be counted; together they take about 2 ms
 
 
-class Metrics:
+class _Step(NamedTuple):
+    """A completed step that waits to be counted: the arguments of observe_step, and the Unix time of its end."""
+
+    step: int
+    epoch: float
+    images_share: float
+    times: Times
+    link_bytes_sent: float
+    link_bytes_received: float
+    flops: float
+    ended_s: float
+
+
+class Metrics(Collector):
     """One rank's series. Counters are exposed as 0 from the start, so that `increase()` sees their first step.
 
     A gauge without a value yet (loss, evaluation) is absent until it has one. Counters restart at 0 with each process,
@@ -56,6 +73,8 @@ class Metrics:
         device: of the rank; on CUDA it has series of its own. peak_flops: FLOP/s of that device, None if not known.
         """
         self.registry = Registry()
+        self._steps, self._counting = deque[_Step](), Lock()
+        self.registry.register(self)  # the first, so that steps are counted before any series is read
         self._labels = {"run": run, "rank": str(rank), "replica": str(replica), "tower": str(tower)}
         self._counters = {name: self._counter(name, text).labels(**self._labels) for name, text in COUNTERS.items()}
         self._gauges = {name: self._gauge(name, text) for name, text in GAUGES.items()}
@@ -106,8 +125,7 @@ class Metrics:
         self._server: PageServer | None = None
 
     def _register_rank_info(self, device: torch.device) -> None:
-        info = {"node": platform.node(), "torch": _version("torch"), "version": _version("alexnet_dist")}
-        info |= device_labels(device)
+        info = identity(device)
         text = "Always 1; the labels name the node, the device and the software versions of this rank."
         self._gauge("rank_info", text, *info).labels(**self._labels, **info).set(1)
 
@@ -151,29 +169,49 @@ class Metrics:
         link_bytes_received: float,
         flops: float,
     ) -> None:
-        """Count a completed step.
+        """Count a completed step, at the latest when it is scraped: a step leaves the caches to the net, not to this.
 
         step: completed steps. epoch: completed epochs and the fraction of the current one. images_share, flops: this
         rank's share. link_bytes_sent, link_bytes_received: bytes of this step.
         """
-        self._counters["images_total"].inc(images_share)
+        self._steps.append(
+            _Step(step, epoch, images_share, times, link_bytes_sent, link_bytes_received, flops, time.time())
+        )
+        if len(self._steps) >= MOST_STEPS:
+            self._count_steps()
+
+    def collect(self) -> Iterable[Metric]:
+        """Count the steps that wait, and yield no family: prometheus_client calls this before it reads the others."""
+        self._count_steps()
+        return ()
+
+    def _count_steps(self) -> None:
+        with self._counting:  # of the training loop and the server
+            while self._steps:
+                self._count(self._steps.popleft())
+
+    def _count(self, done: _Step) -> None:
+        self._counters["images_total"].inc(done.images_share)
         self._counters["steps_total"].inc()
-        self._counters["model_flops_total"].inc(flops)
-        self._step_s.observe(times.step_s)
-        for phase, seconds in times.phase_s.items():
+        self._counters["model_flops_total"].inc(done.flops)
+        self._step_s.observe(done.times.step_s)
+        for phase, seconds in done.times.phase_s.items():
             # Waits are subtracted from the phase that contains them: rounding may leave a negative remainder.
             if seconds > 0:
                 self._phase_s[phase].inc(seconds)
-        for join, seconds in times.join_wait_s.items():
+        for join, seconds in done.times.join_wait_s.items():
             wait_s = self._waits_s.get(join)
             if wait_s is None:
                 wait_s = self._waits_s[join] = self._join_wait_s.labels(**self._labels, join=join)
             wait_s.inc(max(0.0, seconds))
-        self._link_bytes["send"].inc(link_bytes_sent)
-        self._link_bytes["recv"].inc(link_bytes_received)
-        self._progress_images += images_share
+        self._link_bytes["send"].inc(done.link_bytes_sent)
+        self._link_bytes["recv"].inc(done.link_bytes_received)
+        self._progress_images += done.images_share
         self._set(
-            step=step, epoch=epoch, progress_images=self._progress_images, last_step_timestamp_seconds=time.time()
+            step=done.step,
+            epoch=done.epoch,
+            progress_images=self._progress_images,
+            last_step_timestamp_seconds=done.ended_s,
         )
 
     def observe_log(self, loss: float, top1_error: float, learning_rate: float) -> None:
@@ -247,10 +285,3 @@ class Metrics:
         if self._server:
             self._server.close()
             self._server = None
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

@@ -26,7 +26,7 @@ from alexnet_dist.benchmark.contenders.training_steps import (
 from alexnet_dist.config import Config
 from alexnet_dist.data.reader import BAD_KINDS
 from alexnet_dist.distributed.data_parallel import Reducer
-from alexnet_dist.monitoring.metrics import Metrics
+from alexnet_dist.monitoring.metrics import MOST_STEPS, Metrics
 from alexnet_dist.monitoring.server import PAGE_S
 from alexnet_dist.monitoring.timeline import PHASES, Timeline, Times
 from alexnet_dist.nn.geometry import Geometry
@@ -39,7 +39,9 @@ from alexnet_dist.training.step import new_engine, train_step
 # Where a rank of a pair waits for the other tower: more series than one with both towers has.
 JOINS = ("conv3 forward", "conv3 backward", "fc6 forward", "fc6 backward", "fc7 forward", "fc7 backward", "logits",
          "pixels")  # fmt: skip
-PAGES = 20
+TIMES = Times(0.2, dict.fromkeys(PHASES, 0.02), dict.fromkeys(JOINS, 1e-3))
+LOG_EVERY = 20  # steps, as in configs/paper.yaml
+PAGES, COUNTS = 20, 9
 WORK = 2000  # numbers that the busy loop sums before it looks at the clock, in about 20 us
 LOOK = 200  # such sums, between two looks at whether the client has ended
 CLIENT = """
@@ -76,10 +78,10 @@ class Noise:
 
 
 def measure_calls(config: str, batch: int, steps: int, threads: int) -> dict[str, float]:
-    """Return what a step takes, and what the calls of the metrics take after it, with its caches.
+    """Return what a step takes, and what the metrics take of it.
 
-    config: the name of the configuration whose net is trained, both towers in this process. The calls are those of a
-    rank of a pair, and of a step that is logged.
+    config: the name of the configuration whose net is trained, both towers in this process. calls_us: after a step,
+    which has emptied the caches, one in LOG_EVERY of them logged; and of counting it later, many at once.
     """
     prepare_process(StepSettings(batch, steps, threads))
     found: Config = configs.load([Path(config)], []).config
@@ -87,19 +89,35 @@ def measure_calls(config: str, batch: int, steps: int, threads: int) -> dict[str
     model = AlexNet(net, SEED)
     engine = new_engine(model, Reducer(model, None, timeline), Rule(), SEED, batch, 1, torch.float32, timeline)
     source, rates, metrics = Noise(net, batch), Rates(LEARNING_RATE, LEARNING_RATE), rank_metrics()
-    calls_s: list[float] = []
+    calls_s: tuple[list[float], list[float]] = [], []  # of a step; of a line of the log
 
     def step(number: int) -> None:
         times = train_step(engine, source, number, rates).read().times
-        waits_s = dict.fromkeys(JOINS, 1e-3)
-        times = replace(times, phase_s={phase: max(s, 1e-4) for phase, s in times.phase_s.items()}, join_wait_s=waits_s)
+        times = replace(times, join_wait_s=TIMES.join_wait_s)
+        is_log = number % 2
         began_s = time.perf_counter()
-        observe(metrics, number + 1, times)
-        calls_s.append(time.perf_counter() - began_s)
+        if is_log:
+            metrics.observe_log(1.0, 0.5, LEARNING_RATE)
+        else:
+            observe(metrics, number + 1, times)
+        calls_s[is_log].append(time.perf_counter() - began_s)
 
-    seconds = timed(step, steps, torch.device("cpu"))
-    step_ms, calls_us = 1000 * seconds / steps, 1e6 * median(calls_s[-steps:])
+    step_ms = 1000 * timed(step, steps, torch.device("cpu")) / steps
+    calls_us = 1e6 * (median(calls_s[0]) + median(calls_s[1]) / LOG_EVERY) + count_us(metrics)
     return {"calls_us": calls_us, "step_ms": step_ms, "share_percent": calls_us / step_ms / 10}
+
+
+def count_us(metrics: Metrics) -> float:
+    """Return what it takes to count a step, one of as many as wait at most; median of COUNTS times."""
+    counts_s = []
+    for _ in range(COUNTS):
+        metrics.collect()
+        for number in range(MOST_STEPS - 1):
+            observe(metrics, number, TIMES)
+        began_s = time.perf_counter()
+        metrics.collect()
+        counts_s.append(time.perf_counter() - began_s)
+    return 1e6 * median(counts_s) / (MOST_STEPS - 1)
 
 
 def measure_scrape(scrapes: int, threads: int) -> dict[str, float]:
@@ -138,7 +156,8 @@ def rank_metrics() -> Metrics:
     metrics = Metrics("benchmark", 0, 0, 0, 2, BAD_KINDS)
     metrics.set_restarts(0)
     metrics.restore(progress_images=0, step=0)
-    observe(metrics, 1, Times(0.2, dict.fromkeys(PHASES, 0.02), dict.fromkeys(JOINS, 1e-3)))
+    observe(metrics, 1, TIMES)
+    metrics.observe_log(1.0, 0.5, LEARNING_RATE)
     metrics.observe_evaluation(1.0, 0.5, 0.25)
     metrics.observe_checkpoint("save", 1.0)
     metrics.observe_disk(10**12, 10**9)
@@ -146,12 +165,11 @@ def rank_metrics() -> Metrics:
 
 
 def observe(metrics: Metrics, step: int, times: Times) -> None:
-    """Count a step that is also logged."""
+    """Count a step."""
     metrics.observe_step(
         step=step, epoch=step / 100, images_share=64.0, times=times, link_bytes_sent=1e6, link_bytes_received=1e6,
         flops=1e9,
     )  # fmt: skip
-    metrics.observe_log(1.0, 0.5, LEARNING_RATE)
 
 
 def scraping(url: str, scrapes: int) -> subprocess.Popen[str]:

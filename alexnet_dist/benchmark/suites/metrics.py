@@ -20,7 +20,7 @@ COLUMNS = {
 }
 SCRAPES = 4
 NOTES = (
-    "calls: of the metrics after a step that is logged, beside that step; scrape ms: over HTTP, of a rank that waits;\n"
+    "calls us: of the metrics in a step, counting included; scrape ms: over HTTP, of a rank that waits;\n"
     "busy ms: of one in a busy loop of Python, whose longest pause is pause ms, without scrapes quiet ms"
 )
 
