@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from alexnet_dist.nn.precision import set_precision
+from support.certificates import certificate_fixture
 from support.data_shards import draw_jpegs_fixture, pack_tiny
 from support.namespaces import nodes_fixture
 from support.packed import reference_fixture, source_fixture
@@ -24,8 +25,9 @@ from support.ranks import Ranks, rank_runner
 from support.remote_server import http_server, running_server
 from support.training import undisturbed_fixture
 
-# Fixtures of data_shards, namespaces and remote_server, and those below.
+# Fixtures of certificates, data_shards, namespaces and remote_server, and those below.
 __all__ = [
+    "certificate_fixture",
     "draw_jpegs_fixture",
     "http_server",
     "nodes_fixture",

@@ -21,7 +21,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     benchmark = argparse.ArgumentParser(prog="python -m alexnet_dist.benchmark", description=description)
     suites = benchmark.add_subparsers(dest="benchmark", required=True)
-    for add_suite in (_add_pack, _add_loader, _add_checkpoint, _add_step, _add_train, _add_link, _add_scaling):
+    for add_suite in (
+        _add_pack, _add_loader, _add_checkpoint, _add_metrics, _add_step, _add_train, _add_link, _add_scaling
+    ):  # fmt: skip
         suite = add_suite(suites)
         suite.add_argument("--rounds", type=int, default=MIN_ROUNDS, metavar="N", help=f"at least {MIN_ROUNDS}")
         suite.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
@@ -54,10 +56,19 @@ def _add_checkpoint(suites: Suites) -> argparse.ArgumentParser:
     return suite
 
 
+def _add_metrics(suites: Suites) -> argparse.ArgumentParser:
+    suite = suites.add_parser("metrics", help="what the metrics cost a step, and a scrape")
+    _add_batch(suite)
+    _add_steps(suite)
+    return suite
+
+
 def _add_step(suites: Suites) -> argparse.ArgumentParser:
     suite = suites.add_parser("step", help="one training step on a batch in memory, beside plain torch")
     _add_device(suite)
-    suite.add_argument("--peak-tflops", type=float, metavar="X", help="of the CUDA device, to report the share used")
+    suite.add_argument(
+        "--peak-tflops", type=float, metavar="X", help="of the CUDA device, if its data sheet's is not known"
+    )
     _add_batch(suite)
     _add_steps(suite)
     return suite

@@ -1,4 +1,4 @@
-"""The seven benchmarks: each runs its contenders and returns the report that the command prints."""
+"""The eight benchmarks: each runs its contenders and returns the report that the command prints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alexnet_dist.benchmark.contenders import plain_nets
 from alexnet_dist.benchmark.contenders.packing import run_pack
 from alexnet_dist.benchmark.contenders.training_steps import StepSettings
 from alexnet_dist.benchmark.rounds import Result, run_rounds
-from alexnet_dist.benchmark.suites import checkpoint, link, loader, pack, scaling, step, train_run
+from alexnet_dist.benchmark.suites import checkpoint, link, loader, metrics, pack, scaling, step, train_run
 from alexnet_dist.system import resources
 
 SAMPLES_PER_SHARD = 1000  # of a set that is generated, unless there are more workers than such shards
@@ -43,6 +43,7 @@ def run_benchmark(arguments: argparse.Namespace) -> SuiteReport:
         "link": _link,
         "scaling": _scaling,
         "checkpoint": _checkpoint,
+        "metrics": _metrics,
     }
     with tempfile.TemporaryDirectory(prefix="alexnet-benchmark-") as folder:
         return suites[arguments.benchmark](arguments, Path(folder))
@@ -122,6 +123,11 @@ def _checkpoint(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
         checkpoint.contenders(arguments.folder, arguments.repeats, arguments.threads), arguments.rounds
     )
     return SuiteReport(results, checkpoint.COLUMNS, checkpoint.ratios(results))
+
+
+def _metrics(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:
+    results = run_rounds(metrics.contenders(arguments.batch, arguments.steps, arguments.threads), arguments.rounds)
+    return SuiteReport(results, metrics.COLUMNS, metrics.ratios(results), notes=metrics.NOTES)
 
 
 def _scaling(arguments: argparse.Namespace, _folder: Path) -> SuiteReport:

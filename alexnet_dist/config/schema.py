@@ -105,6 +105,13 @@ def find_conflicts(config: Config) -> Iterator[Conflict]:
             ("run.initial_step", "run.initial_weights"),
             f"run.initial_step = {config.run.initial_step}: expected null without run.initial_weights",
         )
+    if (config.metrics.tls_cert is None) != (config.metrics.tls_key is None):
+        missing, given = ("tls_key", "tls_cert") if config.metrics.tls_key is None else ("tls_cert", "tls_key")
+        yield Conflict(
+            (f"metrics.{given}", f"metrics.{missing}"),
+            f"metrics.{given} = {getattr(config.metrics, given)}: expected metrics.{missing} too, or null: TLS needs"
+            " a certificate and its key",
+        )
     yield from _rate_conflicts(config)
     for key, norm, centre in (("norm", model.norm, "channel"), ("spatial_norm", model.spatial_norm, "pixel")):
         if norm.size % 2 == 0:

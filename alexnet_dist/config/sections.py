@@ -251,3 +251,9 @@ class MetricsConfig(Section):
     """Port of local rank 0; local rank n uses port + n. 0: any free port; null: no endpoint."""
     address: str = Field("127.0.0.1", min_length=1)
     """Address to listen on; with 127.0.0.1 only this machine can read the metrics."""
+    tls_cert: str | None = Field(None, min_length=1)
+    """PEM file with the certificate, and its chain, with which the metrics are served over TLS; null: plain HTTP."""
+    tls_key: str | None = Field(None, min_length=1)
+    """PEM file with the certificate's key, without a pass phrase; needed with tls_cert."""
+    password_file: str | None = Field(None, min_length=1)
+    """File of one line user:password that a client must send (basic authentication); null: none is asked for."""

@@ -18,10 +18,11 @@ from alexnet_dist.doctor.peers import connect
 from alexnet_dist.doctor.shards import examine_shards
 from alexnet_dist.doctor.speed import check_engine, examine_speed, loader_rate
 from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.monitoring.access import open_access
 from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.system import environment, resources
 from alexnet_dist.training.context import RunContext
-from alexnet_dist.training.inputs import check_cache_room, open_loader, open_run, shard_warnings
+from alexnet_dist.training.inputs import check_cache_room, metrics_files, open_loader, open_run, shard_warnings
 from alexnet_dist.training.train import close_groups_unless_failed
 
 NOT_MEASURED = Finding("speed", "warn", "not measured: something else has failed", "fix that first")
@@ -36,6 +37,7 @@ def examine(config: Config) -> list[Finding] | None:
     try:
         run = open_run(config, launched)
         check_cache_room(run)
+        open_access(*metrics_files(config))
         run.directory.absolute()
     except UserError as error:
         return None if launched.local_rank else [reports.failed("run", error)]

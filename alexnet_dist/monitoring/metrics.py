@@ -1,4 +1,4 @@
-"""The Prometheus metrics of a rank: its series, and the HTTP server that exposes them.
+"""The metrics of a rank: what is counted, and the HTTP server that exposes it.
 
 Only counters and seconds; PromQL's `rate()` computes rates. Each rank exposes its own series, so a slow or missing rank
 is visible. Metrics never end a run: a failure here is one warning on stderr.
@@ -6,70 +6,50 @@ is visible. Metrics never end a run: a failure here is one warning on stderr.
 
 from __future__ import annotations
 
-import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from threading import Lock
+from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+import torch
+from prometheus_client import Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
+from alexnet_dist.monitoring.access import ANYBODY, Access
+from alexnet_dist.monitoring.device import DeviceSeries, identity
+from alexnet_dist.monitoring.series import (
+    CHECKPOINT_BUCKETS_S,
+    COUNTERS,
+    GAUGES,
+    LABELS,
+    PREFIX,
+    STEP_BUCKETS_S,
+    Registry,
+)
 from alexnet_dist.monitoring.server import PageServer
 from alexnet_dist.monitoring.targets import is_loopback, warn
 from alexnet_dist.monitoring.timeline import PHASES, Times
 
-PREFIX = "alexnet_train_"
-LABELS = ("run", "rank", "replica", "tower")
-STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
-CHECKPOINT_BUCKETS_S = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
-
-COUNTERS = {
-    "images_total": "Training images, this rank's share: its replica's images divided among the replica's ranks, so"
-    " that sum() over ranks is the run's images and sum(rate()) its throughput.",
-    "steps_total": "Optimizer steps completed by this process.",
-    "nonfinite_loss_total": "Steps after which training had diverged: a loss that was not finite or was above"
-    " train.max_loss, or weights that were not finite.",
-    "checkpoint_failures_total": "Checkpoints that could not be written, such as to a full disk.",
-    "skipped_batches_total": "Batches that have changed no weight, because their numbers were not finite, or because a"
-    " rollback has left them out.",
-    "model_flops_total": "Floating-point operations of the net's training (a multiply-add is two), this rank's share.",
-}
-GAUGES = {
-    "running": "1 while this rank is in its training loop, otherwise 0.",
-    "last_step_timestamp_seconds": "Unix time of the last completed step; before the first step, of the start.",
-    "step": "Optimizer steps completed since epoch 0, over all restarts.",
-    "epoch": "Epochs completed since the start; the fraction is the completed part of the current epoch.",
-    "progress_images": "Images trained on since epoch 0, over all restarts, this rank's share; sum() is the run's.",
-    "loss": "Mean cross-entropy of the global batch, in nats, at the last logged step.",
-    "top1_error": "Fraction of the global batch whose top-1 prediction was wrong, at the last logged step.",
-    "learning_rate": "Learning rate of the last logged step.",
-    "evaluation_loss": "Mean cross-entropy over the validation set, in nats, at the last evaluation.",
-    "evaluation_top1_error": "Fraction of the validation set whose top-1 prediction was wrong, at the last evaluation.",
-    "evaluation_top5_error": "Fraction of the validation set whose label was not in the top-5 predictions, at the last"
-    " evaluation.",
-    "world_size": "Number of ranks in the run.",
-    "restarts": "Starts of this run so far, in any process, besides its first.",
-    "last_checkpoint_timestamp_seconds": "Unix time of the last valid checkpoint of this process; before it, of the"
-    " start.",
-    "run_disk_free_bytes": "Free bytes on the disk of the run directory, on rank 0 only, at the last logged step.",
-    "checkpoint_size_bytes": "Bytes of the weights and velocities of a checkpoint, on rank 0 only.",
-}
+CPU = torch.device("cpu")
+MOST_STEPS = 200  # that wait to be counted; together they take about 2 ms
 
 
-class _Registry(CollectorRegistry):
-    """A registry without the `_created` series, one more for each counter and histogram, which no panel reads.
+class _Step(NamedTuple):
+    """A completed step that waits to be counted: the arguments of observe_step, and the Unix time of its end."""
 
-    They are filtered here because prometheus_client's own switch is global to the process and affects other registries.
-    """
+    step: int
+    epoch: float
+    images_share: float
+    times: Times
+    link_bytes_sent: float
+    link_bytes_received: float
+    flops: float
+    ended_s: float
 
-    def collect(self) -> Iterable[Metric]:
-        """Yield the metric families."""
-        for family in super().collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
 
-
-class Metrics:
+class Metrics(Collector):
     """One rank's series. Counters are exposed as 0 from the start, so that `increase()` sees their first step.
 
     A gauge without a value yet (loss, evaluation) is absent until it has one. Counters restart at 0 with each process,
@@ -77,16 +57,28 @@ class Metrics:
     """
 
     def __init__(
-        self, run: str, rank: int, replica: int, tower: str | int, world_size: int, bad_sample_reasons: Iterable[str]
+        self,
+        run: str,
+        rank: int,
+        replica: int,
+        tower: str | int,
+        world_size: int,
+        bad_sample_reasons: Iterable[str],
+        device: torch.device = CPU,
+        peak_flops: float | None = None,
     ) -> None:
         """Register the series; all of them have the rank's labels, except those of the process collector.
 
         tower: "0+1" on a rank that has both towers. bad_sample_reasons: the valid arguments of add_bad_sample.
+        device: of the rank; on CUDA it has series of its own. peak_flops: FLOP/s of that device, None if not known.
         """
-        self.registry = _Registry()
+        self.registry = Registry()
+        self._steps, self._counting = deque[_Step](), Lock()
+        self.registry.register(self)  # the first, so that steps are counted before any series is read
         self._labels = {"run": run, "rank": str(rank), "replica": str(replica), "tower": str(tower)}
         self._counters = {name: self._counter(name, text).labels(**self._labels) for name, text in COUNTERS.items()}
         self._gauges = {name: self._gauge(name, text) for name, text in GAUGES.items()}
+        self._set_gauges = dict[str, Gauge]()  # with the rank's labels; a gauge is shown once it is here
         self._step_s = self._histogram(
             "step_duration_seconds", "Duration of one optimizer step.", STEP_BUCKETS_S
         ).labels(**self._labels)
@@ -99,6 +91,7 @@ class Metrics:
         self._phase_s = {phase: phase_s.labels(**self._labels, phase=phase) for phase in PHASES}
         link_bytes = self._counter("link_bytes_total", "Bytes sent to and received from the other tower.", "direction")
         self._link_bytes = {way: link_bytes.labels(**self._labels, direction=way) for way in ("send", "recv")}
+        self._waits_s = dict[str, Counter]()  # by join; which ones a rank has, it learns from its first step
         self._join_wait_s = self._counter(
             "link_wait_seconds_total",
             "Seconds of training steps for which this rank waited for the link to the other tower, not hidden behind"
@@ -114,10 +107,16 @@ class Metrics:
         )
         self._bad_samples = {reason: bad_samples.labels(**self._labels, reason=reason) for reason in bad_sample_reasons}
         self._checkpoint_s = self._histogram(
-            "checkpoint_duration_seconds", "Seconds that training waited for a checkpoint.", CHECKPOINT_BUCKETS_S, "op"
+            "checkpoint_duration_seconds",
+            "Seconds that training waited for a checkpoint to be saved or, at the start of the process, loaded.",
+            CHECKPOINT_BUCKETS_S,
+            "op",
         )
-        self._checkpoint_s.labels(**self._labels, op="save")
-        self._register_rank_info()
+        for op in ("save", "load"):
+            self._checkpoint_s.labels(**self._labels, op=op)
+        self._register_rank_info(device)
+        if device.type == "cuda":
+            self.registry.register(DeviceSeries(device, self._labels, peak_flops))
         ProcessCollector(registry=self.registry)
         # The start and not 0, so that a run before its first step does not look stalled since 1970.
         self._set(world_size=world_size, running=0, last_step_timestamp_seconds=time.time())
@@ -125,12 +124,10 @@ class Metrics:
         self._world_size, self._progress_images = world_size, 0.0
         self._server: PageServer | None = None
 
-    def _register_rank_info(self) -> None:
-        software = {"torch": _version("torch"), "version": _version("alexnet_dist")}
-        rank_info = self._gauge(
-            "rank_info", "Always 1; the labels name the node and the software versions of this rank.", "node", *software
-        )
-        rank_info.labels(**self._labels, node=platform.node(), **software).set(1)
+    def _register_rank_info(self, device: torch.device) -> None:
+        info = identity(device)
+        text = "Always 1; the labels name the node, the device and the software versions of this rank."
+        self._gauge("rank_info", text, *info).labels(**self._labels, **info).set(1)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, help_text, (*LABELS, *labels), registry=self.registry)
@@ -143,16 +140,19 @@ class Metrics:
 
     def _set(self, **values: float) -> None:
         for name, value in values.items():
-            self._gauges[name].labels(**self._labels).set(value)
+            gauge = self._set_gauges.get(name)
+            if gauge is None:
+                gauge = self._set_gauges[name] = self._gauges[name].labels(**self._labels)
+            gauge.set(value)
 
     def restore(self, progress_images: float, step: int) -> None:
         """Continue from a checkpoint; progress_images: images of the whole run so far, over all epochs."""
         self._progress_images = progress_images / self._world_size
         self._set(progress_images=self._progress_images, step=step)
 
-    def set_restarts(self, count: int) -> None:
-        """Set how often the run was started besides its first start."""
-        self._set(restarts=count)
+    def set_restarts(self, count: int, preemptions: int = 0) -> None:
+        """Set how often the run was started besides its first start; preemptions: after it was asked to stop."""
+        self._set(restarts=count, preemptions=preemptions)
 
     def set_running(self, running: bool) -> None:
         """Set whether this rank is in its training loop."""
@@ -169,25 +169,49 @@ class Metrics:
         link_bytes_received: float,
         flops: float,
     ) -> None:
-        """Count a completed step.
+        """Count a completed step, at the latest when it is scraped: a step leaves the caches to the net, not to this.
 
         step: completed steps. epoch: completed epochs and the fraction of the current one. images_share, flops: this
         rank's share. link_bytes_sent, link_bytes_received: bytes of this step.
         """
-        self._counters["images_total"].inc(images_share)
+        self._steps.append(
+            _Step(step, epoch, images_share, times, link_bytes_sent, link_bytes_received, flops, time.time())
+        )
+        if len(self._steps) >= MOST_STEPS:
+            self._count_steps()
+
+    def collect(self) -> Iterable[Metric]:
+        """Count the steps that wait, and yield no family: prometheus_client calls this before it reads the others."""
+        self._count_steps()
+        return ()
+
+    def _count_steps(self) -> None:
+        with self._counting:  # of the training loop and the server
+            while self._steps:
+                self._count(self._steps.popleft())
+
+    def _count(self, done: _Step) -> None:
+        self._counters["images_total"].inc(done.images_share)
         self._counters["steps_total"].inc()
-        self._counters["model_flops_total"].inc(flops)
-        self._step_s.observe(times.step_s)
-        for phase, seconds in times.phase_s.items():
+        self._counters["model_flops_total"].inc(done.flops)
+        self._step_s.observe(done.times.step_s)
+        for phase, seconds in done.times.phase_s.items():
             # Waits are subtracted from the phase that contains them: rounding may leave a negative remainder.
-            self._phase_s[phase].inc(max(0.0, seconds))
-        for join, seconds in times.join_wait_s.items():
-            self._join_wait_s.labels(**self._labels, join=join).inc(max(0.0, seconds))
-        self._link_bytes["send"].inc(link_bytes_sent)
-        self._link_bytes["recv"].inc(link_bytes_received)
-        self._progress_images += images_share
+            if seconds > 0:
+                self._phase_s[phase].inc(seconds)
+        for join, seconds in done.times.join_wait_s.items():
+            wait_s = self._waits_s.get(join)
+            if wait_s is None:
+                wait_s = self._waits_s[join] = self._join_wait_s.labels(**self._labels, join=join)
+            wait_s.inc(max(0.0, seconds))
+        self._link_bytes["send"].inc(done.link_bytes_sent)
+        self._link_bytes["recv"].inc(done.link_bytes_received)
+        self._progress_images += done.images_share
         self._set(
-            step=step, epoch=epoch, progress_images=self._progress_images, last_step_timestamp_seconds=time.time()
+            step=done.step,
+            epoch=done.epoch,
+            progress_images=self._progress_images,
+            last_step_timestamp_seconds=done.ended_s,
         )
 
     def observe_log(self, loss: float, top1_error: float, learning_rate: float) -> None:
@@ -201,7 +225,7 @@ class Metrics:
             self._set(evaluation_top5_error=top5_error)
 
     def observe_checkpoint(self, op: str, seconds: float) -> None:
-        """Count a checkpoint operation and its duration; op: such as "save"."""
+        """Count a checkpoint operation and its duration; op: "save" or "load"."""
         self._checkpoint_s.labels(**self._labels, op=op).observe(seconds)
 
     def observe_valid_checkpoint(self) -> None:
@@ -232,26 +256,23 @@ class Metrics:
         """Return what a counter has counted so far; labels: besides those of the rank."""
         return self.registry.get_sample_value(PREFIX + name, {**self._labels, **labels}) or 0.0
 
-    def serve(self, address: str = "127.0.0.1", port: int = 0) -> int | None:
+    def serve(self, address: str = "127.0.0.1", port: int = 0, access: Access = ANYBODY) -> int | None:
         """Serve on `address` and return the port: `port`, or any free one if it is 0 or taken.
 
-        Returns None, after a warning, if no port of that address can be opened.
+        access: to whom. Returns None, after a warning, if no port of that address can be opened.
         """
         prefix = f"rank {self._labels['rank']}: metrics"
         first_error: Exception | None = None
         for candidate in dict.fromkeys((port, 0)):
             try:
                 # OverflowError: the base port is so high that this rank's port exceeds 65535.
-                self._server = PageServer(lambda: generate_latest(self.registry), address, candidate)
+                self._server = PageServer(lambda: generate_latest(self.registry), address, candidate, access)
             except (OSError, OverflowError, UnicodeError) as error:
                 first_error = first_error or error
                 continue
             served_port = self._server.port
-            if self._labels["rank"] == "0" and not is_loopback(address):
-                warn(
-                    f"{prefix} are served on {address} without a password, to anyone who can reach it; with"
-                    " metrics.address=127.0.0.1 only this machine can"
-                )
+            if self._labels["rank"] == "0" and not is_loopback(address) and (warning := access.warning(address)):
+                warn(f"{prefix} {warning}")
             if first_error:
                 warn(f"{prefix}: port {port} on {address} cannot be opened ({first_error}); using port {served_port}")
             return served_port
@@ -268,10 +289,3 @@ class Metrics:
         if self._server:
             self._server.close()
             self._server = None
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

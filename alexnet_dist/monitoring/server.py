@@ -1,8 +1,9 @@
-"""An HTTP server for one page, which costs a run little whatever its clients do.
+"""An HTTP server for one page, which costs a run little whatever its clients do, over TLS if there is a certificate.
 
 One thread, a bounded number of connections, a few seconds for each of them, and a page that is made at most once a
 second, however many ask for it. The standard library's threading server, which prometheus_client starts, has a thread
-and a descriptor for every client that connects and says nothing, without end.
+and a descriptor for every client that connects and says nothing, without end; with TLS, one such client keeps it from
+accepting any other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from contextlib import suppress
 from http import HTTPStatus
 from threading import Thread
 
+from alexnet_dist.monitoring.access import ANYBODY, Access
+from alexnet_dist.monitoring.channel import Channel, TlsChannel
+
 CONNECTIONS = 64  # at once, about; fewer where few descriptors may be open
 CONNECTION_S = 5.0  # from the connection to the last byte that a client has read
 PAGE_S = 1.0
@@ -29,6 +33,7 @@ POLL_S = 0.05
 PAUSE_S = 0.5  # before the next connection is accepted, where no descriptor is left
 REQUEST_BYTES = 8192
 PATHS = ("/", "/metrics")
+CHALLENGE = 'Basic realm="metrics", charset="UTF-8"'
 LAST_PORT = 65535
 PAGE_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of prometheus_client.generate_latest
 
@@ -36,11 +41,12 @@ PAGE_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of prometheus_client.g
 class PageServer:
     """Serves a page in a thread of its own, from its construction until it is closed."""
 
-    def __init__(self, make_page: Callable[[], bytes], address: str, port: int) -> None:
-        """Listen on an address of this machine, a name or a number; port 0: any free one.
+    def __init__(self, make_page: Callable[[], bytes], address: str, port: int, access: Access = ANYBODY) -> None:
+        """Listen on an address of this machine, a name or a number; port 0: any free one. access: to whom it serves.
 
         Raises OSError, OverflowError or UnicodeError if that is not possible.
         """
+        self._access = access
         self._make_page, self._page, self._page_s = make_page, b"", float("-inf")
         self._oldest_s = float("-inf")  # a page that was made before is made again
         # The rest of the descriptors is the run's: for its shards, its checkpoints and its links.
@@ -118,19 +124,21 @@ class PageServer:
 
     async def _answer(self, client: socket.socket) -> None:
         """Answer one request, and wait until the client has read the answer and closed the connection."""
-        # The client's loss: it is slow, gone, or not a client. TimeoutError is an OSError.
+        channel = Channel(self._loop, client)
+        # The client's loss: it is slow, gone, or not a client. TimeoutError and ssl.SSLError are OSErrors.
         with suppress(OSError):
             async with asyncio.timeout(CONNECTION_S):
+                if self._access.tls:
+                    channel = await TlsChannel.open(self._loop, client, self._access.tls)
                 request = b""
                 while b"\r\n\r\n" not in request:
-                    part = await self._loop.sock_recv(client, REQUEST_BYTES)
+                    part = await channel.receive(REQUEST_BYTES)
                     request += part
                     if not part or len(request) > REQUEST_BYTES:
                         return
                 response, is_page = self._response(request)
                 made_s = self._page_s
-                await self._loop.sock_sendall(client, response)
-                client.shutdown(socket.SHUT_WR)
+                await channel.send_last(response)
                 await self._loop.sock_recv(client, 1)
                 if is_page and made_s > max(self._read_s, default=float("-inf")):
                     self._read_s.append(made_s)
@@ -139,15 +147,18 @@ class PageServer:
         """Return the response to a request's head, and whether it has the page."""
         method, _, rest = request.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
-        status, kind = HTTPStatus.OK, PAGE_TYPE
-        if method not in (b"GET", b"HEAD"):
+        status, kind, more = HTTPStatus.OK, PAGE_TYPE, ""
+        if not self._access.admits(request.partition(b"\r\n\r\n")[0]):
+            status, kind, body = HTTPStatus.UNAUTHORIZED, "text/plain", b"the metrics have a password\n"
+            more = f"WWW-Authenticate: {CHALLENGE}\r\n"
+        elif method not in (b"GET", b"HEAD"):
             status, kind, body = HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"only GET and HEAD\n"
         elif path not in PATHS:
             status, kind, body = HTTPStatus.NOT_FOUND, "text/plain", b"the metrics are at /metrics\n"
         else:
             body = self._current_page()
         head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}"
             "Connection: close\r\n\r\n"
         )
         with_body = method != b"HEAD"

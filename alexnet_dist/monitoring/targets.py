@@ -13,19 +13,27 @@ from pathlib import Path
 
 from alexnet_dist.system.files import replace_file
 
+SCHEME = "__scheme__"  # Prometheus's label of a target
+
 
 @dataclass(frozen=True)
 class Target:
     """Where one rank serves its metrics.
 
     node: the number of its node among the run's. host: the node's name. endpoint: host:port, empty if it serves none.
-    is_local: whether only its own node reaches that.
+    is_local: whether only its own node reaches that. scheme: http or https.
     """
 
     node: int
     host: str
     endpoint: str
     is_local: bool = False
+    scheme: str = "http"
+
+    @property
+    def url(self) -> str:
+        """The URL of the metrics."""
+        return f"{self.scheme}://{self.endpoint}/metrics"
 
 
 def endpoint(address: str, port: int, reached_at: str = "") -> str:
@@ -61,7 +69,7 @@ def reachable(targets: Sequence[Target]) -> list[Target]:
     return [target for target in targets if target.endpoint and (target.node == here or not target.is_local)]
 
 
-def unreachable_warning(targets: Sequence[Target]) -> str:
+def unreachable_warning(targets: Sequence[Target], has_password: bool = False) -> str:
     """Return how many ranks of other nodes cannot be scraped, and what to set; empty if all that are served can be."""
     served = [target for target in targets if target.endpoint]
     found = reachable(targets)
@@ -72,24 +80,30 @@ def unreachable_warning(targets: Sequence[Target]) -> str:
     named = ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else "")
     return (
         f"the metrics of {len(missed)} of {len(targets)} ranks (on {named}) are served on a loopback address, which"
-        " Prometheus cannot scrape from another node; set metrics.address=0.0.0.0 on all nodes (they have no password:"
-        " only on a trusted network)"
+        " Prometheus cannot scrape from another node; set metrics.address=0.0.0.0 on all nodes"
+        + ("" if has_password else " (they have no password: set metrics.password_file, or trust the network)")
     )
 
 
 def write_targets(path: Path, targets: Sequence[Target]) -> None:
     """Write the addresses of the ranks' metrics for Prometheus's file_sd, a group for each node, with its name.
 
-    No other labels: the ranks expose run, rank, replica and tower themselves. The file is renamed into position
+    Over TLS the group also has the scheme, which Prometheus would take from its own configuration. No other labels: the
+    ranks expose run, rank, replica and tower themselves. The file is renamed into position
     atomically, from a name that does not end in .json, so that no file_sd pattern matches a half-written file.
     """
-    hosts = {target.node: target.host for target in targets}
-    groups = [
-        {"targets": [target.endpoint for target in targets if target.node == node], "labels": {"node": host}}
-        for node, host in hosts.items()
+    groups: dict[tuple[int, str], list[Target]] = {}
+    for target in targets:
+        groups.setdefault((target.node, target.scheme), []).append(target)
+    listed = [
+        {
+            "targets": [target.endpoint for target in group],
+            "labels": {"node": group[0].host} | ({} if scheme == "http" else {SCHEME: scheme}),
+        }
+        for (_, scheme), group in groups.items()
     ]
     try:
-        replace_file(path, (json.dumps(groups, indent=1) + "\n").encode())
+        replace_file(path, (json.dumps(listed, indent=1) + "\n").encode())
     except OSError as error:
         warn(f"{path} not written, so Prometheus will not find this run: {error.strerror}")
 

@@ -175,6 +175,8 @@ def phases_by_rank(name: str, ranks: Ranks | str) -> str:
     said = _phase_bars(stepping)
     if not stepping:
         said = paragraph("No rank has finished a step yet." if ranks.answered else "No rank answers.", "soft")
+    if ranks.problem:
+        said += paragraph(f"Metrics are not read: {ranks.problem}.", "error")
     if ranks.silent:
         said += paragraph(f"No metrics from {', '.join(ranks.silent)}.", "error")
     if ranks.not_shown:

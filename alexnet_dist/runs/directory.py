@@ -25,6 +25,7 @@ LOCK, MEAN, CHECKPOINTS, PROFILE = ".lock", "train.mean.npy", "checkpoints", "pr
 SAVED = ".saved"  # names the step of the first checkpoint: a run that has it never starts from step 0 again
 STARTS = "starts.jsonl"  # where each start comes from
 RANKS = "ranks.jsonl"  # what each rank has counted by the end of a start
+PREEMPTIONS = ".preemptions"  # after how many of its stops by a signal it was started again
 POST_MORTEM, REPORT = "post-mortem.txt", "report.html"
 SKIPPED = "skipped.jsonl"  # batches that are left out after a rollback, by the number of steps completed before them
 
@@ -64,6 +65,10 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
         aside = checkpoint.set_aside(directory / CHECKPOINTS, step)
         notes += [f"damaged checkpoint set aside: {path}" for path in aside]
         notes += truncate_records(directory, step, evaluated_step)
+        # Counted before the mark is removed, as a start may end in between.
+        stopped = preemptions(directory) + (directory / PREEMPTED).exists()
+        if stopped:
+            replace_file(directory / PREEMPTIONS, f"{stopped}\n".encode())
         (directory / PREEMPTED).unlink(missing_ok=True)
         # The config first: a directory with other files and without a config is not a run.
         replace_file(directory / CONFIG, config_yaml.encode())
@@ -87,6 +92,15 @@ def starts(directory: Path) -> int:
     try:
         return len((directory / STARTS).read_bytes().splitlines())
     except OSError:
+        return 0
+
+
+def preemptions(directory: Path) -> int:
+    """Return how often a run was started after it was asked to stop and was saved; 0 if that is not known."""
+    try:
+        # A directory without a configuration was emptied: another run begins.
+        return int((directory / PREEMPTIONS).read_text()) if (directory / CONFIG).exists() else 0
+    except (OSError, ValueError):
         return 0
 
 

@@ -22,8 +22,8 @@ from alexnet_dist.training.run_plan import RunPlan
 
 # Keys in which ranks may differ: where things are on a node, and how it works there.
 NODE_KEYS = (
-    "data.root", "data.cache", "data.cache_bytes", "data.workers", "metrics.address", "metrics.port", "topology.layout",
-    "train.device", "run.directory",
+    "data.root", "data.cache", "data.cache_bytes", "data.workers", "metrics.address", "metrics.port",
+    "metrics.tls_cert", "metrics.tls_key", "metrics.password_file", "topology.layout", "train.device", "run.directory",
 )  # fmt: skip
 # Fractions of the packed side, of which the paper crops 7/8: below the first a run is refused, below the other warned.
 MIN_CROP, USUAL_CROP = 1 / 4, 3 / 4
@@ -198,6 +198,12 @@ def check_cache_room(run: RunContext) -> str | None:
         f"remote shards: {lanes} lanes of {config.data.root} need {needed / 1e9:.3g} GB of data.cache_bytes ="
         f" {limit / 1e9:.3g} GB in {config.data.cache}"
     )
+
+
+def metrics_files(config: Config) -> tuple[str | None, str | None, str | None]:
+    """Return the arguments of access.open_access; nothing is read if no metrics are served."""
+    section = config.metrics
+    return (None, None, None) if section.port is None else (section.tls_cert, section.tls_key, section.password_file)
 
 
 def worker_count(run: RunContext) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -28,7 +29,8 @@ BEGINNING_KEYS = ("run.initial_weights", "run.initial_step", "run.initial_layers
 class Start:
     """Where a run stands: completed steps, the step of the last evaluation, the schedule's state, training seconds.
 
-    unchanged: steps so far that have changed no weight, because their gradients were not finite.
+    unchanged: steps so far that have changed no weight, because their gradients were not finite. load_s: seconds that
+    this start has spent on its checkpoint.
     """
 
     step: int = 0
@@ -36,6 +38,7 @@ class Start:
     progress: Progress = field(default_factory=Progress)
     time_s: float = 0.0
     unchanged: int = 0
+    load_s: float = 0.0
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint stores of it besides the position."""
@@ -56,6 +59,7 @@ def resume(run: RunContext, engine: Engine, control: Control) -> Start:
     them: only rank 0's node needs the run directory. Nothing in it is changed. Raises UserError if the checkpoint does
     not belong to this run or cannot be read.
     """
+    began_s = time.monotonic()
     by_node = control.gather(_newest_on_node(run)) if run.launched.spans_nodes else []
     saved = control.run_on_rank0(lambda: find_checkpoint(run, by_node))
     if saved is None:
@@ -72,7 +76,7 @@ def resume(run: RunContext, engine: Engine, control: Control) -> Start:
             raise UserError(text)
     engine.broadcast_weights()
     engine.broadcast_velocities()
-    return _start_of(saved)
+    return replace(_start_of(saved), load_s=time.monotonic() - began_s)
 
 
 def _start_of(saved: Checkpoint) -> Start:

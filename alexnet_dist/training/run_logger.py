@@ -78,6 +78,8 @@ class RunLogger:
         if run.topology.is_rank0 and sys.stderr.isatty():
             self._bar = tqdm(total=run.plan.steps, initial=start.step, unit="step", dynamic_ncols=True)
         metrics.restore(progress_images=start.step * run.plan.global_batch, step=start.step)
+        if start.step:
+            metrics.observe_checkpoint("load", start.load_s)
         metrics.set_running(True)
         self._observe_disk()
 

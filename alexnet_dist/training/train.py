@@ -21,6 +21,8 @@ from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import refuse_to_run
+from alexnet_dist.monitoring.access import ANYBODY, Access, open_access
+from alexnet_dist.monitoring.device import peak_flops
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.profiler import check_room, profiled
 from alexnet_dist.monitoring.targets import (
@@ -46,7 +48,14 @@ from alexnet_dist.training.faults import Fault, FaultyFeed, FaultyTimeline, Inje
 from alexnet_dist.training.feed import Feed
 from alexnet_dist.training.graph import launcher
 from alexnet_dist.training.initial import copy_initial_weights
-from alexnet_dist.training.inputs import check_cache_room, must_match, open_loader, open_run, shard_warnings
+from alexnet_dist.training.inputs import (
+    check_cache_room,
+    metrics_files,
+    must_match,
+    open_loader,
+    open_run,
+    shard_warnings,
+)
 from alexnet_dist.training.loop import Loop
 from alexnet_dist.training.provenance import note_ranks, start_facts
 from alexnet_dist.training.resume import Start, config_changes, resume, without_skipped
@@ -75,7 +84,7 @@ def train(
     environment.prepare_cuda()
     set_precision(config.train.deterministic, config.train.tf32)
     run = open_run(config, environment.launch_info())
-    cache_note = check_cache_room(run)
+    cache_note, access = check_cache_room(run), open_access(*metrics_files(config))
     reports = EndReports(run.topology)
     with explained(run, reports), worker_death_as_error(), ExitStack() as stack:
         if run.topology.is_rank0:
@@ -104,7 +113,7 @@ def train(
         check_room(profile_steps, run.plan.steps - start.step)
         announce(run, start, accept(run, start, control, origins or {}), cache_note)
         feed = open_feed(run, start, loader, engine)
-        metrics = stack.enter_context(closing(open_metrics(run, control)))
+        metrics = stack.enter_context(closing(open_metrics(run, control, access)))
         if run.topology.is_rank0:
             stack.callback(remove_targets, run.directory / run_directory.TARGETS)
         last_scrape = stack.enter_context(LastScrape(metrics, stop))
@@ -212,11 +221,13 @@ def open_feed(run: RunContext, start: Start, loader: Loader, engine: Engine) -> 
     return kind(run, batches, loader, link, engine.timeline, engine.is_compiled)
 
 
-def open_metrics(run: RunContext, control: Control) -> Metrics:
-    """Serve this rank's metrics and, on rank 0, write the addresses of all ranks' metrics."""
+def open_metrics(run: RunContext, control: Control, access: Access = ANYBODY) -> Metrics:
+    """Serve this rank's metrics and, on rank 0, write the addresses of all ranks' metrics; access: to whom."""
     topology, section = run.topology, run.config.metrics
     # Other nodes may have another directory.
-    name, starts = control.run_on_rank0(lambda: (run.directory.name, run_directory.starts(run.directory)))
+    name, starts, preemptions = control.run_on_rank0(
+        lambda: (run.directory.name, run_directory.starts(run.directory), run_directory.preemptions(run.directory))
+    )
     metrics = Metrics(
         run=name,
         rank=topology.rank,
@@ -224,20 +235,22 @@ def open_metrics(run: RunContext, control: Control) -> Metrics:
         tower="+".join(map(str, topology.towers)),
         world_size=topology.world_size,
         bad_sample_reasons=BAD_KINDS,
+        device=topology.device,
+        peak_flops=peak_flops(topology.device, run.config.train.dtype, run.config.train.tf32),
     )
-    metrics.set_restarts(max(0, starts - 1))
-    own = Target(run.launched.node_rank, resources.host_name(), "")
+    metrics.set_restarts(max(0, starts - 1), preemptions)
+    own = Target(run.launched.node_rank, resources.host_name(), "", scheme=access.scheme)
     if section.port is not None:
         address = section.address.removeprefix("[").removesuffix("]")  # an IPv6 address, typed as in a URL
-        if port := metrics.serve(address, section.port and section.port + topology.local_rank):
+        if port := metrics.serve(address, section.port and section.port + topology.local_rank, access):
             reached_at = network.own_address(run.launched) if run.launched.spans_nodes else ""
             own = replace(own, endpoint=endpoint(address, port, reached_at), is_local=is_loopback(address))
     targets = [Target(**json.loads(text)) for text in control.gather(json.dumps(asdict(own)))]
     found = reachable(targets)
     if topology.is_rank0 and found:
         write_targets(run.directory / run_directory.TARGETS, found)
-        print(f"metrics: {', '.join(f'http://{target.endpoint}/metrics' for target in found)}", flush=True)
-        if warning := unreachable_warning(targets):
+        print(f"metrics: {', '.join(target.url for target in found)}", flush=True)
+        if warning := unreachable_warning(targets, access.credentials is not None):
             warn(warning)
     return metrics
 

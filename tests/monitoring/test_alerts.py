@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alexnet_dist.monitoring.metrics import PREFIX
+from alexnet_dist.monitoring.series import PREFIX
 from support.alert_rules import RULES, alerts
 from support.exposition import exposed
 from support.prometheus_server import MONITORING

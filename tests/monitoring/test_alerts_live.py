@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist.monitoring.metrics import PREFIX
+from alexnet_dist.monitoring.series import PREFIX
 from alexnet_dist.runs.directory import TARGETS
 from alexnet_dist.system.process import children
 from support.agents import rank_process

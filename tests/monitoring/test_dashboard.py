@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from alexnet_dist.monitoring.metrics import LABELS, PREFIX
+from alexnet_dist.monitoring.series import LABELS, PREFIX
 from support.exposition import exposed
 from support.grafana_schema import schema_departures
 from support.prometheus_server import MONITORING, dashboard

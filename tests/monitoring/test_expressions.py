@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alexnet_dist.monitoring.metrics import PREFIX
+from alexnet_dist.monitoring.series import PREFIX
 from support.prometheus_server import MONITORING, dashboard, substituted
 from support.promtool import evaluated, needs_promtool
 

@@ -105,7 +105,7 @@ def test_counters_stand_at_zero_and_gauges_of_what_has_not_happened_are_absent()
     for name in ("images_total", "steps_total", "nonfinite_loss_total", "model_flops_total"):
         assert value(metrics, name) == 0, name
     assert all(value(metrics, "phase_seconds_total", phase=phase) == 0 for phase in PHASES)
-    assert value(metrics, "checkpoint_duration_seconds_count", op="save") == 0
+    assert [value(metrics, "checkpoint_duration_seconds_count", op=op) for op in ("save", "load")] == [0, 0]
     assert value(metrics, "running") == 0
     assert value(metrics, "world_size") == 4
     assert (value(metrics, "last_step_timestamp_seconds") or 0) == pytest.approx(time.time(), abs=60)
@@ -265,9 +265,9 @@ def test_restarts_checkpoints_and_the_disk_are_exposed() -> None:
         assert value(metrics, name) is None, name
     began_s = time.time()
     metrics.observe_valid_checkpoint()
-    metrics.set_restarts(2)
+    metrics.set_restarts(2, preemptions=1)
     metrics.observe_disk(free_bytes=10**12, checkpoint_bytes=5 * 10**8)
     assert began_s <= (value(metrics, "last_checkpoint_timestamp_seconds") or 0) <= time.time()
-    assert value(metrics, "restarts") == 2
+    assert (value(metrics, "restarts"), value(metrics, "preemptions")) == (2, 1)
     assert value(metrics, "run_disk_free_bytes") == 10**12
     assert value(metrics, "checkpoint_size_bytes") == 5 * 10**8

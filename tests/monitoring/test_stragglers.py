@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_dist.monitoring.metrics import PREFIX
+from alexnet_dist.monitoring.series import PREFIX
 from alexnet_dist.monitoring.timeline import PHASES
 from support.prometheus_server import dashboard, dashboard_queries
 from support.promtool import evaluated, needs_promtool

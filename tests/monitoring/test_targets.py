@@ -54,6 +54,21 @@ def test_a_loopback_address_of_another_node_is_not_listed_and_the_warning_says_w
     assert "set metrics.address=0.0.0.0 on all nodes" in warning
 
 
+def test_a_warning_of_no_password_is_for_those_who_have_none() -> None:
+    assert "they have no password" in unreachable_warning(LOOPBACK)
+    assert unreachable_warning(LOOPBACK, has_password=True).endswith("set metrics.address=0.0.0.0 on all nodes")
+
+
+def test_ranks_over_tls_have_their_scheme_and_others_are_left_to_prometheus(tmp_path: Path) -> None:
+    secure = [replace(each, scheme="https") for each in OPEN]
+    assert secure[0].url == "https://10.0.0.0:9410/metrics"
+    first, second = written(tmp_path / "targets.json", [*OPEN[:2], *secure[2:]])
+    assert first["labels"] == {"node": "node-0"}
+    assert second["labels"] == {"node": "node-1", "__scheme__": "https"}
+    split = written(tmp_path / "targets.json", [OPEN[0], secure[1]])
+    assert [group["targets"] for group in split] == [["10.0.0.0:9410"], ["10.0.0.0:9411"]]
+
+
 def test_one_node_may_serve_on_loopback_and_another_not() -> None:
     mixed = [*LOOPBACK[:2], *OPEN[2:]]
     assert reachable(mixed) == mixed
@@ -112,7 +127,7 @@ class Gathered(Control):
 def test_a_run_on_two_nodes_says_at_its_start_what_cannot_be_scraped(
     address: str, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Metrics, "serve", lambda _metrics, _address, port: port)
+    monkeypatch.setattr(Metrics, "serve", lambda _metrics, _address, port, _access: port)
     monkeypatch.setattr(network, "own_address", lambda _launched: "10.0.0.0")
     run = context(settings(f"metrics.address={address}", f"run.directory={tmp_path}"))
     run = replace(run, launched=replace(run.launched, world_size=2, local_world_size=1))

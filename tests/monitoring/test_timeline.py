@@ -6,8 +6,12 @@ import time
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, DATA_WAIT, LINK_WAIT, Timeline
+from alexnet_dist.monitoring.timeline import ALLREDUCE_WAIT, DATA_WAIT, LINK_WAIT, PHASES, StepTrace, Timeline, Wait
+
+WAITS = (DATA_WAIT, LINK_WAIT, ALLREDUCE_WAIT)
 
 
 @pytest.fixture
@@ -48,6 +52,34 @@ def test_a_wait_is_taken_out_of_the_phase_that_it_falls_into(clock: list[float])
     assert times.step_s == sum(times.phase_s.values()) == 8.0
     assert times.join_wait_s == {"conv3 forward": 0.5, "conv3 backward": 0.875, "fc6 backward": 0.125}
     assert (trace.sent_bytes, trace.received_bytes) == (7, 0)
+
+
+SECONDS = st.floats(1e-6, 10.0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(PHASES), SECONDS, st.lists(st.tuples(st.sampled_from(WAITS), SECONDS), max_size=3))
+    )
+)
+def test_phases_sum_to_the_step_whatever_is_waited_for(
+    marks: list[tuple[str, float, list[tuple[str, float]]]],
+) -> None:
+    """Each phase lasts for its own seconds and the waits that fall into it."""
+    now_s, recorded, waits = 0.0, list[tuple[str, float]](), list[Wait]()
+    for interval, (phase, own_s, waited) in enumerate(marks):
+        for kind, wait_s in waited:
+            waits.append(Wait(interval, kind, "conv3 forward", now_s, now_s + wait_s))
+            now_s += wait_s
+        now_s += own_s
+        recorded.append((phase, now_s))
+    times = StepTrace(0.0, tuple(recorded), tuple(waits), 0, 0).read()
+    assert times.step_s == pytest.approx(now_s)
+    assert sum(times.phase_s.values()) == pytest.approx(times.step_s, rel=1e-6)
+    assert min(times.phase_s.values()) > -1e-9
+    assert sum(times.join_wait_s.values()) == pytest.approx(
+        sum(wait_s for _, _, waited in marks for kind, wait_s in waited if kind == LINK_WAIT)
+    )
 
 
 def test_a_timeline_that_was_taken_is_empty(clock: list[float]) -> None:

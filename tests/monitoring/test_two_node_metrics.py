@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_dist.monitoring.metrics import PREFIX
+from alexnet_dist.monitoring.series import PREFIX
 from alexnet_dist.runs.directory import METRICS, TARGETS
 from support.alert_rules import alert_queries, faster, operands, write_faster_rules
 from support.alertmanager import FIRING, Notice, Webhook, alertmanager, webhook

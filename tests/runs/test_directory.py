@@ -70,6 +70,19 @@ def test_a_run_is_opened_again_with_a_new_config(tmp_path: Path, shards: Path) -
     assert len((directory / ".lock").read_text().splitlines()) == 1
 
 
+def test_starts_after_a_stop_by_a_signal_are_counted(tmp_path: Path) -> None:
+    directory, counts = tmp_path / "run", []
+    run_directory.open_directory(directory).close()
+    for stopped in (False, True, True, False, True):
+        if stopped:
+            run_directory.mark_preempted(directory, 3)
+        run_directory.begin(directory, 0, 0, "", {})
+        counts.append(run_directory.preemptions(directory))
+    assert counts == [0, 1, 2, 2, 3]
+    (directory / "config.yaml").unlink()  # another run begins
+    assert run_directory.preemptions(directory) == 0
+
+
 def test_starts_are_counted_until_the_directory_is_emptied(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     counts = [run_directory.starts(directory)]

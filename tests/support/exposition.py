@@ -22,6 +22,6 @@ def exposed() -> set[str]:
     )
     metrics.observe_log(1, 1, 1)
     metrics.observe_evaluation(1, 1, 1)
-    metrics.set_restarts(0)
+    metrics.set_restarts(0, preemptions=0)
     metrics.observe_disk(free_bytes=1, checkpoint_bytes=1)
     return {sample.name for family in metrics.registry.collect() for sample in family.samples}

@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
@@ -88,12 +88,14 @@ class PrometheusServer:
         rules: Path = MONITORING / "alerts.yml",
         node: Node | None = None,
         alertmanager: str = "",
+        client: Mapping[str, Any] | None = None,
     ) -> None:
         """Write its configuration into the directory `home`; skip the test if Prometheus is not installed.
 
         targets_files: the `targets.json` of the runs to scrape, instead of those that prometheus.yml lists. rules: the
         alerts, evaluated every second. node: where the server runs; None: in the network of this process.
-        alertmanager: host:port of the one that is told of alerts; empty: none is.
+        alertmanager: host:port of the one that is told of alerts; empty: none is. client: what the
+        job has besides, such as `basic_auth`.
         """
         if shutil.which("prometheus") is None:
             pytest.skip("prometheus is not installed (Debian: apt-get install prometheus)")
@@ -106,6 +108,7 @@ class PrometheusServer:
             "alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}] if alertmanager else []
         }
         (job,) = config["scrape_configs"]
+        job |= client or {}
         (discovery,) = job["file_sd_configs"]
         discovery |= {"refresh_interval": "1s", "files": [str(path.absolute()) for path in targets_files]}
         (home / "prometheus.yml").write_text(yaml.safe_dump(config))

@@ -33,6 +33,7 @@ def test_node_local_keys_may_differ_between_ranks_and_what_is_computed_may_not(p
 
     values = must_match()
     assert must_match("data.root=elsewhere", "data.workers=7", "metrics.port=1234", "run.directory=elsewhere") == values
+    assert must_match("metrics.tls_cert=a", "metrics.tls_key=b", "metrics.password_file=c") == values
     for word in ("optim.learning_rate=0.5", "data.lanes=5", "run.seed=3", "model.layers.conv3.channels=16"):
         changed = must_match(word)
         assert [key for key in values if changed[key] != values[key]] == [word.partition("=")[0]]

@@ -25,6 +25,7 @@ from support.agents import wait_for_step
 from support.training import TRAIN, finished, settings
 
 STEPS = 60
+LIMIT_BLOCKS = 24  # of 1024 bytes: enough for the records
 
 
 class Scraped:
@@ -87,10 +88,12 @@ def scrape_to_the_end(run: Path, process: subprocess.Popen[str]) -> dict[str, fl
     return {sample.name.removeprefix("alexnet_train_"): sample.value for sample in samples}
 
 
-def start(shards: Path, run: Path, steps: int, *options: str) -> subprocess.Popen[str]:
+def start(shards: Path, run: Path, steps: int, *options: str, limit_blocks: int = 0) -> subprocess.Popen[str]:
+    """Start a run of one rank; limit_blocks: the largest file that it may write, 0: any."""
     words = settings(shards, run, f"run.steps={steps}", "run.save_every=1000000", "metrics.port=0", "data.workers=0")
+    limited = ["bash", "-c", f'ulimit -f {limit_blocks} && exec "$@"', "bash"] if limit_blocks else []
     return subprocess.Popen(
-        [sys.executable, str(TRAIN), *words, *options], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*limited, sys.executable, str(TRAIN), *words, *options], env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -106,10 +109,19 @@ def test_the_last_scrape_sees_that_the_run_is_finished(shards: Path, tmp_path: P
 
 
 def test_the_last_scrape_sees_that_training_has_diverged(shards: Path, tmp_path: Path) -> None:
-    process = start(shards, tmp_path / "run", 10**6, f"--unsafe-fault=rank=0,step={STEPS},phase=load,kind=nan")
+    faults = [f"--unsafe-fault=rank=0,step={step},phase=load,kind=nan" for step in (STEPS // 2, STEPS)]
+    process = start(shards, tmp_path / "run", 10**6, *faults, "run.on_divergence=skip", "run.max_skipped=1")
     seen = scrape_to_the_end(tmp_path / "run", process)
     assert "training has diverged" in finished(process, 2)
-    assert (seen["running"], seen["nonfinite_loss_total"]) == (0, 1)
+    assert (seen["running"], seen["nonfinite_loss_total"], seen["skipped_batches_total"]) == (0, 1, 2)
+
+
+def test_the_last_scrape_sees_that_the_last_checkpoint_was_not_written(shards: Path, tmp_path: Path) -> None:
+    process = start(shards, tmp_path / "run", STEPS, "run.evaluate_every=0", limit_blocks=LIMIT_BLOCKS)
+    seen = scrape_to_the_end(tmp_path / "run", process)
+    assert "checkpoint of step 60 not written: File too large" in finished(process, 1)
+    assert (seen["running"], seen["checkpoint_failures_total"]) == (0, 1)
+    assert seen["checkpoint_size_bytes"] / 2 > 1024 * LIMIT_BLOCKS  # a tower's file
 
 
 def test_a_run_that_is_asked_to_stop_waits_for_no_scrape(shards: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.status_sum import PendingSum
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.monitoring.access import Access
 from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.runs import checkpoint
@@ -230,7 +231,7 @@ def test_saves_that_fail_and_divergences_are_counted(play: Play) -> None:
 def test_a_rank_serves_on_the_base_port_and_its_local_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
 
-    def serve(_metrics: Metrics, address: str, port: int) -> int:
+    def serve(_metrics: Metrics, address: str, port: int, _access: Access) -> int:
         asked.append((address, port))
         return port or 40_000
 

@@ -51,6 +51,11 @@ MISTAKES: dict[str, tuple[Makes, dict[str, str], list[str]]] = {
         ONE,
         ["world size 1 is odd", "--nproc-per-node=2"],
     ),
+    "no password file": (
+        lambda shards, home: settings(shards, home / "run", f"metrics.password_file={home}/none"),
+        FOUR,
+        ["metrics.password_file", "none cannot be read: No such file or directory", "user:password"],
+    ),
     "missing shard directory": (
         lambda _shards, home: settings(home / "nowhere", home / "run"),
         ONE | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},

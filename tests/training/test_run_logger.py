@@ -147,3 +147,14 @@ def test_valid_and_failed_checkpoints_are_told_apart(tmp_path: Path) -> None:
         logger.log_valid_checkpoint()
         assert (value("last_checkpoint_timestamp_seconds") or 0) > began_s
         assert value("checkpoint_failures_total") == 1
+
+
+@pytest.mark.parametrize(("step", "loads"), [(0, 0), (3, 1)])
+def test_a_resumed_run_shows_what_loading_took(step: int, loads: int, tmp_path: Path) -> None:
+    metrics = Metrics("mine", 0, 0, 0, 2, BAD_KINDS)
+    start = Start(step=step, load_s=4.0 * loads)
+    with RunLogger(context(settings(f"run.directory={tmp_path}"), topology=RANK_0, net=SMALL), metrics, start):
+        labels = {"run": "mine", "rank": "0", "replica": "0", "tower": "0", "op": "load"}
+        name = "alexnet_train_checkpoint_duration_seconds"
+        assert metrics.registry.get_sample_value(f"{name}_count", labels) == loads
+        assert metrics.registry.get_sample_value(f"{name}_sum", labels) == 4.0 * loads

@@ -26,6 +26,8 @@ TASKS = {
     "run": "whole_run:measure",
     "plain_run": "plain_run:measure",
     "checkpoint": "checkpoints:measure",
+    "metrics_calls": "metrics_cost:measure_calls",
+    "metrics_scrape": "metrics_cost:measure_scrape",
     # Several processes: the task `ranks` starts one of the tasks below in each.
     "ranks": "ranks:measure",
     "rank_step": "training_steps:measure_rank",

@@ -25,6 +25,7 @@ from alexnet_dist.distributed.groups import Groups
 from alexnet_dist.distributed.link import P2PLink
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import RunError
+from alexnet_dist.monitoring.device import peak_flops
 from alexnet_dist.monitoring.timeline import LINK_WAIT, Timeline
 from alexnet_dist.nn.geometry import training_flops
 from alexnet_dist.nn.model import AlexNet, Tower
@@ -48,7 +49,7 @@ class StepSettings:
 
     batch: images of a replica. steps: timed ones. threads: of each process. dtype: of the multiplications.
     compile_norm, cuda_graph: of our net. width_divisor: of the net's widths. ns_per_byte, blocking: of the pair's link
-    (DelayedLink). peak_tflops: of the device, 0 if it is unknown.
+    (DelayedLink). peak_tflops: of the device, 0: that of its data sheet, if known.
     """
 
     batch: int
@@ -258,7 +259,7 @@ def _figures(seconds: float, images: int, settings: StepSettings, device: torch.
     figures = {"images_per_second": images_per_second, "step_ms": 1000 * seconds / settings.steps}
     if device.type == "cuda":
         figures["peak_memory_gigabytes"] = torch.cuda.max_memory_allocated(device) / 1e9
-    if settings.peak_tflops:
+    if peak := 1e12 * settings.peak_tflops or peak_flops(device, settings.dtype, tf32=False):
         flops = training_flops(plain_nets.geometry(settings.width_divisor))
-        figures["mfu"] = images_per_second * flops / (1e12 * settings.peak_tflops)
+        figures["mfu"] = images_per_second * flops / peak
     return figures
