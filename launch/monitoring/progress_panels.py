@@ -83,8 +83,9 @@ def checkpoints_and_faults() -> list[Json]:
              {"{{run}}": of_run("checkpoint_failures_total")}, {1: "red"}),
         stat("Restarts", "In the last 30 minutes. Yellow from 1: something ended the run. Red from 3: the alert"
              " RestartLoop fires.", "suffix: restarts", {"{{run}}": promql.RECENT_RESTARTS}, {1: "yellow", 3: "red"}),
-        stat("All restarts", "Starts of the run besides its first. No threshold: over weeks some are expected.",
-             "suffix: restarts", {"{{run}}": of_run("restarts")}, NO_THRESHOLD),
+        stat("All restarts", "Starts of the run besides its first, and those after a signal had asked it to stop. No"
+             " threshold: over weeks some are expected.", "suffix: restarts",
+             {"{{run}}": of_run("restarts"), "{{run}} after a signal": of_run("preemptions")}, NO_THRESHOLD),
         stat("Skipped batches", "Batches that changed no weight, since the process began. Yellow from 1: the alert"
              " BatchesSkipped fires.", "suffix: batches", {"{{run}}": of_run("skipped_batches_total")}, {1: "yellow"}),
         stat("Diverged steps", "Steps after which training had diverged, since the process began. Red from 1: the alert"

@@ -66,6 +66,8 @@ CPU_CORES = of_process(f"rate(process_cpu_seconds_total{JOB}{WINDOW})")
 MEMORY_BYTES = of_process(f"process_resident_memory_bytes{JOB}")
 DESCRIPTORS = of_process(f"process_open_fds{JOB} / process_max_fds{JOB}")
 
+PEAK_SHARE = f"sum by ({RANK}) ({rate('model_flops_total')}) / sum by ({RANK}) ({series('device_peak_flops')})"
+
 IMAGES_PER_S = f"sum by (run) ({rate('images_total')})"
 MEAN_STEP = f"sum by (run) ({rate('step_duration_seconds_sum')}) / sum by (run) ({rate('step_duration_seconds_count')})"
 MEAN_PHASE = (

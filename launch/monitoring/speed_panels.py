@@ -7,6 +7,8 @@ from grafana import NO_THRESHOLD, Json, graph, heatmap, stat
 from promql import rate
 
 BY_RANK = "{{run}} rank {{rank}} on {{node}}"
+# Panels whose series a rank on a CPU does not show. The tests expect data in all panels that do not say this.
+CUDA_ONLY = "CUDA only."
 
 
 def throughput() -> list[Json]:
@@ -108,4 +110,11 @@ def resources() -> list[Json]:
         graph("Arithmetic by rank", "Floating-point operations of the net per second, this rank's share; evaluations"
               " are not counted. No threshold: it depends on the device.", "flops",
               {BY_RANK: f"sum by ({promql.RANK}) ({rate('model_flops_total')})"}, NO_THRESHOLD),
+        graph("Device memory by rank", f"{CUDA_ONLY} The most so far that torch's allocator has given to tensors, and"
+              " has reserved. No threshold: the device's size is not known here.", "bytes",
+              {BY_RANK + " {{kind}}": promql.series("device_memory_peak_bytes")}, NO_THRESHOLD),
+        graph("Share of the peak by rank", f"{CUDA_ONLY} Arithmetic by rank, as a fraction of what the data sheet of"
+              " the device promises in the run's precision; shown for the devices that monitoring/device.py knows. No"
+              " threshold: it depends on net and batch.", "percentunit", {BY_RANK: promql.PEAK_SHARE}, NO_THRESHOLD,
+              max=1),
     ]  # fmt: skip

@@ -15,9 +15,9 @@ import yaml
 from alexnet_dist.monitoring.series import LABELS, PREFIX
 from support.exposition import exposed
 from support.grafana_schema import schema_departures
-from support.prometheus_server import MONITORING, dashboard
+from support.prometheus_server import CUDA_ONLY, MONITORING, dashboard
 
-KNOWN_LABELS = {*LABELS, "phase", "join", "node", "direction", "reason", "op", "le"}
+KNOWN_LABELS = {*LABELS, "phase", "join", "node", "direction", "reason", "op", "le", "kind"}
 ROWS = [
     "Overview", "Throughput", "Step", "Stragglers", "Link", "Optimisation", "Data", "Resources",
     "Checkpoints and faults",
@@ -46,7 +46,14 @@ def test_the_committed_dashboard_is_what_the_code_writes(monkeypatch: pytest.Mon
 def test_the_dashboard_names_only_series_that_ranks_show() -> None:
     named = set(re.findall(rf"(?:{PREFIX}|process_)\w+", json.dumps([panel["targets"] for panel in panels()])))
     assert len(named) > 30
-    assert named <= exposed()
+    assert named <= exposed() | {PREFIX + name for name in CUDA_ONLY.values()}
+    assert not exposed() & {PREFIX + name for name in CUDA_ONLY.values()}
+
+
+def test_the_panels_without_data_on_a_cpu_say_so() -> None:
+    assert {panel["title"] for panel in panels() if panel["description"].startswith("CUDA only.")} == CUDA_ONLY.keys()
+    for title, name in CUDA_ONLY.items():
+        assert PREFIX + name in titled(dashboard(), title)["targets"][0]["expr"]
 
 
 def test_rows_are_in_the_order_in_which_a_run_is_looked_at() -> None:

@@ -62,6 +62,7 @@ def test_what_is_printed_and_written_of_an_ipv6_address_can_be_read(
 def test_a_run_shows_how_often_it_was_started_again(starts: int, tmp_path: Path) -> None:
     for _ in range(starts):
         run_directory.begin(tmp_path, 0, 0, "", {})
+        run_directory.note_start(tmp_path, {})
     metrics = open_metrics(context(settings("metrics.port=null", f"run.directory={tmp_path}")), Control(None))
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     assert [sample.value for sample in samples if sample.name == "alexnet_train_restarts"] == [max(0, starts - 1)]

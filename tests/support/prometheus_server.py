@@ -24,6 +24,12 @@ import yaml
 from support.namespaces import Node
 
 MONITORING = Path(__file__).parents[2] / "launch" / "monitoring"
+# The panels that have no data in a run on a CPU, and the series that only a CUDA device has: its allocator's and, if
+# its data sheet is known, its peak.
+CUDA_ONLY = {
+    "Device memory by rank": "device_memory_peak_bytes",
+    "Share of the peak by rank": "device_peak_flops",
+}
 WINDOW = "5s"
 """The value of `$__rate_interval` in tests: at least four scrape intervals of one second."""
 
