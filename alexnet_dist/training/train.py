@@ -102,7 +102,7 @@ def train(
         metrics = stack.enter_context(closing(open_metrics(run, control)))
         if run.topology.is_rank0:
             stack.callback(remove_targets, run.directory / run_directory.TARGETS)
-        last_scrape = stack.enter_context(LastScrape(metrics, stop))
+        last_scrape = stack.enter_context(LastScrape(metrics, stop, control))
         logger = stack.enter_context(RunLogger(run, metrics, start))
         saver = stack.enter_context(closing(Saver(run, control, injector)))
         after_launch = stack.enter_context(
@@ -116,7 +116,7 @@ def train(
             launch_step = launcher(config.train.cuda_graph)
             loop = Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch_step)
             last_scrape.finished = loop.train(start, after_launch)
-        stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank
+        stop.allow(SAVE_GRACE_S)  # what follows waits for other ranks only until they were scraped
 
 
 def close_groups_unless_failed(error: type[BaseException] | None, *_: object) -> None:
