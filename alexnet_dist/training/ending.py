@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
+from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.end_reports import EndReports
 from alexnet_dist.distributed.lost_rank import LostRankError, lost_rank_sentence
 from alexnet_dist.distributed.post_mortem import Diagnosis, diagnose, explanation, page
@@ -27,9 +28,9 @@ class LastScrape:
     a run that a signal has stopped or that has lost a rank leaves at once, to be started again.
     """
 
-    def __init__(self, metrics: Metrics, stop: StopRequest) -> None:
+    def __init__(self, metrics: Metrics, stop: StopRequest, control: Control) -> None:
         """Take what is scraped, and what is told of signals, which end the wait; finished: set when the plan ends."""
-        self._metrics, self._stop, self.finished = metrics, stop, False
+        self._metrics, self._stop, self._control, self.finished = metrics, stop, control, False
 
     def __enter__(self) -> LastScrape:
         """Return it."""
@@ -41,6 +42,10 @@ class LastScrape:
         """Wait, if this is an end for good."""
         if isinstance(error, UserError | PermanentError) if error else self.finished:
             self._metrics.wait_for_scrape(self._stop.wait)
+        if self.finished and not error:
+            # Rank 0 removes the list of addresses next, and Prometheus then scrapes no rank any more.
+            with suppress(LostRankError):  # the run is finished all the same
+                self._control.gather("")
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def train(
         metrics = stack.enter_context(closing(open_metrics(run, control, access)))
         if run.topology.is_rank0:
             stack.callback(remove_targets, run.directory / run_directory.TARGETS)
-        last_scrape = stack.enter_context(LastScrape(metrics, stop))
+        last_scrape = stack.enter_context(LastScrape(metrics, stop, control))
         logger = stack.enter_context(RunLogger(run, metrics, start))
         saver = stack.enter_context(closing(Saver(run, control, injector)))
         after_launch = stack.enter_context(
@@ -131,7 +131,7 @@ def train(
             loop = Loop(run, engine, feed, control, logger, saver, lambda: bool(stop), launch_step)
             last_scrape.finished = loop.train(start, after_launch)
             note_ranks(run, metrics, control, logger.finished_step)
-        stop.allow(SAVE_GRACE_S)  # what follows waits for no other rank
+        stop.allow(SAVE_GRACE_S)  # what follows waits for other ranks only until they were scraped
     return last_scrape.finished
 
 

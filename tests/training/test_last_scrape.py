@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,23 +23,29 @@ from alexnet_dist.errors import PermanentError, RollbackError, RunError, UserErr
 from alexnet_dist.runs.directory import TARGETS
 from alexnet_dist.training.ending import LastScrape
 from support.agents import wait_for_step
-from support.training import TRAIN, finished, settings
+from support.training import TRAIN, finished, settings, torchrun
 
 STEPS = 60
 LIMIT_BLOCKS = 24  # of 1024 bytes: enough for the records
 
 
 class Scraped:
-    """Metrics that count how often a scrape is waited for, and signals that never come."""
+    """Metrics that count how often a scrape is waited for, signals that never come, and other ranks."""
 
     def __init__(self) -> None:
         """Begin with no wait."""
-        self.waits = 0
+        self.waits = self.meetings = 0
 
     def wait_for_scrape(self, stopped: Callable[[float], bool]) -> None:
         """Count."""
         assert not stopped(0.0)
+        assert self.meetings == 0
         self.waits += 1
+
+    def gather(self, _text: str) -> list[str]:
+        """Count, and lose a rank."""
+        self.meetings += 1
+        raise LostRankError("control", "closed by peer")
 
     def wait(self, _timeout_s: float) -> bool:
         """Return that there was no signal."""
@@ -60,17 +67,17 @@ class Scraped:
 )
 def test_an_error_is_shown_if_no_restart_would_cure_it(error: BaseException, waits: int) -> None:
     scraped: Any = Scraped()
-    with suppress(BaseException), LastScrape(scraped, scraped):
+    with suppress(BaseException), LastScrape(scraped, scraped, scraped):
         raise error
-    assert scraped.waits == waits
+    assert (scraped.waits, scraped.meetings) == (waits, 0)
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_a_finished_run_is_shown_and_a_stopped_one_leaves(ended: bool) -> None:
+def test_a_finished_run_is_shown_on_all_ranks_and_a_stopped_one_leaves(ended: bool) -> None:
     scraped: Any = Scraped()
-    with LastScrape(scraped, scraped) as last_scrape:
+    with LastScrape(scraped, scraped, scraped) as last_scrape:
         last_scrape.finished = ended
-    assert scraped.waits == int(ended)
+    assert (scraped.waits, scraped.meetings) == (int(ended), int(ended))
 
 
 def scrape_to_the_end(run: Path, process: subprocess.Popen[str]) -> dict[str, float]:
@@ -122,6 +129,33 @@ def test_the_last_scrape_sees_that_the_last_checkpoint_was_not_written(shards: P
     assert "checkpoint of step 60 not written: File too large" in finished(process, 1)
     assert (seen["running"], seen["checkpoint_failures_total"]) == (0, 1)
     assert seen["checkpoint_size_bytes"] / 2 > 1024 * LIMIT_BLOCKS  # a tower's file
+
+
+@pytest.mark.slow
+def test_no_rank_leaves_the_list_before_all_have_shown_their_end(shards: Path, tmp_path: Path) -> None:
+    """Prometheus scrapes the ranks one after the other, and none any more once the list of their addresses is gone."""
+    directory, direct = tmp_path / "run", build_opener(ProxyHandler({}))
+    words = settings(shards, directory, f"run.steps={10 * STEPS}", "run.record_samples=false", "data.workers=0")
+    process = torchrun(2, words)
+    while not (directory / TARGETS).exists():
+        assert process.poll() is None, finished(process)
+        time.sleep(0.01)
+    seen = dict[str, str]()
+    while True:
+        for rank in range(2):
+            try:
+                (group,) = json.loads((directory / TARGETS).read_text())
+            except FileNotFoundError:
+                break
+            with suppress(OSError), direct.open(f"http://{group['targets'][rank]}/metrics", timeout=10) as response:
+                page = response.read().decode()
+                seen[group["targets"][rank]] = re.findall(r"^alexnet_train_running\S+ (\S+)$", page, re.MULTILINE)[0]
+            time.sleep(1.5)
+        else:
+            continue
+        break
+    finished(process)
+    assert [*seen.values()] == ["0.0", "0.0"]
 
 
 def test_a_run_that_is_asked_to_stop_waits_for_no_scrape(shards: Path, tmp_path: Path) -> None:
