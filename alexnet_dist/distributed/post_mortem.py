@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from signal import SIGKILL, Signals
 
-from alexnet_dist.distributed.lost_rank import awaited, rank_name
+from alexnet_dist.distributed.lost_rank import awaited, closed, rank_name
 from alexnet_dist.distributed.topology import Topology
 
 # Why a rank is missing: it failed by itself, its process is stopped, it does not answer although it runs, nothing is
@@ -77,8 +77,11 @@ def diagnose(
     if store_is_gone and rank_0_serves and 0 in silent and 0 not in seen:
         return Diagnosis({0: STORE}, certain=False)
     wanted = {rank for report in reports.values() for rank in awaited(topology, report.rank, report.operation)}
-    suspects = [rank for rank in silent if rank in wanted] or silent
-    return Diagnosis({rank: seen.get(rank, SILENT) for rank in suspects}, certain=not silent)
+    states = {rank: seen.get(rank, SILENT) for rank in [rank for rank in silent if rank in wanted] or silent}
+    if SILENT in states.values() and any(closed(report.reason) for report in reports.values()):
+        # A process that runs has closed no connection, and may itself wait for the one that did.
+        states = {rank: state for rank, state in states.items() if state != RUNNING}
+    return Diagnosis(states, certain=not silent)
 
 
 def by_time(reports: Mapping[int, EndReport]) -> list[EndReport]:

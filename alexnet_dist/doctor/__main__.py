@@ -22,7 +22,7 @@ from alexnet_dist import config as configs
 from alexnet_dist.errors import PermanentError, run_command
 from alexnet_dist.system.environment import launch_info
 from alexnet_dist.system.signals import StopRequest
-from alexnet_dist.train import run_once
+from alexnet_dist.train import Parser, run_once
 
 
 def main(arguments: list[str], _stop: StopRequest | None = None) -> None:
@@ -32,7 +32,7 @@ def main(arguments: list[str], _stop: StopRequest | None = None) -> None:
 
         command.main(arguments[1:])
         return
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m alexnet_dist.doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
