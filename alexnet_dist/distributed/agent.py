@@ -164,9 +164,8 @@ def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
 
 def _announce() -> Path:
     """Name the file to the ranks, and have the agent end as a run of this package does if they are of it."""
-    path = final_error.announce()
-    end_with_our_sentence(path)
-    return path
+    end_with_our_sentence()
+    return final_error.announce()
 
 
 def local_address(host: str, port: int, max_nodes: int) -> str | None:

@@ -19,22 +19,23 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from alexnet_dist.distributed import final_error
 from alexnet_dist.distributed.post_mortem import EXIT_CODE, Diagnosis, why
+from alexnet_dist.system import environment
 
 RESUME = "the same command resumes from the last checkpoint"
 STDERR = 2  # the file descriptor, to which C++ writes too
 
 
-def end_with_our_sentence(error_file: Path) -> None:
+def end_with_our_sentence() -> None:
     """Have this agent, once it ends with an exception, print our sentence last if its ranks run this package.
 
-    error_file: by which ranks of this package make themselves known.
+    They make themselves known by a file in memory, of which nothing is left however the agent ends.
     """
-    before = sys.excepthook
+    before, joined = sys.excepthook, os.memfd_create("alexnet_dist")
+    environment.set_joined_file(Path(f"/proc/{os.getpid()}/fd/{joined}"))
 
     def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        text = last_lines(error) if final_error.is_joined(error_file) else None
+        text = last_lines(error) if os.fstat(joined).st_size else None
         if text is None:
             before(kind, error, trace)
         else:

@@ -36,26 +36,16 @@ def announce() -> Path:
     """Name the file to the ranks that this agent is about to start, and have it removed at the agent's end."""
     path = Path(tempfile.gettempdir()) / f"alexnet_dist-{uuid.uuid4().hex}.json"
     environment.set_final_error_file(path)
-    for written in (path, _joined(path)):
-        atexit.register(written.unlink, missing_ok=True)
+    atexit.register(path.unlink, missing_ok=True)
     return path
 
 
 def join() -> None:
-    """Tell this rank's agent, if it has named a file, that its ranks run this package."""
-    path = environment.final_error_file()
+    """Tell this rank's agent that its ranks run this package, if it has named a file for that."""
+    path = environment.joined_file()
     if path is not None:
-        with suppress(OSError):  # there is no space: the agent then ends as it does for other programs
-            _joined(path).touch()
-
-
-def is_joined(path: Path) -> bool:
-    """Return whether a rank of this package has made itself known to the agent that has named a file."""
-    return _joined(path).exists()
-
-
-def _joined(path: Path) -> Path:
-    return path.with_suffix(".joined")
+        with suppress(OSError):  # it is another user's: the agent then ends as it does for other programs
+            path.write_text("joined")
 
 
 def report(message: str, launched: LaunchInfo, exit_code: int) -> None:

@@ -9,6 +9,7 @@ from signal import SIGKILL, Signals
 
 from alexnet_dist.distributed.lost_rank import awaited, closed, rank_name
 from alexnet_dist.distributed.topology import Topology
+from alexnet_dist.system.wording import noun
 
 # Why a rank is missing: it failed by itself, its process is stopped, it does not answer although it runs, nothing is
 # known of it, it served the store that is gone. Or how its process has ended: "signal 9", "exit code 1", "gone".
@@ -122,7 +123,7 @@ def _waited_for(topology: Topology, report: EndReport) -> str:
     if len(ranks) == topology.world_size - 1 and len(ranks) > 1:
         return f"all others at {report.operation}"
     numbers = ", ".join(map(str, ranks[:4])) + (", ..." if len(ranks) > 4 else "")
-    return f"rank{'s' if len(ranks) > 1 else ''} {numbers} at {report.operation}"
+    return f"{noun(len(ranks), 'rank')} {numbers} at {report.operation}"
 
 
 def page(

@@ -15,6 +15,7 @@ from alexnet_dist.errors import PermanentError, RollbackError, RunError, UserErr
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, mark_preempted, skip_batches
 from alexnet_dist.runs.load import geometry_state
+from alexnet_dist.system.wording import counted
 from alexnet_dist.training import step
 from alexnet_dist.training.build import schedule_of
 from alexnet_dist.training.context import RunContext
@@ -62,7 +63,7 @@ class Loop:
                 mark_preempted(self.run.directory, at.step)
             self.logger.log(f"asked to stop: saved at step {at.step:,}; the same command resumes from there")
             return False
-        self.logger.log(f"finished: {at.step:,} steps in {self.logger.time_s:,.0f} s")
+        self.logger.log(f"finished: {counted(at.step, 'step')} in {self.logger.time_s:,.0f} s")
         return True
 
     def train_steps(

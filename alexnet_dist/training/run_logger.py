@@ -18,6 +18,7 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.nn import geometry
 from alexnet_dist.runs.directory import EVALUATIONS, METRICS, samples_file
 from alexnet_dist.runs.records import Records
+from alexnet_dist.system.wording import counted, percent
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import rows_of_rank
 from alexnet_dist.training.resume import Start
@@ -143,8 +144,8 @@ class RunLogger:
         images_per_s = (step - self._logged_step) * plan.global_batch / (record.time_s - self._logged_s)
         self._logged_step, self._logged_s = step, record.time_s
         text = (
-            f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  learning rate {record.learning_rate:g}"
-            f"  {images_per_s:,.0f} images/s"
+            f"epoch {epoch:.2f}  loss {loss:.4f}  top-1 error {percent(top1_error)}"
+            f"  learning rate {record.learning_rate:g}  {images_per_s:,.0f} images/s"
         )
         if self._bar is not None:
             self._bar.set_postfix_str(text)
@@ -166,10 +167,10 @@ class RunLogger:
                 "time_s": self.time_s,
             }
             self._record(EVALUATIONS, line)
-            top5 = "" if evaluation.top5_error is None else f"  top-5 error {evaluation.top5_error:.2%}"
+            top5 = "" if evaluation.top5_error is None else f"  top-5 error {percent(evaluation.top5_error)}"
             self.log(
                 f"validation after epoch {step // plan.steps_per_epoch}:"
-                f" top-1 error {evaluation.top1_error:.2%}{top5}  loss {evaluation.loss:.4f}"
+                f" top-1 error {percent(evaluation.top1_error)}{top5}  loss {evaluation.loss:.4f}"
             )
         self._logged_s += seconds
 
@@ -230,6 +231,6 @@ class RunLogger:
         """Close the progress bar and mark this rank as no longer training."""
         self._metrics.set_running(False)
         if problem := self._records.flush_all():
-            print(f"warning: {problem}; {self._records.waiting} line(s) are lost", file=sys.stderr, flush=True)
+            print(f"warning: {problem}; {counted(self._records.waiting, 'line')} lost", file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.close()

@@ -132,7 +132,7 @@ def test_damaged_shards_end_the_job_once(shards: Path, tmp_path: Path) -> None:
     words = settings(own, directory, "metrics.port=null")
     output = finished(torchrun(4, words, "--standalone", "--max-restarts=3"), code=1)
     assert "samples in a row could not be read" in output.partition("Root Cause")[0]
-    assert output.count(" parameters on 2 replica(s)") == 1
+    assert output.count(" parameters on 2 replicas") == 1
 
 
 @pytest.mark.slow
@@ -150,4 +150,4 @@ def test_a_disk_that_stays_full_ends_the_job_once(shards: Path, tmp_path: Path) 
     assert last_line(output).endswith("checkpoint of step 10 not written: File too large")
     assert ours.count("error: /") == 1, output  # the other ranks say whom they have lost, and why
     assert "checkpoint of step 10 not written: File too large" in ours
-    assert output.count(" parameters on 2 replica(s)") == 1
+    assert output.count(" parameters on 2 replicas") == 1

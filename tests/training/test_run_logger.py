@@ -71,8 +71,8 @@ def test_the_speed_leaves_out_evaluations_and_checkpoints(tmp_path: Path, capsys
         logger.log_checkpoint(2.0)
         logger.log_loss(record(4, 104.0 + 5.0 + 2.0 + 1.0), 1.0, 0.5)
     output = capsys.readouterr().out
-    assert "step 2/8  epoch 0.67  loss 1.0000  error 0.500  learning rate 0.02  3 images/s" in output
-    assert "step 4/8  epoch 1.33  loss 1.0000  error 0.500  learning rate 0.04  12 images/s" in output
+    assert "step 2/8  epoch 0.67  loss 1.0000  top-1 error 50.00%  learning rate 0.02  3 images/s" in output
+    assert "step 4/8  epoch 1.33  loss 1.0000  top-1 error 50.00%  learning rate 0.04  12 images/s" in output
 
 
 @pytest.mark.parametrize("top5", [0.25, None])
