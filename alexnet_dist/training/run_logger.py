@@ -6,8 +6,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.monitoring.metrics import Metrics
+from alexnet_dist.monitoring.stuck_loss import LossWatch, stuck_sentence, watched
 from alexnet_dist.nn import geometry
 from alexnet_dist.runs.directory import EVALUATIONS, METRICS, samples_file
+from alexnet_dist.runs.progress import Progress
 from alexnet_dist.runs.records import Records
 from alexnet_dist.system.wording import counted, percent
 from alexnet_dist.training.context import RunContext
@@ -68,6 +70,7 @@ class RunLogger:
         self._logged_step, self._logged_s = start.step, start.time_s
         self.finished_step, self.unchanged = start.step, start.unchanged
         self._records, self._is_full = Records(run.directory), False
+        self._watch = LossWatch(run.config.model.classes, run.plan.steps_per_epoch)
         self._bar: tqdm[object] | None = None
         if run.topology.is_rank0 and sys.stderr.isatty():
             self._bar = tqdm(total=run.plan.steps, initial=start.step, unit="step", dynamic_ncols=True)
@@ -86,6 +89,28 @@ class RunLogger:
             self._bar.write(text)
         else:
             self._run.log(text)
+
+    def log_end(self, text: str) -> None:
+        """Print how training has ended, as the last line: the bar stays above it as it was."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self.log(text)
+
+    @contextmanager
+    def evaluating(self, steps: int, poll: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+        """Show on rank 0 how far an evaluation of so many steps is; yields what calls `poll` and counts a step."""
+        if not self._run.topology.is_rank0:
+            yield poll
+            return
+        images = self._run.plan.validation_images
+        with Progress("validation", images, keep=False) as progress:
+
+            def count() -> bool:
+                progress.add(-(-images // steps))
+                return poll()
+
+            yield count
 
     def log_step(self, step: int, report: StepReport) -> None:
         """Count a step that this rank has finished, its replica's images in equal shares."""
@@ -141,6 +166,9 @@ class RunLogger:
             "time_s": record.time_s,
         }
         self._record(METRICS, line)
+        self._watch, is_stuck = watched(self._watch, step, loss)
+        if is_stuck:
+            self.log_warning(stuck_sentence(self._watch.classes, step, record.learning_rate))
         images_per_s = (step - self._logged_step) * plan.global_batch / (record.time_s - self._logged_s)
         self._logged_step, self._logged_s = step, record.time_s
         text = (
@@ -189,7 +217,9 @@ class RunLogger:
 
     def log_warning(self, text: str) -> None:
         """Print a warning, on rank 0 only."""
-        if self._run.topology.is_rank0:
+        if self._bar is not None:
+            self._bar.write(f"warning: {text}", file=sys.stderr)
+        elif self._run.topology.is_rank0:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def log_unchanged(self, step: int) -> None:
