@@ -21,6 +21,7 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.nn.geometry import parameter_count, training_flops
 from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.runs.progress import Progress
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord, decoded_ids
 from alexnet_dist.training.run_plan import BatchSpec
@@ -117,12 +118,16 @@ def test_on_a_terminal_an_evaluation_has_a_bar_and_the_end_is_the_last_line(
 
 
 def test_elsewhere_an_evaluation_is_silent_and_is_polled_on_every_rank(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(Progress, "add", lambda _, images: counted.append(images))
     for rank in (0, 1):
+        counted.clear()
         topology, polls = replace(RANK_0, rank=rank, local_rank=rank), iter([False, True])
         with open_logger(tmp_path, topology=topology) as (logger, _), logger.evaluating(2, polls.__next__) as poll:
             assert [poll(), poll()] == [False, True]
+        assert counted == ([] if rank else [4, 4])  # of 7 images
     assert capsys.readouterr() == ("", "")
 
 
