@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from signal import Signals
 
 import pytest
-from torch.distributed import DistNetworkError  # type: ignore[attr-defined]
+from torch.distributed import DistNetworkError
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousTimeoutError
@@ -64,8 +65,10 @@ def test_each_end_has_a_last_line_but_for_bugs(tmp_path: Path) -> None:
     assert failed is not None
     assert failed.splitlines()[-1] == "error: run.steps: too many"
     assert "exitcode  : 2" in failed
-    assert last_lines(SignalException("Process 7 got signal: 2", 2)) == "torchrun: ended by SIGINT (Ctrl-C)"
-    assert last_lines(SignalException("Process 7 got signal: 15", 15)) == "torchrun: ended by SIGTERM"
+    assert (
+        last_lines(SignalException("Process 7 got signal: 2", Signals.SIGINT)) == "torchrun: ended by SIGINT (Ctrl-C)"
+    )
+    assert last_lines(SignalException("Process 7 got signal: 15", Signals.SIGTERM)) == "torchrun: ended by SIGTERM"
     for error in (DistNetworkError("gone"), RendezvousTimeoutError("late")):
         said = last_lines(error)
         assert said is not None
