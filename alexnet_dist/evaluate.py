@@ -17,6 +17,7 @@ from alexnet_dist.config.arguments import add_device_argument, add_step_argument
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import UserError, run_command
 from alexnet_dist.system import resources
+from alexnet_dist.system.wording import counted, percent
 
 if TYPE_CHECKING:
     from alexnet_dist.data.manifest import Manifest
@@ -86,7 +87,7 @@ def _refusing(folder: Path) -> Iterator[None]:
 
 def report(result: Result) -> str:
     """Return a result as text: for an ensemble a line for each run alone, then the plain and the weighted mean."""
-    where = f"on {result.images:,} images of {result.split}, {result.views} view(s) an image"
+    where = f"on {counted(result.images, 'image')} of {result.split}, {counted(result.views, 'view')} an image"
     names = [f"{run.directory} (step {step:,})" for run, step in zip(result.runs, result.steps, strict=True)]
     if len(names) == 1:
         return f"{names[0]}: {_scores(result)} {where}"
@@ -107,8 +108,8 @@ def report(result: Result) -> str:
 
 
 def _scores(scores: Scores) -> str:
-    top5 = "" if scores.top5_error is None else f", top-5 error {scores.top5_error:.2%}"
-    return f"top-1 error {scores.top1_error:.2%}{top5}, loss {scores.loss:.4f}"
+    top5 = "" if scores.top5_error is None else f", top-5 error {percent(scores.top5_error)}"
+    return f"top-1 error {percent(scores.top1_error)}{top5}, loss {scores.loss:.4f}"
 
 
 def _weights(text: str | None, runs: int) -> Sequence[float] | None:

@@ -24,6 +24,7 @@ from alexnet_dist.config.arguments import add_step_argument, positive
 from alexnet_dist.errors import RunError, UserError, run_command
 from alexnet_dist.pack.sources.split_folders import has_held_out
 from alexnet_dist.system import environment, resources
+from alexnet_dist.system.wording import counted, percent
 
 if TYPE_CHECKING:
     from alexnet_dist.data.manifest import Options
@@ -168,9 +169,9 @@ def _report(folder: Path, run: Path, train: Split, val: Split, plan: Recipe) -> 
     print(
         f"\n{folder}: {len(train.manifest.classes)} classes, {train.images:,} to train on, {val.images:,} held out"
         f"\n  layers      copied: {', '.join(plan.copied)}; new: {plan.new}"
-        f"\n  top-1 error {found['top1_error']:.1%} on the held-out images, at step {found['steps'][0]:,}: the lowest"
-        f" of {plan.epochs} evaluations on them, so somewhat optimistic"
-        f"\n  to compare  {1 - largest / val.images:.1%} if the answer is always the largest class"
+        f"\n  top-1 error {percent(found['top1_error'])} on the held-out images, at step {found['steps'][0]:,}: the"
+        f" lowest of {counted(plan.epochs, 'evaluation')} on them, so somewhat optimistic"
+        f"\n  to compare  {percent(1 - largest / val.images)} if the answer is always the largest class"
         f"\n  classify    python -m alexnet_dist.predict {shlex.quote(str(run))} IMAGE --step=best"
     )
 

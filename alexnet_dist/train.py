@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from io import StringIO
 from signal import SIGTERM
 from typing import NoReturn
@@ -39,9 +39,17 @@ RANK_0_FIRST_S = 15.0  # a busy machine takes seconds to close rank 0
 LOST_RANK_DELAY_S = 60.0
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are a sentence, which torchrun's agent can repeat, and not a page on stderr."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"command line: {message}; --help lists the options")
+
+
 def main(arguments: list[str], stop: StopRequest | None = None) -> None:
     """Train, or print the resolved configuration; stop: what watches this process's signals."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     configs.add_config_arguments(parser)
     parser.add_argument(
         "--print-config", action="store_true", help="print the configuration and the source of each value, and exit"
@@ -64,9 +72,8 @@ def main(arguments: list[str], stop: StopRequest | None = None) -> None:
         if argument.startswith("--") and "." in argument.partition("=")[0]:
             raise UserError(f"command line: {argument}: a key takes no dashes: {argument.lstrip('-')}")
     with ExitStack() as quiet:
-        if launch_info().rank:  # rank 0 prints --help and misspelt options
+        if launch_info().rank:  # rank 0 prints --help
             quiet.enter_context(redirect_stdout(StringIO()))
-            quiet.enter_context(redirect_stderr(StringIO()))
         parsed = parser.parse_intermixed_args(arguments)
     if parsed.profile < 0:
         raise UserError(f"--profile: {parsed.profile}; expected the number of steps to profile, 1 or more")
@@ -107,6 +114,7 @@ def run_once(command: Callable[[list[str], StopRequest | None], None], arguments
                 GROUP_SIGNALS, START_GRACE_S, final_error.is_reported, lambda late: _end_job(late, launched)
             )
             die_with_parent(os.getppid())
+            final_error.join()
         command(arguments, stop)
     except RollbackError as error:
         if stop:  # the request would be forgotten
@@ -123,12 +131,6 @@ def run_once(command: Callable[[list[str], StopRequest | None], None], arguments
         write_error_file(message, failed_s)
         final_error.report(message, launched, exit_code_of(error))
         raise UserError(message) from None
-    except SystemExit as usage:
-        if usage.code:
-            if launched.rank:
-                _let_rank_0_report(stop)
-            final_error.report("the command line is not valid; see above", launched, 2)
-        raise
     except Exception as error:
         lost = isinstance(error, LostRankRunError)
         message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"

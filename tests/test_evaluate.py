@@ -189,7 +189,7 @@ def test_the_command_takes_the_newest_or_the_asked_checkpoint(
     words = [str(directory), "--data", str(opened(pack_tiny).root), "--device", "cpu"]
     main([*words, "--views", "10"])
     assert "(step 5): top-1 error " in (said := capsys.readouterr().out)
-    assert "on 8 images of val, 10 view(s) an image" in said
+    assert "on 8 images of val, 10 views an image" in said
     main([*words, "--step", "3", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["steps"], found["images"], found["views"]) == ([3], 8, 1)
@@ -207,7 +207,7 @@ def test_the_command_evaluates_an_ensemble_on_the_test_split(
     assert lines[0].startswith(f"{first} (step 3): top-1 error ")
     assert lines[1].startswith(f"{second} (step 4): top-1 error ")
     assert lines[2].startswith("the plain mean of 2 runs: top-1 error ")
-    assert lines[2].endswith(" on 8 images of test, 1 view(s) an image")
+    assert lines[2].endswith(" on 8 images of test, 1 view an image")
     assert len(lines) == 3
     main([*words, "--weights", "1,3"])
     assert "\nthe mean with weights 0.25, 0.75, as given: top-1 error " in capsys.readouterr().out

@@ -59,7 +59,9 @@ def run_demo(run: Path, data: Path | None) -> DemoResult:
     train_net(paths, train, overrides)
     top1_error = evaluate(paths, val)
     draw_figures(paths)
-    last = json.loads((paths.run / METRICS).read_text().splitlines()[-1])
+    logged = [json.loads(line) for line in (paths.run / METRICS).read_text().splitlines()]
+    last = logged[-1]
+    errors = [line["top1_error"] for line in logged if line["epoch"] > last["epoch"] - 1]
     return DemoResult(
         paths=paths,
         drawn=drawn,
@@ -68,6 +70,7 @@ def run_demo(run: Path, data: Path | None) -> DemoResult:
         classes=len(train.manifest.classes),
         train_images=train.images,
         val_images=val.images,
+        training_error=sum(errors) / len(errors),
         top1_error=top1_error,
         chance_error=1 - max(class_counts(val)) / val.images,
         steps=last["step"],

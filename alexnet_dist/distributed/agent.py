@@ -33,6 +33,7 @@ from torch.distributed.elastic.utils.store import barrier
 
 from alexnet_dist.distributed import final_error
 from alexnet_dist.distributed.address import address_towards, is_loopback, is_own_address, resolves
+from alexnet_dist.distributed.agent_ending import end_with_our_sentence, quiet
 from alexnet_dist.system import environment, resources
 
 # In place of torch's defaults, by which 45 s pass from the loss of a node to the next round: a node is lost after 8 s
@@ -86,7 +87,7 @@ class EndingHandler(RendezvousHandler):
         # A store behind a broken network may never answer; by default this signal ends the process.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(EXIT_BARRIER_S)
-        with suppress(DistError):
+        with suppress(DistError), quiet():
             barrier(self._round.store, self._round.world_size, EXIT_BARRIER, barrier_timeout=0.1)
         signal.alarm(0)
 
@@ -138,7 +139,7 @@ def _replace(backend: str, creator: Creator) -> Creator:
 
 def _static(parameters: RendezvousParameters) -> RendezvousHandler:
     environment.have_agent_handle(signal.SIGUSR1)
-    return EndingHandler(create_rdzv_handler(parameters), final_error.announce())
+    return EndingHandler(create_rdzv_handler(parameters), _announce())
 
 
 def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
@@ -158,7 +159,13 @@ def _c10d(parameters: RendezvousParameters) -> RendezvousHandler:
         for name, value in ELASTIC_DEFAULTS.items():
             parameters.config.setdefault(name, value)
     backend, store = create_backend(parameters)
-    return EndingHandler(create_handler(store, backend, parameters), final_error.announce(), numbering)
+    return EndingHandler(create_handler(store, backend, parameters), _announce(), numbering)
+
+
+def _announce() -> Path:
+    """Name the file to the ranks, and have the agent end as a run of this package does if they are of it."""
+    end_with_our_sentence()
+    return final_error.announce()
 
 
 def local_address(host: str, port: int, max_nodes: int) -> str | None:

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def announce() -> Path:
     environment.set_final_error_file(path)
     atexit.register(path.unlink, missing_ok=True)
     return path
+
+
+def join() -> None:
+    """Tell this rank's agent that its ranks run this package, if it has named a file for that."""
+    path = environment.joined_file()
+    if path is not None:
+        with suppress(OSError):  # it is another user's: the agent then ends as it does for other programs
+            path.write_text("joined")
 
 
 def report(message: str, launched: LaunchInfo, exit_code: int) -> None:

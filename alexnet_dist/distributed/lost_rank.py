@@ -15,9 +15,10 @@ from alexnet_dist.monitoring.timeline import region
 # of all ranks (also before the first step, in validation and at checkpoints), build the process groups.
 AVERAGING, CONTROL, GROUPS = "averaging", "status sum", "creation of the process groups"
 # How torch.distributed words that a rank is gone or silent.
+CLOSED = ("closed by peer", "reset by peer", "connection was likely closed", "broken pipe")
 SIGNS = (
-    "closed by peer", "reset by peer", "connection was likely closed", "connectfullmesh", "timed out", "timeout",
-    "broken pipe", "ncclremoteerror", "remote process exited", "communicator was aborted",
+    *CLOSED, "connectfullmesh", "timed out", "timeout", "ncclremoteerror", "remote process exited",
+    "communicator was aborted",
 )  # fmt: skip
 LAST_ERROR = "Last error:"  # NCCL's own explanation follows it, on a line of its own
 SOURCE_LINE = re.compile(r"^\[\S+:\d+\] ")  # gloo's prefix
@@ -49,6 +50,11 @@ def lost_rank_at(operation: str) -> Iterator[None]:
         message = SOURCE_LINE.sub("", first_line).partition(". This is")[0]
         last_error = " ".join(text.partition(LAST_ERROR)[2].split())
         raise LostRankError(operation, f"{message}; {last_error}" if last_error else message) from None
+
+
+def closed(reason: str) -> bool:
+    """Return whether torch.distributed's message says that a connection was closed, as a process does at its end."""
+    return any(sign in reason.lower() for sign in CLOSED)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from signal import SIGKILL, Signals
 
-from alexnet_dist.distributed.lost_rank import awaited, rank_name
+from alexnet_dist.distributed.lost_rank import awaited, closed, rank_name
 from alexnet_dist.distributed.topology import Topology
+from alexnet_dist.system.wording import noun
 
 # Why a rank is missing: it failed by itself, its process is stopped, it does not answer although it runs, nothing is
 # known of it, it served the store that is gone. Or how its process has ended: "signal 9", "exit code 1", "gone".
@@ -77,8 +78,11 @@ def diagnose(
     if store_is_gone and rank_0_serves and 0 in silent and 0 not in seen:
         return Diagnosis({0: STORE}, certain=False)
     wanted = {rank for report in reports.values() for rank in awaited(topology, report.rank, report.operation)}
-    suspects = [rank for rank in silent if rank in wanted] or silent
-    return Diagnosis({rank: seen.get(rank, SILENT) for rank in suspects}, certain=not silent)
+    states = {rank: seen.get(rank, SILENT) for rank in [rank for rank in silent if rank in wanted] or silent}
+    if SILENT in states.values() and any(closed(report.reason) for report in reports.values()):
+        # A process that runs has closed no connection, and may itself wait for the one that did.
+        states = {rank: state for rank, state in states.items() if state != RUNNING}
+    return Diagnosis(states, certain=not silent)
 
 
 def by_time(reports: Mapping[int, EndReport]) -> list[EndReport]:
@@ -119,7 +123,7 @@ def _waited_for(topology: Topology, report: EndReport) -> str:
     if len(ranks) == topology.world_size - 1 and len(ranks) > 1:
         return f"all others at {report.operation}"
     numbers = ", ".join(map(str, ranks[:4])) + (", ..." if len(ranks) > 4 else "")
-    return f"rank{'s' if len(ranks) > 1 else ''} {numbers} at {report.operation}"
+    return f"{noun(len(ranks), 'rank')} {numbers} at {report.operation}"
 
 
 def page(

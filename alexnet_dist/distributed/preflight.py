@@ -26,6 +26,7 @@ from alexnet_dist.distributed.room import admit_ranks, enter_room
 from alexnet_dist.errors import RunError, UserError
 from alexnet_dist.system.environment import LaunchInfo, chosen_interface, rendezvous_address
 from alexnet_dist.system.resources import boot_id, host_name
+from alexnet_dist.system.wording import counted
 
 VERSIONS = ("torch", "alexnet_dist", "NCCL")
 FIXES = {"layout": "topology.layout", "device": "train.device", "backend": "topology.share_device"}
@@ -79,7 +80,8 @@ def mismatches(ranks: Sequence[RankInfo]) -> list[str]:
             if left.node != right.node:
                 sentences.append(
                     f"replica {left.rank // 2} would span nodes: rank {left.rank} is on {left.host}"
-                    f" ({left.local_ranks} rank(s)), rank {right.rank} on {right.host} ({right.local_ranks} rank(s));"
+                    f" ({counted(left.local_ranks, 'rank')}), rank {right.rank} on {right.host}"
+                    f" ({counted(right.local_ranks, 'rank')});"
                     " the two towers of a replica share a node: start an even --nproc-per-node on each, ranks in order"
                 )
                 break  # the other replicas that span nodes follow from this one
@@ -94,8 +96,8 @@ def _problems(ranks: Sequence[RankInfo]) -> Iterator[str]:
             yield f"{rank.host}: {rank.problem}"
         if sizes[rank.node] != rank.local_ranks:
             yield (
-                f"{rank.host} has {sizes[rank.node]} rank(s), but LOCAL_WORLD_SIZE={rank.local_ranks} there; start with"
-                " torchrun, which sets it"
+                f"{rank.host} has {counted(sizes[rank.node], 'rank')}, but LOCAL_WORLD_SIZE={rank.local_ranks} there;"
+                " start with torchrun, which sets it"
             )
 
 

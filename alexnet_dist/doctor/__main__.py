@@ -22,7 +22,8 @@ from alexnet_dist import config as configs
 from alexnet_dist.errors import PermanentError, run_command
 from alexnet_dist.system.environment import launch_info
 from alexnet_dist.system.signals import StopRequest
-from alexnet_dist.train import run_once
+from alexnet_dist.system.wording import counted
+from alexnet_dist.train import Parser, run_once
 
 
 def main(arguments: list[str], _stop: StopRequest | None = None) -> None:
@@ -32,7 +33,7 @@ def main(arguments: list[str], _stop: StopRequest | None = None) -> None:
 
         command.main(arguments[1:])
         return
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m alexnet_dist.doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,7 +55,7 @@ def main(arguments: list[str], _stop: StopRequest | None = None) -> None:
         return
     print(reports.to_json(found) if options.json else reports.table(found), flush=True)
     if failed := reports.failures(found):
-        raise PermanentError(f"{failed} check(s) have failed; see the report above")  # torchrun does not repeat it
+        raise PermanentError(f"{counted(failed, 'failed check')}; see the report above")  # torchrun does not repeat it
 
 
 def main_once(arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from alexnet_dist.distributed.topology import Topology
 from alexnet_dist.doctor.findings import Finding
+from alexnet_dist.system.wording import counted
 
 SMI_S = 10
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")  # around its headers
@@ -28,13 +29,12 @@ def devices(topology: Topology, local_ranks: int) -> Finding:
     """Name this rank's device and, for a pair on two CUDA devices, whether they reach each other directly."""
     if topology.device.type == "cpu":
         return Finding(
-            "device", "ok", f"CPU, {torch.get_num_threads()} thread(s) a rank; {_layout(topology)} over gloo"
+            "device", "ok", f"CPU, {counted(torch.get_num_threads(), 'thread')} a rank; {_layout(topology)} over gloo"
         )
     own = topology.device.index or 0
     name = torch.cuda.get_device_name(own)
-    found = (
-        f"{name}, {torch.cuda.device_count()} for {local_ranks} rank(s); {_layout(topology)} over {topology.backend}"
-    )
+    ranks = counted(local_ranks, "rank")
+    found = f"{name}, {torch.cuda.device_count()} for {ranks}; {_layout(topology)} over {topology.backend}"
     if topology.layout != "paired" or topology.backend != "nccl":
         return Finding("device", "ok", found)
     other = (topology.local_rank ^ 1) % torch.cuda.device_count()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.system.wording import counted, noun
 
 Level = Literal["ok", "warn", "fail"]
 INDENT = 20  # characters before what was found
@@ -55,7 +56,7 @@ def merge(by_rank: Sequence[Sequence[Finding]], hosts: Sequence[str], nodes: Seq
 
 def _place(ranks: Sequence[int], hosts: Sequence[str]) -> str:
     names = " and ".join(dict.fromkeys(hosts[rank] for rank in ranks))
-    return f"{names}, rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+    return f"{names}, {noun(len(ranks), 'rank')} {', '.join(map(str, ranks))}"
 
 
 def failures(findings: Sequence[Finding]) -> int:
@@ -77,7 +78,7 @@ def table(findings: Sequence[Finding]) -> str:
 def summary(findings: Sequence[Finding]) -> str:
     """Return the counts of the levels in one line."""
     counts = {level: sum(finding.level == level for finding in findings) for level in ("ok", "warn", "fail")}
-    return f"{counts['fail']} failed, {counts['warn']} warning(s), {counts['ok']} ok"
+    return f"{counts['fail']} failed, {counted(counts['warn'], 'warning')}, {counts['ok']} ok"
 
 
 def to_json(findings: Sequence[Finding]) -> str:

@@ -21,6 +21,7 @@ from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS
 from alexnet_dist.system import environment, resources
 from alexnet_dist.system.environment import LaunchInfo
+from alexnet_dist.system.wording import counted
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.inputs import worker_count
 
@@ -70,7 +71,9 @@ def software() -> Finding:
 def cores(count: int, local_ranks: int, workers: int, device: str) -> Finding:
     """Compare the cores with the processes that compute or decode."""
     busy = local_ranks * (workers + (device == "cpu"))
-    found = f"{count} core(s) for {local_ranks} rank(s) with {workers} loader process(es) each"
+    found = (
+        f"{counted(count, 'core')} for {counted(local_ranks, 'rank')} with {counted(workers, 'loader process')} each"
+    )
     if device == "cpu" and local_ranks > count:
         return Finding("cores", "warn", found, "ranks wait for each other's turns: start at most a rank a core")
     if busy > 2 * count:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_dist.figures.crossings import LOGITS, Crossing, crossings, tower_channels
 from alexnet_dist.figures.page import MARGIN, TEXT_COLOUR, TOWERS, clipped, new_page, text_width
 from alexnet_dist.nn.geometry import COLOURS, Geometry, Layer, Shape, parameter_count, shapes
+from alexnet_dist.system.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def draw_net(name: str, net: Geometry) -> Figure:
         column.height / 2 + column.text_height for column in (columns if towers > 1 else columns[:1])
     )
     right = columns[-1].centre + columns[-1].text_width / 2 + MARGIN
-    title = f"{clipped(name, 30)}: {parameter_count(net):,} parameters in {towers} tower{'s' if towers > 1 else ''}"
+    title = f"{clipped(name, 30)}: {parameter_count(net):,} parameters in {counted(towers, 'tower')}"
     figure = new_page(top - bottom, title, _caption(joins), width=right)
     axes = figure.subplots()
     axes.set_axis_off()

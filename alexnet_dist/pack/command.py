@@ -14,6 +14,7 @@ from alexnet_dist.pack.packing import pack
 from alexnet_dist.pack.request import PackRequest
 from alexnet_dist.pack.sources.fields import SampleFields
 from alexnet_dist.pack.sources.options import ReadOptions
+from alexnet_dist.system.wording import counted
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -88,13 +89,13 @@ def _request(arguments: argparse.Namespace) -> PackRequest | None:
 def _summary(arguments: argparse.Namespace, manifest: Manifest, images: int, seconds: float) -> str:
     gigabytes = sum(shard.size_bytes for shard in manifest.shards) / 1e9
     lines = [
-        f"{arguments.out}: {manifest.split} holds {manifest.images} images of {len(manifest.classes)} classes in "
-        f"{len(manifest.shards)} shards, {gigabytes:.3f} GB"
+        f"{arguments.out}: {manifest.split} holds {counted(manifest.images, 'image')} of"
+        f" {counted(len(manifest.classes), 'class')} in {counted(len(manifest.shards), 'shard')}, {gigabytes:.3f} GB"
     ]
     if arguments.verify:
         lines.append(f"verified: every hash, checksum and header is as it was packed, in {seconds:.1f} s")
     elif images:
-        lines.append(f"packed {images} images in {seconds:.1f} s: {images / seconds:.0f} images/s")
+        lines.append(f"packed {counted(images, 'image')} in {seconds:.1f} s: {images / seconds:.0f} images/s")
     else:
         lines.append("already packed: there was nothing to do")
     lines.append(_accounts(manifest))
@@ -102,7 +103,7 @@ def _summary(arguments: argparse.Namespace, manifest: Manifest, images: int, sec
         lines.append("INCOMPLETE: packed with --allow-missing, although the source lacks:")
         lines += [f"  {part}" for part in manifest.missing]
     if manifest.rejected:
-        lines.append(f"REJECTED {len(manifest.rejected)} files; all are listed in the manifest:")
+        lines.append(f"REJECTED {counted(len(manifest.rejected), 'file')}; all are listed in the manifest:")
         lines.append(list_reasons(manifest.rejected))
     return "\n".join(lines)
 

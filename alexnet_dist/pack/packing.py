@@ -11,7 +11,8 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -22,6 +23,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.pack import spool
 from alexnet_dist.pack.assemble import assemble, list_reasons
 from alexnet_dist.pack.disk_space import check_shard_space, check_spool_space
+from alexnet_dist.pack.moving_bar import moving_bar, note_done
 from alexnet_dist.pack.output_folder import (
     begin,
     check_classes,
@@ -180,7 +182,12 @@ def _write_shards(request: PackRequest, source: ImageSource, jobs: Sequence[Shar
     rejected = list(source.rejected)
     new_images = 0
     files = sum(len(job.files) for job in jobs)
-    with tqdm(total=files, unit=" images", desc=request.split, disable=not sys.stderr.isatty()) as bar:
+    with ExitStack() as stack:
+        if sys.stderr.isatty():
+            counts = stack.enter_context(
+                moving_bar(request.split, files, 1 + max((job.number for job in jobs), default=0))
+            )
+            jobs = [replace(job, counts=counts) for job in jobs]
         for shard in map_unordered(write_shard, jobs, request.processes):
             rejected.extend(shard.rejected)
             new_images += shard.images if shard.written else 0
@@ -190,7 +197,6 @@ def _write_shards(request: PackRequest, source: ImageSource, jobs: Sequence[Shar
                     "Raise the limit, which keeps finished shards; or repair the files and start over: "
                     f"{how_to_start_over(request.out, request.split)}\n{list_reasons(rejected)}"
                 )
-            bar.update(shard.images + len(shard.rejected))
     return new_images
 
 
@@ -198,7 +204,9 @@ def write_shard(job: ShardJob) -> ShardResult:
     """Call `shard.write_shard`; imported here because it needs torch, without which the command starts faster."""
     from alexnet_dist.pack import shard
 
-    return shard.write_shard(job)
+    written = shard.write_shard(job)
+    note_done(job.counts, job.number, len(job.files))
+    return written
 
 
 def spool_container(job: ContainerJob) -> int:

@@ -24,7 +24,10 @@ from alexnet_dist.system.files import replace_file
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What a process needs to write one shard: `files` are the candidates from `first` on in the shuffled order."""
+    """What a process needs to write one shard: `files` are the candidates from `first` on in the shuffled order.
+
+    counts: for `moving_bar.note_done`.
+    """
 
     out: Path
     split: SplitName
@@ -33,6 +36,7 @@ class ShardJob:
     first: int
     files: tuple[ImageFile, ...]
     options: Options
+    counts: Path | None = None
 
     @property
     def needs_sums(self) -> bool:

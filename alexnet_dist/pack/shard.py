@@ -21,6 +21,7 @@ from alexnet_dist.data.manifest import INDEX_DTYPE, Options, Rejected
 from alexnet_dist.data.transform import UnusableImageError, one_thread, training_image
 from alexnet_dist.errors import UserError
 from alexnet_dist.pack.accumulator import PixelAccumulator
+from alexnet_dist.pack.moving_bar import note_done
 from alexnet_dist.pack.records import ShardJob, ShardRecord, how_to_start_over, load_finished, save_record
 from alexnet_dist.pack.sources.listing import LARGEST_FILE_BYTES, TOO_LARGE, ImageFile
 from alexnet_dist.system.files import open_new, sync_folder, temporary_of
@@ -99,6 +100,7 @@ def _write_tar(job: ShardJob, path: Path) -> ShardRecord:
         closing(_FileReader(job.folder, how_to_start_over(job.out, job.split))) as reader,
     ):
         for position, candidate in enumerate(job.files, start=job.first):
+            note_done(job.counts, job.number, position - job.first)
             try:
                 jpeg = _training_jpeg(candidate, reader, job.options, accumulator)
             except UnusableImageError as error:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from alexnet_dist.errors import UserError
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.system.files import lock_file, replace_file
+from alexnet_dist.system.wording import counted
 
 CONFIG, METRICS, EVALUATIONS, TARGETS, PREEMPTED = (
     "config.yaml",
@@ -189,7 +190,7 @@ def truncate_records(directory: Path, step: int, evaluated_step: int) -> list[st
             kept = [line for line, number in zip([*whole, rest], [*steps, _step(rest)], strict=True) if number <= last]
             replace_file(path, b"".join(line + b"\n" for line in kept))
             if unreadable := steps.count(float("inf")):
-                notes.append(f"{path}: {unreadable} line(s) that are not JSON with a step are dropped")
+                notes.append(f"{path}: dropped {counted(unreadable, 'line')} without JSON or a step")
     return notes
 
 

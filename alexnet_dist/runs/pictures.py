@@ -16,6 +16,7 @@ from PIL import Image
 from alexnet_dist.data.download import RetryPolicy, download, load_library
 from alexnet_dist.data.urls import is_url, parse_url
 from alexnet_dist.errors import RunError, UserError
+from alexnet_dist.system.wording import counted
 
 LARGEST_FILE_BYTES = 1 << 29  # as for a file that is packed
 LARGEST_DOWNLOAD_BYTES = 1 << 26
@@ -67,7 +68,7 @@ def find_pictures(names: Sequence[str]) -> tuple[list[Picture], str]:
             raise UserError(f"{name}: a folder without images; expected files such as a.jpg, b.png in it")
         pictures += [Picture(str(path)) for path in images]
         left_out += len(found) - len(images)
-    files = f"{left_out:,} file{'s' if left_out > 1 else ''}"
+    files = counted(left_out, "file")
     why = "links to folders, hidden, or with names that do not end as images' do"
     note = f"left out of folders: {files} ({why})" if left_out else ""
     return pictures, note

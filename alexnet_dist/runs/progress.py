@@ -22,12 +22,14 @@ def progress_line(name: str, done: int, images: int, elapsed_s: float) -> str:
 class Progress:
     """A context that shows how many images are done; nothing in it is written to stdout."""
 
-    def __init__(self, name: str, images: int) -> None:
-        """Begin with none of `images` done; name: of what is computed."""
+    def __init__(self, name: str, images: int, keep: bool = True) -> None:
+        """Begin with none of `images` done; name: of what is computed; keep: whether the bar stays when it is full."""
         self._name, self._images, self._done = name, images, 0
         self._began_s = self._shown_s = time.monotonic()
         terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=images, unit=" images", desc=name, dynamic_ncols=True) if terminal else None
+        self._bar: tqdm[object] | None = None
+        if terminal:
+            self._bar = tqdm(total=images, unit=" images", desc=name, dynamic_ncols=True, leave=keep)
 
     def __enter__(self) -> Self:
         return self
@@ -39,7 +41,8 @@ class Progress:
             self._bar.close()
 
     def add(self, images: int) -> None:
-        """Count more images as done, and show it when it is due."""
+        """Count more images as done, at most all, and show it when it is due."""
+        images = min(images, self._images - self._done)
         self._done += images
         if self._bar is not None:
             self._bar.update(images)

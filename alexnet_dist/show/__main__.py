@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alexnet_dist.data.choices import SPLITS
 from alexnet_dist.errors import UserError, run_command
+from alexnet_dist.system.wording import counted
 
 
 def main(arguments: list[str]) -> None:
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> None:
         sheet(samples, title, subtitle).save(options.out, format="PNG")
     except OSError as error:
         raise UserError(f"{options.out}: cannot be written: {error.strerror}; choose another --out") from None
-    print(f"{len(samples.pictures)} pictures in {options.out}")
+    print(f"{counted(len(samples.pictures), 'picture')} in {options.out}")
 
 
 def _parser() -> argparse.ArgumentParser:

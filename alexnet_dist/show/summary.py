@@ -9,6 +9,7 @@ import numpy as np
 
 from alexnet_dist.data.manifest import Manifest
 from alexnet_dist.data.reader import Split
+from alexnet_dist.system.wording import counted
 
 MAX_REJECTED = 3  # rejected files and reasons listed
 
@@ -39,9 +40,11 @@ def summary(split: Split) -> str:
     if manifest.missing:
         lines["INCOMPLETE"] = f"its source lacked {'; '.join(manifest.missing)}"
     if manifest.source is not None:
-        lines["source"] = f"{manifest.source.files:,} files, sha256 {manifest.source.sha256[:12]}"
+        lines["source"] = f"{counted(manifest.source.files, 'file')}, sha256 {manifest.source.sha256[:12]}"
     lines["manifest"] = f"format {manifest.format}, sha256 {manifest.sha256[:12]}"
-    head = f"{split.root}: {manifest.split}, {split.images:,} images of {len(manifest.classes):,} classes"
+    head = (
+        f"{split.root}: {manifest.split}, {counted(split.images, 'image')} of {counted(len(manifest.classes), 'class')}"
+    )
     return "\n".join([head, *(f"  {name:<10} {text}" for name, text in lines.items() if text)])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from alexnet_dist.errors import UserError
 
 FINAL_ERROR = "ALEXNET_DIST_FINAL_ERROR"  # by which an agent passes a path to its ranks
+JOINED = "ALEXNET_DIST_JOINED"  # likewise
 AGENT_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 
 
@@ -141,6 +142,17 @@ def have_agent_handle(number: signal.Signals) -> None:
 def set_final_error_file(path: Path) -> None:
     """Pass the path of distributed.final_error to the processes that this one starts."""
     os.environ[FINAL_ERROR] = str(path)
+
+
+def set_joined_file(path: Path) -> None:
+    """Pass the path of distributed.agent_ending to the processes that this one starts."""
+    os.environ[JOINED] = str(path)
+
+
+def joined_file() -> Path | None:
+    """Return the path that this process's agent has set, None without such an agent."""
+    path = os.environ.get(JOINED)
+    return None if path is None else Path(path)
 
 
 def final_error_file() -> Path | None:

@@ -16,6 +16,7 @@ from alexnet_dist.distributed.topology import Topology, resolve_topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.system import resources
 from alexnet_dist.system.environment import LaunchInfo
+from alexnet_dist.system.wording import counted
 from alexnet_dist.training import tensorboard
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.run_plan import RunPlan
@@ -149,7 +150,7 @@ def run_plan(config: Config, splits: Mapping[str, Split], topology: Topology) ->
     if config.data.global_batch < needed:
         raise UserError(
             f"data.global_batch: {config.data.global_batch} is smaller than {needed}: each of {topology.world_size}"
-            f" ranks decodes at least one image for each of {config.train.accumulate} micro-batch(es);"
+            f" ranks decodes at least one image for each of {counted(config.train.accumulate, 'micro-batch')};"
             " raise it or start fewer ranks"
         )
     images = splits["train"].images

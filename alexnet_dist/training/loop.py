@@ -15,6 +15,7 @@ from alexnet_dist.errors import PermanentError, RollbackError, RunError, UserErr
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS, mark_preempted, skip_batches
 from alexnet_dist.runs.load import geometry_state
+from alexnet_dist.system.wording import counted
 from alexnet_dist.training import step
 from alexnet_dist.training.build import schedule_of
 from alexnet_dist.training.context import RunContext
@@ -60,9 +61,9 @@ class Loop:
         if at.step < self.run.plan.steps or self.run.plan.evaluation_missing(at.step, at.evaluated_step):
             if self.run.topology.is_rank0:
                 mark_preempted(self.run.directory, at.step)
-            self.logger.log(f"asked to stop: saved at step {at.step:,}; the same command resumes from there")
+            self.logger.log_end(f"asked to stop: saved at step {at.step:,}; the same command resumes from there")
             return False
-        self.logger.log(f"finished: {at.step:,} steps in {self.logger.time_s:,.0f} s")
+        self.logger.log_end(f"finished: {counted(at.step, 'step')} in {self.logger.time_s:,.0f} s")
         return True
 
     def train_steps(
@@ -188,7 +189,8 @@ class Loop:
         plan, began_s = self.run.plan, time.monotonic()
         stop_poll = StopPoll(self.control, self.stop_requested)
         steps = plan.validation_steps(self.run.topology.replicas)
-        sums = step.validate(self.engine, self.feed, steps, stop_poll)
+        with self.logger.evaluating(steps, stop_poll) as poll:
+            sums = step.validate(self.engine, self.feed, steps, poll)
         self.logger.log_bad_samples(self.feed.take_bad())
         stopping = stop_poll.drain()
         if sums is None:

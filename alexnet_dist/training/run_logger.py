@@ -6,8 +6,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -15,9 +15,12 @@ from tqdm import tqdm
 
 from alexnet_dist.data.reader import BadSample
 from alexnet_dist.monitoring.metrics import Metrics
+from alexnet_dist.monitoring.stuck_loss import LossWatch, stuck_sentence, watched
 from alexnet_dist.nn import geometry
 from alexnet_dist.runs.directory import EVALUATIONS, METRICS, samples_file
+from alexnet_dist.runs.progress import Progress
 from alexnet_dist.runs.records import Records
+from alexnet_dist.system.wording import counted, percent
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.feed import rows_of_rank
 from alexnet_dist.training.optim import Rates
@@ -74,6 +77,7 @@ class RunLogger:
         if run.topology.is_rank0 and run.config.run.tensorboard:
             self._curves = EventFile(run.directory / FOLDER / TRAIN, start.step)
             self._evaluations = EventFile(run.directory / FOLDER / VALIDATION, start.evaluated_step)
+        self._watch = LossWatch(run.config.model.classes, run.plan.steps_per_epoch)
         self._bar: tqdm[object] | None = None
         if run.topology.is_rank0 and sys.stderr.isatty():
             self._bar = tqdm(total=run.plan.steps, initial=start.step, unit="step", dynamic_ncols=True)
@@ -94,6 +98,28 @@ class RunLogger:
             self._bar.write(text)
         else:
             self._run.log(text)
+
+    def log_end(self, text: str) -> None:
+        """Print how training has ended, as the last line: the bar stays above it as it was."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self.log(text)
+
+    @contextmanager
+    def evaluating(self, steps: int, poll: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+        """Show on rank 0 how far an evaluation of so many steps is; yields what calls `poll` and counts a step."""
+        if not self._run.topology.is_rank0:
+            yield poll
+            return
+        images = self._run.plan.validation_images
+        with Progress("validation", images, keep=False) as progress:
+
+            def count() -> bool:
+                progress.add(-(-images // steps))
+                return poll()
+
+            yield count
 
     def log_step(self, step: int, report: StepReport) -> None:
         """Count a step that this rank has finished, its replica's images in equal shares."""
@@ -149,6 +175,9 @@ class RunLogger:
             "time_s": record.time_s,
         }
         self._record(METRICS, line)
+        self._watch, is_stuck = watched(self._watch, step, loss)
+        if is_stuck:
+            self.log_warning(stuck_sentence(self._watch.classes, step, record.rates.weights))
         images_per_s = (step - self._logged_step) * plan.global_batch / (record.time_s - self._logged_s)
         self._logged_step, self._logged_s = step, record.time_s
         if self._curves is not None:
@@ -156,8 +185,8 @@ class RunLogger:
             values = {"loss": loss, "top1_error": top1_error, "images_per_s": images_per_s}
             self._curves.add(step, values | {f"learning_rate/{name}": rate for name, rate in rates.items()})
         text = (
-            f"epoch {epoch:.2f}  loss {loss:.4f}  error {top1_error:.3f}  learning rate {record.rates.weights:g}"
-            f"  {images_per_s:,.0f} images/s"
+            f"epoch {epoch:.2f}  loss {loss:.4f}  top-1 error {percent(top1_error)}"
+            f"  learning rate {record.rates.weights:g}  {images_per_s:,.0f} images/s"
         )
         if self._bar is not None:
             self._bar.set_postfix_str(text)
@@ -181,10 +210,10 @@ class RunLogger:
             self._record(EVALUATIONS, line)
             if self._evaluations is not None:
                 self._evaluations.add(step, {name: line[name] for name in ("loss", "top1_error", "top5_error")})
-            top5 = "" if evaluation.top5_error is None else f"  top-5 error {evaluation.top5_error:.2%}"
+            top5 = "" if evaluation.top5_error is None else f"  top-5 error {percent(evaluation.top5_error)}"
             self.log(
                 f"validation after epoch {step // plan.steps_per_epoch}:"
-                f" top-1 error {evaluation.top1_error:.2%}{top5}  loss {evaluation.loss:.4f}"
+                f" top-1 error {percent(evaluation.top1_error)}{top5}  loss {evaluation.loss:.4f}"
             )
         self._logged_s += seconds
 
@@ -203,7 +232,9 @@ class RunLogger:
 
     def log_warning(self, text: str) -> None:
         """Print a warning, on rank 0 only."""
-        if self._run.topology.is_rank0:
+        if self._bar is not None:
+            self._bar.write(f"warning: {text}", file=sys.stderr)
+        elif self._run.topology.is_rank0:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def log_unchanged(self, step: int) -> None:
@@ -245,6 +276,6 @@ class RunLogger:
         """Close the progress bar and mark this rank as no longer training."""
         self._metrics.set_running(False)
         if problem := self._records.flush_all():
-            print(f"warning: {problem}; {self._records.waiting} line(s) are lost", file=sys.stderr, flush=True)
+            print(f"warning: {problem}; {counted(self._records.waiting, 'line')} lost", file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.close()

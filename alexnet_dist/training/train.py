@@ -41,6 +41,7 @@ from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs import directory as run_directory
 from alexnet_dist.system import environment, resources
 from alexnet_dist.system.signals import CLOSE_GRACE_S, GROUP_SIGNALS, SAVE_GRACE_S, StopRequest
+from alexnet_dist.system.wording import counted
 from alexnet_dist.training.build import build_engine, slow_dtype_warning, uncompiled_warning
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.ending import LastScrape, explained
@@ -159,7 +160,7 @@ def was_finished(run: RunContext, start: Start) -> bool:
     """Return whether an earlier start has finished the run."""
     if start.step < run.plan.steps or run.plan.evaluation_missing(start.step, start.evaluated_step):
         return False
-    run.log(f"{run.directory} is finished: {start.step:,} steps; raise run.steps or run.epochs to continue")
+    run.log(f"{run.directory} is finished: {counted(start.step, 'step')}; raise run.steps or run.epochs to continue")
     return True
 
 
@@ -201,9 +202,10 @@ def announce(run: RunContext, start: Start, changes: list[str], cache_note: str 
     fused = "both towers in one process" if run.net.towers == 2 else "1 tower"
     wiring = "2 linked towers" if topology.layout == "paired" else fused
     run.log(
-        f"training {geometry.parameter_count(run.net):,} parameters on {topology.replicas} replica(s) x {wiring}"
-        f" ({topology.world_size} rank(s), {topology.device.type}); {sum(plan.counts):,} images,"
-        f" {plan.steps_per_epoch:,} steps an epoch, {plan.steps:,} in all; run {run.config.run.directory}"
+        f"training {geometry.parameter_count(run.net):,} parameters on"
+        f" {counted(topology.replicas, 'replica')} x {wiring}"
+        f" ({counted(topology.world_size, 'rank')}, {topology.device.type}); {counted(sum(plan.counts), 'image')},"
+        f" {counted(plan.steps_per_epoch, 'step')} an epoch, {plan.steps:,} in all; run {run.config.run.directory}"
     )
     for warning in (*shard_warnings(run), slow_dtype_warning(run), uncompiled_warning(run)):
         if warning is not None:

@@ -16,7 +16,7 @@ from alexnet_dist.demo import workflow
 from alexnet_dist.demo.__main__ import main
 from alexnet_dist.demo.images import CLASSES
 from alexnet_dist.demo.paths import DemoPaths
-from alexnet_dist.demo.summary import DemoResult, few_image_notes, report
+from alexnet_dist.demo.summary import DemoResult, few_image_notes, overfitting_note, report
 from alexnet_dist.errors import UserError
 
 RESULT = DemoResult(
@@ -27,6 +27,7 @@ RESULT = DemoResult(
     classes=2,
     train_images=4000,
     val_images=600,
+    training_error=0.05,
     top1_error=0.0233,
     chance_error=0.9,
     steps=744,
@@ -70,7 +71,7 @@ def test_the_summary_says_what_ran_how_well_and_what_to_type() -> None:
     text = report(RESULT)
     for expected in (
         "744 steps, 47,616 images in 48 s, 992 images/s",
-        "top-1 error on the held-out images: 2.3% (always predicting the most common class: 90.0%)",
+        "top-1 error on the held-out images: 2.33% (always predicting the most common class: 90.00%)",
         "predict runs/demo 'my images/val/a cat.jpg'",
         "runs/demo/report.html ",
         "runs/demo/figures/curves.png",
@@ -84,9 +85,29 @@ def test_the_summary_says_what_ran_how_well_and_what_to_type() -> None:
     spaced = replace(RESULT, paths=replace(RESULT.paths, run=Path("my run")))
     assert "evaluate 'my run' --views 10" in report(spaced)
     assert "(drawn)" in report(replace(RESULT, drawn=True))
+    assert "overfitting" not in text
+    assert "\n  overfitting: the error is 5.00% on the training" in report(replace(RESULT, top1_error=0.3))
     assert max(len(line) for line in text.splitlines()) <= 130
     options = re.findall(r"([a-z]+\.[a-z]+)=", text)
     assert config.load([workflow.CONFIG], []).origins.keys() >= set(options)
+
+
+@given(training=st.floats(0, 1), held_out=st.floats(0, 1), images=st.integers(1, 100_000))
+def test_overfitting_is_a_gap_that_neither_the_recipe_nor_chance_explains(
+    training: float, held_out: float, images: int
+) -> None:
+    said = overfitting_note(training, held_out, images)
+    if held_out - training <= 0.1:
+        assert said == ""
+    if said:
+        assert overfitting_note(training, held_out, 10 * images) == said
+        assert overfitting_note(held_out - 0.09, held_out, images) == ""
+    assert overfitting_note(0.85 * training, 0.85 * training + 0.15, 10_000) != ""
+
+
+def test_a_few_held_out_images_do_not_show_overfitting() -> None:
+    assert overfitting_note(0.3, 0.5, 20) == ""
+    assert overfitting_note(0.3, 0.5, 200) != ""
 
 
 @pytest.mark.parametrize(

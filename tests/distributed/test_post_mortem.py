@@ -81,6 +81,16 @@ def test_silent_ranks_for_which_nobody_waits_are_not_suspected() -> None:
     assert diagnose(topology(), by_rank(hung)).lost == {2: RUNNING}
 
 
+def test_a_process_that_runs_has_closed_no_connection() -> None:
+    """Ranks 2 and 3 were on a lost node; rank 1 still waits for rank 0's part of the sum."""
+    lost = report(0, reason="Read error [10.0.0.2]:1: Connection reset by peer", siblings={1: RUNNING})
+    assert diagnose(topology(rank=0), by_rank(lost)).lost == {2: SILENT, 3: SILENT}
+    silent = report(0, reason="Timed out waiting 20000ms", siblings={1: RUNNING})
+    assert diagnose(topology(rank=0), by_rank(silent)).lost == {1: RUNNING, 2: SILENT, 3: SILENT}
+    only = report(0, reason=lost.reason, siblings={1: RUNNING, 2: RUNNING, 3: RUNNING})
+    assert diagnose(topology(rank=0), by_rank(only)).lost == {1: RUNNING, 2: RUNNING, 3: RUNNING}
+
+
 def test_if_all_ranks_report_it_was_the_network() -> None:
     reports = by_rank(*map(report, range(4)))
     assert diagnose(topology(), reports) == Diagnosis({}, certain=True)

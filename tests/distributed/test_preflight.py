@@ -79,7 +79,7 @@ def test_ranks_with_other_settings_or_data_are_found(name: str) -> None:
 def test_a_pair_across_nodes_is_found() -> None:
     (sentence,) = mismatches(infos(1, 3))
     assert sentence.startswith(
-        "replica 0 would span nodes: rank 0 is on host-a (1 rank(s)), rank 1 on host-b (3 rank(s)); the two towers"
+        "replica 0 would span nodes: rank 0 is on host-a (1 rank), rank 1 on host-b (3 ranks); the two towers"
     )
     assert "even --nproc-per-node" in sentence
     # Even on each node, in another order.
@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_node_is_said_once() -> None:
     assert mismatches(ranks) == ["host-b: no route"]
     ranks = [replace(info, local_ranks=4) for info in infos(2, 2)]  # what a rank assumes without LOCAL_WORLD_SIZE
     assert mismatches(ranks) == [
-        f"host-{node} has 2 rank(s), but LOCAL_WORLD_SIZE=4 there; start with torchrun, which sets it" for node in "ab"
+        f"host-{node} has 2 ranks, but LOCAL_WORLD_SIZE=4 there; start with torchrun, which sets it" for node in "ab"
     ]
 
 

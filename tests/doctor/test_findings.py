@@ -36,7 +36,7 @@ def test_the_report_as_text_and_as_json() -> None:
         "fail  disk          no space",
         "                    -> free some",
         "",
-        "1 failed, 0 warning(s), 1 ok",
+        "1 failed, 0 warnings, 1 ok",
     ]
     assert json.loads(reports.to_json(found))["failed"] == 1
     assert reports.load(reports.dump(found)) == found

@@ -135,7 +135,7 @@ def test_troubles_of_the_second_node_are_named(shards: Path, tmp_path: Path) -> 
     speed = about(report, "speed", "warn")
     assert "wait for the loader" in speed["found"]
     assert "data.workers" in speed["advice"]
-    assert "4 check(s) have failed" in said
+    assert "4 failed checks; see" in said
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def test_packed_already_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     arguments = [str(source), str(tmp_path / "out"), *SMALL]
     main(arguments)
     first = capsys.readouterr()
-    assert "REJECTED 1 files" in first.err
+    assert "REJECTED 1 file;" in first.err
     assert "a/notes.txt: not a JPEG or PNG" in first.err
     main(arguments)
     second = capsys.readouterr()

@@ -129,7 +129,7 @@ def test_a_run_is_evaluated_on_the_test_split_of_2010(
     evaluate([str(directory), "--data", str(tmp_path / "out"), "--split", "test", "--views", "10", "--device", "cpu"])
     said = capsys.readouterr().out
     assert said.startswith(f"{directory} (step 3): top-1 error ")
-    assert said.endswith(" on 10 images of test, 10 view(s) an image\n")
+    assert said.endswith(" on 10 images of test, 10 views an image\n")
 
 
 def test_our_own_shards_may_be_packed_again(reference: Path, tmp_path: Path) -> None:

@@ -46,6 +46,17 @@ def test_a_line_is_written_at_most_every_30_s(
     ]
 
 
+def test_a_bar_ends_full_and_need_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("val", 8, keep=False) as shown:
+        for _ in range(3):
+            shown.add(3)
+        assert shown._bar is not None
+        assert shown._bar.n == 8
+    assert terminal.getvalue().endswith("\r")  # cleared
+
+
 def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

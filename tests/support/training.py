@@ -65,6 +65,13 @@ def finished(process: subprocess.Popen[str], code: int = 0, timeout_s: float = 1
     return said
 
 
+def last_line(said: str) -> str:
+    """Return the last line that a user sees of a run that has ended; the last ten have no part of a traceback."""
+    lines = said.rstrip().splitlines()[-10:]
+    assert not [line for line in lines if line.startswith(("Traceback", "  File", "frame #"))], said
+    return lines[-1]
+
+
 @pytest.fixture(scope="session", name="undisturbed")
 def undisturbed_fixture(shards: Path, tmp_path_factory: pytest.TempPathFactory, run_ranks: Ranks) -> Path:
     """Make a deterministic run of 2 x 2 ranks to its end."""

@@ -85,7 +85,7 @@ def test_a_lost_node_comes_back(
         other.connect()
     outputs = [finished(process, timeout_s=300) for process in (agent, other_agent)]
     layouts = [line for line in outputs[0].splitlines() if line.startswith("training ")]
-    assert ["2 replica(s)" in line for line in layouts] == [True, False, True], layouts
+    assert ["2 replicas" in line for line in layouts] == [True, False, True], layouts
     expected = losses(undisturbed)
     assert losses(directory) == pytest.approx(expected, rel=1e-9)
     assert [{**line, "loss": 0} for line in evaluations(directory)] == [

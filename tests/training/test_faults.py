@@ -93,5 +93,5 @@ def test_a_rank_that_ends_in_any_phase_comes_back(
     words += [f"--unsafe-fault={fault}" for fault in faults]
     agent = torchrun(4, words, "--standalone", f"--max-restarts={len(faults)}", "--monitor-interval=0.1")
     output = finished(agent, timeout_s=250)
-    assert output.count(" parameters on 2 replica(s)") == len(faults) + 1, output
+    assert output.count(" parameters on 2 replicas") == len(faults) + 1, output
     assert_same_run(directory, undisturbed)

@@ -210,7 +210,7 @@ def test_a_run_that_is_asked_to_stop_at_its_last_step_is_finished(
     trained = play(replace(BLIND, steps=1), control=OtherRank([1.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
     assert list(trained.saved) == [1]
     assert not (tmp_path / run_directory.PREEMPTED).exists()
-    assert "finished: 1 steps in" in capsys.readouterr().out
+    assert "finished: 1 step in" in capsys.readouterr().out
 
 
 def test_saves_that_fail_and_divergences_are_counted(play: Play) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.agents import backends, children, rank_process, wait_for_step
-from support.training import DETERMINISTIC, TRAIN, assert_same_run, finished, settings, torchrun
+from support.training import DETERMINISTIC, TRAIN, assert_same_run, finished, last_line, settings, torchrun
 
 KILLED_AT_START = """
 import os, time
@@ -87,6 +87,11 @@ def test_the_rank_that_was_killed_is_the_root_cause(shards: Path, tmp_path: Path
     assert "rank      : 2 (local_rank: 2)" in output[output.index("Root Cause") :]
     failures = output[output.index("Failures:") : output.index("Root Cause")]
     assert "traceback : rank 3 (replica 1, tower 1) lost rank 2 (replica 1, tower 0) at: " in failures
+    last = last_line(output)
+    assert last.startswith("error: rank ")
+    assert " lost rank 2 (replica 1, tower 0) at: " in last
+    assert "; rank 2 was killed by SIGKILL (kill -9, or the kernel because memory ran out); " in last
+    assert last.endswith("; the same command resumes from the last checkpoint")
     assert "failed first         rank 2 (replica 1, tower 0) " in (directory / "post-mortem.txt").read_text()
 
 
@@ -97,7 +102,7 @@ def test_an_error_that_would_recur_is_reported_once_and_not_restarted(shards: Pa
     ours, _, report = output.partition("Root Cause")
     assert ours.count("error: step") == 1
     assert ours.count("training has diverged; lower optim.learning_rate") == 1
-    assert "Traceback" not in output.split("torch/distributed/elastic")[0]
+    assert "Traceback" not in output
     assert "rank      : 0 (local_rank: 0)" in report
     assert "at a learning rate of 1e+30: training has diverged; lower optim.learning_rate" in report
     assert "exitcode  : 2" in report
@@ -127,7 +132,7 @@ def test_damaged_shards_end_the_job_once(shards: Path, tmp_path: Path) -> None:
     words = settings(own, directory, "metrics.port=null")
     output = finished(torchrun(4, words, "--standalone", "--max-restarts=3"), code=1)
     assert "samples in a row could not be read" in output.partition("Root Cause")[0]
-    assert output.count(" parameters on 2 replica(s)") == 1
+    assert output.count(" parameters on 2 replicas") == 1
 
 
 @pytest.mark.slow
@@ -142,6 +147,7 @@ def test_a_disk_that_stays_full_ends_the_job_once(shards: Path, tmp_path: Path) 
     output = finished(process, code=1)
     assert output.count("checkpoint of step 5 not written: File too large; training goes on, and tries again") == 1
     ours = output.partition("Root Cause")[0]
+    assert last_line(output).endswith("checkpoint of step 10 not written: File too large")
     assert ours.count("error: /") == 1, output  # the other ranks say whom they have lost, and why
     assert "checkpoint of step 10 not written: File too large" in ours
-    assert output.count(" parameters on 2 replica(s)") == 1
+    assert output.count(" parameters on 2 replicas") == 1

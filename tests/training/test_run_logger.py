@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +21,7 @@ from alexnet_dist.monitoring.metrics import Metrics
 from alexnet_dist.monitoring.timeline import PHASES, Times
 from alexnet_dist.nn.geometry import parameter_count, training_flops
 from alexnet_dist.runs import directory as run_directory
+from alexnet_dist.runs.progress import Progress
 from alexnet_dist.training.optim import Rates
 from alexnet_dist.training.resume import Start
 from alexnet_dist.training.run_logger import Evaluation, RunLogger, StepRecord, decoded_ids
@@ -72,8 +75,8 @@ def test_the_speed_leaves_out_evaluations_and_checkpoints(tmp_path: Path, capsys
         logger.log_checkpoint(2.0)
         logger.log_loss(record(4, 104.0 + 5.0 + 2.0 + 1.0), 1.0, 0.5)
     output = capsys.readouterr().out
-    assert "step 2/8  epoch 0.67  loss 1.0000  error 0.500  learning rate 0.02  3 images/s" in output
-    assert "step 4/8  epoch 1.33  loss 1.0000  error 0.500  learning rate 0.04  12 images/s" in output
+    assert "step 2/8  epoch 0.67  loss 1.0000  top-1 error 50.00%  learning rate 0.02  3 images/s" in output
+    assert "step 4/8  epoch 1.33  loss 1.0000  top-1 error 50.00%  learning rate 0.04  12 images/s" in output
 
 
 @pytest.mark.parametrize("top5", [0.25, None])
@@ -86,6 +89,55 @@ def test_an_evaluation_is_logged(top5: float | None, tmp_path: Path, capsys: pyt
     assert line == {"step": 3, "epoch": 1.0, "images": 7, "loss": 1.5, "top1_error": 0.5, "top5_error": top5}
     wanted = "top-1 error 50.00%" + ("" if top5 is None else "  top-5 error 25.00%") + "  loss 1.5000"
     assert f"validation after epoch 1: {wanted}" in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    """A stderr that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_an_evaluation_has_a_bar_and_the_end_is_the_last_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with open_logger(tmp_path) as (logger, _):
+        logger.log_loss(record(2), 1.0, 0.5)
+        with logger.evaluating(2, lambda: True) as poll:
+            assert poll()
+        assert "validation:   0%|          | 0/7 " in terminal.getvalue()
+        logger.log_warning("words")
+        shown = len(terminal.getvalue())
+        logger.log_end("finished")
+        closing = terminal.getvalue()[shown:]
+    assert "step/s" in closing
+    assert "\nwarning: words\n" in terminal.getvalue().replace("\r", "\n")
+    assert terminal.getvalue()[shown:] == closing  # nothing is drawn below the last line
+    assert capsys.readouterr().out == "finished\n"
+
+
+def test_elsewhere_an_evaluation_is_silent_and_is_polled_on_every_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(Progress, "add", lambda _, images: counted.append(images))
+    for rank in (0, 1):
+        counted.clear()
+        topology, polls = replace(RANK_0, rank=rank, local_rank=rank), iter([False, True])
+        with open_logger(tmp_path, topology=topology) as (logger, _), logger.evaluating(2, polls.__next__) as poll:
+            assert [poll(), poll()] == [False, True]
+        assert counted == ([] if rank else [4, 4])  # of 7 images
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_loss_that_has_not_moved_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_logger(tmp_path) as (logger, _):
+        for step in range(1, 2010):
+            logger.log_loss(record(step, 101.0 + step), 1.95, 0.5)  # ln 7
+    said = capsys.readouterr().err
+    assert said.count("warning: the loss has not moved from ln(7) = 1.95 in 2,000 steps: ") == 1
 
 
 def test_only_rank_0_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from alexnet_dist.doctor.chaos.drill import Record, describe
 from alexnet_dist.doctor.chaos.job import Job
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS
+from alexnet_dist.system.wording import counted
 
 SHARED = Path("/dev/shm")
 # What torch, NCCL and Python leave there of a process that they could not clean up after.
@@ -51,7 +52,7 @@ class Outcome:
         lost = [record.lost_steps for record in self.records]
         lines = ["", *(describe(record) for record in self.records), ""]
         lines.append(
-            f"faults           {len(self.records)} of {self.wanted}; the job was started {self.starts} time(s)"
+            f"faults           {len(self.records)} of {self.wanted}; the job was started {counted(self.starts, 'time')}"
         )
         if times:
             lines.append(f"recovery         {fmean(times):.1f} s on average, {max(times):.1f} s at most")

@@ -12,6 +12,7 @@ from alexnet_dist.doctor.chaos.faults import KINDS, Harm, Paths
 from alexnet_dist.doctor.chaos.job import ERROR, POLL_S, RESUMED, STARTED, STEP, Job, number
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.directory import CHECKPOINTS
+from alexnet_dist.system.wording import counted
 
 UNNOTICED_S = 15.0  # after which a fault that nothing shows is mended, if it is not expected to show
 WAIT_FOR_RANKS_S = 10.0  # of an agent that has ended
@@ -83,7 +84,7 @@ def describe(record: Record) -> str:
     """Return a record as a line."""
     end = "no recovery" if record.recovery_s is None else f"trains again after {record.recovery_s:.1f} s"
     by = ", started again" if record.started_again else ""
-    return f"{record.kind} ({record.what}) at step {record.step}: {end}, {record.lost_steps} step(s) lost{by}"
+    return f"{record.kind} ({record.what}) at step {record.step}: {end}, {counted(record.lost_steps, 'step')} lost{by}"
 
 
 def _wait(job: Job, seconds: float) -> bool:

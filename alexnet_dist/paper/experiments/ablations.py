@@ -96,8 +96,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _line(row: Row) -> str:
-    error = "-" if row.error is None else f"{row.error:.2f} %"
-    training = "-" if row.training_error is None else f"{row.training_error:.1f} %"
+    error = "-" if row.error is None else f"{row.error:.2f}%"
+    training = "-" if row.training_error is None else f"{row.training_error:.1f}%"
     published = f"{_published(row.arm):<11} {row.arm.section}"
     runs = f"{row.runs}" + (f", {row.diverged} diverged" if row.diverged else "")
     return (

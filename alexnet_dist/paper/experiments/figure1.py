@@ -11,6 +11,7 @@ from alexnet_dist.figures.page import TEXT_COLOUR, TRAINING, VALIDATION, Key, Li
 from alexnet_dist.paper.experiments.arms import RATES, Job
 from alexnet_dist.paper.experiments.results import TRAINING_ERROR, Result, epochs_to, training_errors
 from alexnet_dist.runs.directory import METRICS, read_lines
+from alexnet_dist.system.wording import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,7 +136,7 @@ def _epochs(result: Result | None) -> str:
         return "diverged"
     if result.epochs_to_quarter is not None:
         return f"{result.epochs_to_quarter}"
-    at = "" if result.training_error is None else f", {result.training_error:.1%} by then"
+    at = "" if result.training_error is None else f", {percent(result.training_error)} by then"
     return f"more than {int(result.epochs)}{at}"
 
 

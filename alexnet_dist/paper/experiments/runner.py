@@ -26,6 +26,7 @@ from alexnet_dist.paper.experiments.results import (
 from alexnet_dist.runs.directory import PREEMPTED
 from alexnet_dist.system import environment, resources
 from alexnet_dist.system.files import lock_file
+from alexnet_dist.system.wording import counted, percent
 
 POLL_S = 1.0
 DIVERGED = b"training has diverged"
@@ -70,7 +71,8 @@ class Experiment:
         results, others = read_results(self.directory, self._fingerprints(jobs))
         if others:
             print(
-                f"{self.directory}: {others} result(s) of other arms, seeds, configurations or shards are left out",
+                f"{self.directory}: left out: {counted(others, 'result')} of other arms, seeds, configurations or"
+                " shards",
                 flush=True,
             )
         return results
@@ -181,8 +183,8 @@ class Experiment:
         write_result(self.directory, result)
         found = "diverged" if diverged else "no evaluation"
         if self.is_decided is not None and result.training_error is not None:
-            found = f"training error {result.training_error:.1%}"
+            found = f"training error {percent(result.training_error)}"
         elif result.top1_error is not None:
-            found = f"top-1 error {result.top1_error:.2%}"
+            found = f"top-1 error {percent(result.top1_error)}"
         print(f"{job.name}: {found} after {result.epochs:.1f} epochs, {result.seconds:,.0f} s", flush=True)
         return result

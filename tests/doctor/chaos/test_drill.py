@@ -55,7 +55,7 @@ def test_a_report_names_what_was_lost() -> None:
     passed = Outcome(RECORDS, 2, True, [], 0.0, 1)
     assert passed.passed
     text = passed.text()
-    assert describe(RECORDS[0]) == "kill-rank (rank 1) at step 41: trains again after 6.5 s, 1 step(s) lost"
+    assert describe(RECORDS[0]) == "kill-rank (rank 1) at step 41: trains again after 6.5 s, 1 step lost"
     assert "recovery         4.2 s on average, 6.5 s at most" in text
     assert text.splitlines()[-1] == "result           passed"
     failures = {

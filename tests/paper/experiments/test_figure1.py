@@ -56,7 +56,7 @@ def test_the_best_rate_of_each_arm_and_their_ratio() -> None:
         "tanh takes 5.5 times as many epochs as ReLU so far, with 9 of 14 runs left; the paper: 6 times"
     )
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:-1]}
-    assert rows["tanh-0.002/seed-0"] == "more than 9, 31.0% by then"
+    assert rows["tanh-0.002/seed-0"] == "more than 9, 31.00% by then"
     assert rows["tanh-0.004/seed-0"] == "diverged"
     assert rows["relu-0.004/seed-0"] == "not finished"
 

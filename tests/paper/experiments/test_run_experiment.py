@@ -39,7 +39,7 @@ def test_what_has_finished_is_reported_when_it_is_stopped(
     with pytest.raises(type(error)):
         run_experiment("ablations", shards, tmp_path / "out", 1.0, 1, 1)
     printed = capsys.readouterr().out
-    assert "half_net                  1       31.00 %     40.0 %   +1.00" in printed
+    assert "half_net                  1        31.00%      40.0%   +1.00" in printed
     assert f"10 of {len(ABLATIONS)} runs are left" in printed
     assert (tmp_path / "out" / "ablations.txt").read_text() in printed
     assert (tmp_path / "out" / "ablations.png").exists()
