@@ -29,7 +29,7 @@ def paths(text: str) -> list[str]:
 
 
 def exists(path: str, folder: Path = ROOT) -> bool:
-    """Return whether a path exists from a folder, the root, the package, or, for a bare name, anywhere in the package."""
+    """Return whether a path exists from a folder, the root or the package, or for a bare name anywhere in it."""
     places = (folder, ROOT, PACKAGE)
     return any((place / path).exists() for place in places) or ("/" not in path and any(PACKAGE.rglob(path)))
 
