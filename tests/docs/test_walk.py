@@ -49,6 +49,12 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
         ["bash", "-c", walk], cwd=checkout, env=plain, capture_output=True, text=True, timeout=1140, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    left = ("runs/demo/figures/net.png", "runs/shapes/report.html", "fc7.npz", "shapes.safetensors", "pictures/shapes")
+    left = (
+        "runs/demo/figures/net.png",
+        "runs/shapes/report.html",
+        "runs/fc7.npz",
+        "runs/shapes.safetensors",
+        "runs/shapes/figures",
+    )
     assert [name for name in left if not (checkout / name).exists()] == []
     assert "Traceback" not in done.stdout + done.stderr
