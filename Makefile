@@ -1,10 +1,10 @@
-# make demo | test | check | setup. Every target installs .venv first, unless it is up to date.
+# make demo | test | check | docs | setup. Every target installs .venv first, unless it is up to date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check setup
+.PHONY: demo test check docs setup
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -29,3 +29,14 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The pages as a site, build/docs/site/index.html. Broken links and anchors are errors. They are copied with their folders,
+# since they link each other by their places in the repository.
+PAGES = $(wildcard *.md docs/*.md docs/*/*.md docs/pictures/* benchmarks/*.md launch/*/*.md shards/*.md)
+
+docs: $(READY)
+	rm -rf build/docs
+	mkdir -p build/docs/pages
+	cp --parents $(PAGES) build/docs/pages
+	cp docs/zensical.toml build/docs
+	$(BIN)/zensical build --strict --config-file build/docs/zensical.toml
