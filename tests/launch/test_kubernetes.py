@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from support.agents import wait_for_step
 from support.namespaces import Node
 from support.training import REPOSITORY, finished, losses, settings, torchrun
 
@@ -136,7 +139,7 @@ def check_pod(pod: dict[str, Any], container: dict[str, Any], script: str, gpus:
     assert pod["restartPolicy"] == "Never"  # required by a podFailurePolicy
     assert pod["terminationGracePeriodSeconds"] > 30  # longer than torchrun's own grace period
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    assert "exec torchrun " in script
+    assert "kill -TERM" in script  # bash passes SIGTERM on
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
@@ -154,34 +157,47 @@ def test_the_pod_monitor_asks_for_the_port_of_every_rank() -> None:
         assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(200)
-@pytest.mark.parametrize("kind", ["Job", "TrainJob"])
-def test_the_script_of_a_pod_trains_on_two_nodes(
-    kind: str, nodes: tuple[Node, Node], shards: Path, tmp_path: Path
-) -> None:
-    """Two network namespaces stand for the pods, with the variables that Kubernetes or the controller sets."""
-    directory, head = tmp_path / "run", "alexnet-0.alexnet" if kind == "Job" else "alexnet-node-0-0.alexnet"
-    words = settings(shards, directory, "run.steps=12", "train.deterministic=true", "metrics.port=null")
+def start_pods(kind: str, nodes: tuple[Node, Node], directory: Path, words: list[str]) -> list[subprocess.Popen[str]]:
+    """Run a container's script on two network namespaces, with the variables that Kubernetes or the controller sets."""
     if kind == "Job":
+        head = "alexnet-0.alexnet"
         (container,) = manifests("train.yaml")["Job"]["spec"]["template"]["spec"]["containers"]
     else:
+        head = "alexnet-node-0-0.alexnet"
         container = manifests("trainjob.yaml")["TrainJob"]["spec"]["trainer"]
-    script = container["args"][0]
-    begin = script.index("--config")
-    script = f'{script[:begin]} "$@"'.replace("exec torchrun", f"exec {sys.executable} -m torch.distributed.run")
-    hosts = tmp_path / "hosts"
+    script = container["args"][0].replace("run=/runs/paper", f"run={directory}")
+    script = re.sub(r"--config .* &\n", '"$@" &\n', script, flags=re.DOTALL)
+    script = script.replace("torchrun", f"{sys.executable} -m torch.distributed.run")
+    hosts = directory.with_name("hosts")
     hosts.write_text(f"127.0.0.1 localhost\n{nodes[0].address} {head}\n")
     enter = f'cd {REPOSITORY} && mount --bind {hosts} /etc/hosts && exec "$0" "$@"'
-    agents = []
+    pods = []
     for number, node in enumerate(nodes):
         given = {"JOB_COMPLETION_INDEX": str(number)}
         if kind == "TrainJob":
             given = {"PET_NODE_RANK": str(number), "PET_MASTER_ADDR": head, "PET_MASTER_PORT": "29400",
                      "PET_NNODES": "2", "PET_NPROC_PER_NODE": "2"}  # fmt: skip
         command = ["unshare", "--mount", "sh", "-c", enter, *container["command"], script, "pod", *words]
-        agents.append(node.start(command, {**environment(container), **given}))
-    for agent in agents:
-        finished(agent)
-    finished(torchrun(4, settings(shards, tmp_path / "expected", *words[4:])))
-    assert losses(directory) == losses(tmp_path / "expected")
+        pods.append(node.start(command, {**environment(container), **given}))
+    return pods
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["Job", "TrainJob"])
+def test_the_pods_of_a_stopped_run_fail_and_their_successors_finish_it(
+    kind: str, nodes: tuple[Node, Node], shards: Path, tmp_path: Path
+) -> None:
+    """Kubernetes starts a failed pod again, but no index whose pod has ended well."""
+    directory, expected = tmp_path / "run", tmp_path / "expected"
+    changes = ("run.steps=150", "train.deterministic=true", "metrics.port=null")
+    pods = start_pods(kind, nodes, directory, settings(shards, directory, *changes))
+    wait_for_step(directory, 20)
+    pods[1].send_signal(signal.SIGTERM)
+    for pod in pods:
+        finished(pod, 1)
+    assert (directory / "PREEMPTED").exists()
+    for pod in start_pods(kind, nodes, directory, settings(shards, directory, *changes)):
+        finished(pod)
+    finished(torchrun(4, settings(shards, expected, *changes)))
+    assert losses(directory) == losses(expected)

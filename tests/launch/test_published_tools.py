@@ -35,7 +35,7 @@ task = sky.Task.from_yaml_config(yaml.safe_load(open(sys.argv[1])), env_override
 print(task.num_nodes, resources.accelerators)
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def run(tool: str, *words: str | Path, home: Path | None = None) -> tuple[int, str]:
@@ -47,7 +47,7 @@ def run(tool: str, *words: str | Path, home: Path | None = None) -> tuple[int, s
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     process = subprocess.run(
         [*program, *map(str, words)], env=environment | ({"HOME": str(home)} if home else {}), capture_output=True,
-        text=True, check=False, timeout=150,
+        text=True, check=False, timeout=280,
     )  # fmt: skip
     return process.returncode, process.stdout + process.stderr
 

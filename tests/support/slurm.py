@@ -68,10 +68,11 @@ def wait_until(holds: Callable[[], bool], timeout_s: float, what: Callable[[], s
 
 @dataclass(frozen=True)
 class Slurm:
-    """A cluster that is up; home: the folder with its configuration and logs."""
+    """A cluster that is up; home: the folder with its configuration and logs; stack: what its end undoes."""
 
     home: Path
     namespaces: Mapping[str, str]
+    stack: ExitStack
 
     def command(self, host: str, words: Sequence[str]) -> list[str]:
         """Return the command line that runs `words` on a host of the cluster, in place, so that the pid stays."""
@@ -126,16 +127,10 @@ class Slurm:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
-    @contextmanager
-    def started(self, name: str) -> Iterator[None]:
-        """Run a node's daemon; at the end, stop it with everything that runs on the node."""
-        try:
-            with _daemon(
-                self.home, name, self.command(name, ["slurmd", "-D", "-N", name, "-f", f"{self.home}/slurm.conf"])
-            ):
-                yield
-        finally:
-            self.lose(name)
+    def start(self, name: str) -> None:
+        """Start a node's daemon; the cluster's end ends it."""
+        words = self.command(name, ["slurmd", "-D", "-N", name, "-f", f"{self.home}/slurm.conf"])
+        self.stack.enter_context(_daemon(self.home, name, words))
 
 
 def _connect(stack: ExitStack) -> dict[str, str]:
@@ -188,7 +183,7 @@ def two_node_slurm(home: Path) -> Iterator[Slurm]:
     _configure(home)
     with ExitStack() as stack:
         try:
-            slurm = Slurm(home, _connect(stack))
+            slurm = Slurm(home, _connect(stack), stack)
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"network namespaces cannot be made here: {error}")
         files = [f"--{key}-file={home}/munge.{key}" for key in ("key", "pid", "log", "seed")]
@@ -197,7 +192,8 @@ def two_node_slurm(home: Path) -> Iterator[Slurm]:
         controller = slurm.command(CONTROLLER, ["slurmctld", "-D", "-f", f"{home}/slurm.conf"])
         stack.enter_context(_daemon(home, CONTROLLER, controller))
         for name in NODES:
-            stack.enter_context(slurm.started(name))
+            stack.callback(slurm.lose, name)
+            slurm.start(name)
         # An srun would wait for ever for a node that is not known yet.
         wait_until(lambda: _states(slurm) == ["idle"] * len(NODES), 60, lambda: f"{_states(slurm)}, see {home}/*.log")
         yield slurm
