@@ -138,7 +138,7 @@ def _connect(stack: ExitStack) -> dict[str, str]:
     names = {host: f"slurm-{os.getpid()}-{host}" for host in ADDRESSES}
     for host, name in names.items():
         _ip("netns", "add", name)
-        stack.callback(lambda name=name: subprocess.run(["ip", "netns", "delete", name], check=False))
+        stack.callback(subprocess.run, ["ip", "netns", "delete", name], check=False)
         _ip("-n", name, "link", "set", "lo", "up")
         if host == CONTROLLER:
             _ip("-n", name, "link", "add", "port", "type", "bridge")
