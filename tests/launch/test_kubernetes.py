@@ -80,7 +80,7 @@ def test_the_published_model_knows_every_field_and_no_misspelt_one(name: str, ki
         if isinstance(last, int) or path[:1] == ["metadata"] or last in ("kind", "apiVersion"):
             continue
         mutant = copy.deepcopy(manifest)
-        place = mutant
+        place: Any = mutant
         for step in path:
             place = place[step]
         place[f"{last}s"] = place.pop(last)

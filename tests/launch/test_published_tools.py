@@ -68,7 +68,7 @@ def test_compose_reads_its_file(tmp_path: Path) -> None:
     mutant = tmp_path / "compose.yaml"
     mutant.write_text(file.read_text().replace("restart:", "restarts:"))
     code, said = run("docker-compose", "-f", mutant, "config")
-    assert "additional properties 'restarts' not allowed" in said
+    assert (code != 0, "restarts" in said) == (True, True), said
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.34", "1.37"])
