@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.system.wording import counted
 
 CERT_KEY, KEY_KEY, PASSWORD_KEY = "metrics.tls_cert", "metrics.tls_key", "metrics.password_file"
 CERTIFICATE, PRIVATE_KEY = "-----BEGIN CERTIFICATE-----", "PRIVATE KEY-----"  # in PEM files
@@ -79,7 +80,7 @@ def read_credentials(key: str, name: str) -> bytes:
     user, _, password = lines[0].partition(":") if len(lines) == 1 else ("", "", "")
     if not (user and password and lines[0].isprintable()):
         # Without what was found: it may be a part of the password.
-        raise UserError(f"{key}: {name}: {len(lines)} line(s), not one of user:password; {ADVICE[key]}")
+        raise UserError(f"{key}: {name}: {counted(len(lines), 'line')}, not one of user:password; {ADVICE[key]}")
     return lines[0].encode()
 
 

@@ -18,7 +18,10 @@ from alexnet_dist.errors import UserError
 from support.documents import GUIDES, LAUNCH, ROOT, Command, blocks, commands, read
 
 # What a user has or is told to install; their arguments are not checked.
-PROGRAMS = {".", "awk", "curl", "git", "grep", "ln", "pip", "prometheus", "pytest", "tail"}
+PROGRAMS = {
+    *(".", "amtool", "awk", "curl", "docker", "git", "grep", "kubectl", "ln", "mkdir", "openssl", "pip", "prometheus"),
+    *("prometheus-alertmanager", "pytest", "sbatch", "scancel", "sky", "tail"),
+}
 WITH_COMMANDS = [*GUIDES, *LAUNCH]
 NEEDS_GPU = re.compile(r"one_gpu_fast|cuda|large_batch|--nproc-per-node=(?:8|16)\b")
 

@@ -66,7 +66,7 @@ def test_what_the_files_say(tmp_path: Path, certificate: Certificate) -> None:
 @pytest.mark.parametrize("line", ["", SECRET, f":{SECRET}", "me:", f"me:{SECRET}\nyou:{SECRET}", f"me:{SECRET}\x07"])
 def test_a_password_file_that_is_none_is_refused_and_not_repeated(line: str, tmp_path: Path) -> None:
     path = write_password(tmp_path / "password", line)
-    with pytest.raises(UserError, match=rf"^metrics\.password_file: {path}: \d line\(s\), not one of user:") as raised:
+    with pytest.raises(UserError, match=rf"^metrics\.password_file: {path}: \d lines?, not one of user:") as raised:
         read_credentials(KEY, str(path))
     assert SECRET not in str(raised.value)
 
