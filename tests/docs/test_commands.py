@@ -19,7 +19,22 @@ from support.documents import GUIDES, LAUNCH, ROOT, Command, blocks, commands, r
 
 # What a user has or is told to install; their arguments are not checked.
 PROGRAMS = {
-    *(".", "amtool", "awk", "curl", "docker", "git", "grep", "kubectl", "ln", "mkdir", "openssl", "pip", "prometheus"),
+    *(
+        ".",
+        "amtool",
+        "awk",
+        "curl",
+        "docker",
+        "git",
+        "grep",
+        "install",
+        "kubectl",
+        "ln",
+        "mkdir",
+        "openssl",
+        "pip",
+        "prometheus",
+    ),
     *("prometheus-alertmanager", "pytest", "sbatch", "scancel", "sky", "tail"),
 }
 WITH_COMMANDS = [*GUIDES, *LAUNCH]
