@@ -38,7 +38,7 @@ class Start:
     progress: Progress = field(default_factory=Progress)
     time_s: float = 0.0
     unchanged: int = 0
-    load_s: float = 0.0
+    load_s: float = field(default=0.0, compare=False)
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint stores of it besides the position."""
