@@ -84,14 +84,13 @@ def main(arguments: list[str], stop: StopRequest | None = None) -> None:
         return
     # They import torch: --help does without it.
     from alexnet_dist.data.remote import folder
+    from alexnet_dist.report.written import write_at_end  # now: at the end of the run the package may have changed
     from alexnet_dist.training.faults import parse_fault
     from alexnet_dist.training.train import train
 
     faults = [parse_fault(text) for text in parsed.unsafe_fault]
     is_finished = train(resolved.config, parsed.profile, stop, faults, resolved.origins)
     if is_finished and resolved.config.run.report and launch_info().rank == 0:
-        from alexnet_dist.report.written import write_at_end
-
         write_at_end(folder("run.directory", resolved.config.run.directory))
 
 

@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 
+from alexnet_dist.distributed.final_error import JOINED
 from alexnet_dist.distributed.post_mortem import EXIT_CODE, Diagnosis, why
 from alexnet_dist.system import environment
 
@@ -31,7 +32,10 @@ def end_with_our_sentence() -> None:
 
     They make themselves known by a file in memory, of which nothing is left however the agent ends.
     """
-    before, joined = sys.excepthook, os.memfd_create("alexnet_dist")
+    try:
+        before, joined = sys.excepthook, os.memfd_create(JOINED)
+    except OSError:  # not allowed here: the agent ends as torchrun does
+        return
     environment.set_joined_file(Path(f"/proc/{os.getpid()}/fd/{joined}"))
 
     def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -77,8 +81,12 @@ def first_reason(failures: Mapping[int, ProcessFailure]) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Discard what is written to stderr meanwhile, also by C++, which reports each lost connection at length."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stderr.flush()
+        kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    except (AttributeError, OSError):  # it is closed: nothing is written
+        yield
+        return
     os.dup2(nowhere, STDERR)
     try:
         yield

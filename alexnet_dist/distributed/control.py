@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch.distributed as dist
 
+from alexnet_dist.distributed.groups import close_groups
 from alexnet_dist.distributed.lost_rank import CONTROL, lost_rank_at
 from alexnet_dist.distributed.status_sum import PendingSum
 from alexnet_dist.errors import UserError
@@ -24,7 +26,7 @@ class Control:
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         """Take the group of all ranks; None: a run of one process."""
-        self._group = group
+        self._group, self._is_whole = group, True
 
     def post(self, numbers: Sequence[float]) -> PendingSum:
         """Begin to sum this rank's numbers over all ranks."""
@@ -46,6 +48,20 @@ class Control:
         with lost_rank_at(CONTROL):
             dist.all_gather_object(texts, text, group=self._group)
         return [str(text_of_rank) for text_of_rank in texts]
+
+    def meet(self, timeout_s: float) -> None:
+        """Wait until all ranks are here, but no longer than so many seconds."""
+        if self._group is None:
+            return
+        try:
+            dist.monitored_barrier(self._group, timedelta(seconds=timeout_s))
+        except RuntimeError:  # a rank is gone or late
+            self._is_whole = False
+
+    def close_groups(self, error: type[BaseException] | None, *_: object) -> None:
+        """Leave the process groups, except after an error or without a rank: that would wait for its messages."""
+        if error is None and self._is_whole:
+            close_groups()
 
     def run_on_rank0(self, work: Callable[[], Answer]) -> Answer:
         """Run `work` on rank 0 and return its answer on every rank.

@@ -19,6 +19,8 @@ from pathlib import Path
 from alexnet_dist.system import environment
 from alexnet_dist.system.environment import LaunchInfo
 
+JOINED = "alexnet_dist"  # the name of an agent's file in memory, which /proc shows
+
 
 @dataclass(frozen=True)
 class FinalError:
@@ -44,8 +46,10 @@ def join() -> None:
     """Tell this rank's agent that its ranks run this package, if it has named a file for that."""
     path = environment.joined_file()
     if path is not None:
-        with suppress(OSError):  # it is another user's: the agent then ends as it does for other programs
-            path.write_text("joined")
+        # Another user's, or another file by now, of an agent that has ended: this one ends as for other programs.
+        with suppress(OSError):
+            if f"memfd:{JOINED}" in str(path.readlink()):
+                path.write_text("joined")
 
 
 def report(message: str, launched: LaunchInfo, exit_code: int) -> None:

@@ -23,7 +23,6 @@ from alexnet_dist.nn.precision import set_precision
 from alexnet_dist.system import environment, resources
 from alexnet_dist.training.context import RunContext
 from alexnet_dist.training.inputs import check_cache_room, metrics_files, open_loader, open_run, shard_warnings
-from alexnet_dist.training.train import close_groups_unless_failed
 
 NOT_MEASURED = Finding("speed", "warn", "not measured: something else has failed", "fix that first")
 
@@ -70,8 +69,8 @@ def _examine_run(run: RunContext, own: list[Finding], stack: ExitStack) -> list[
     if groups is None:
         # No rank has the others' findings: the first of each node prints its own.
         return None if run.launched.local_rank else [*own, NOT_MEASURED]
-    stack.push(close_groups_unless_failed)
     control = Control(groups.world)
+    stack.push(control.close_groups)
     own += _measured(run, groups, control, loaders)
     texts = control.gather(reports.dump(own))
     hosts, nodes = control.gather(resources.host_name()), control.gather(str(run.launched.node_rank))

@@ -101,13 +101,16 @@ def pinned_context(certificate: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not have signed itself
-    context.load_verify_locations(cadata=first)
+    try:
+        context.load_verify_locations(cadata=first)
+    except (ssl.SSLError, ValueError) as error:
+        raise UserError(f"{CERT_KEY}: the certificate is damaged ({error}); {ADVICE[CERT_KEY]}") from None
     return context
 
 
 def _server_context(tls_cert: str, tls_key: str) -> ssl.SSLContext:
     """Return a server's context with a certificate and its key; UserError if they are none, or not of each other."""
-    read_certificate(CERT_KEY, tls_cert)
+    pinned_context(read_certificate(CERT_KEY, tls_cert))
     text = _read(KEY_KEY, tls_key, is_secret=True)
     if PRIVATE_KEY not in text:
         raise UserError(f"{KEY_KEY}: {tls_key}: not a key: expected PEM with {PRIVATE_KEY}; {ADVICE[KEY_KEY]}")
@@ -124,8 +127,8 @@ def _server_context(tls_cert: str, tls_key: str) -> ssl.SSLContext:
     except ssl.SSLError as error:
         reason = error.reason or str(error)
         raise UserError(
-            f"{KEY_KEY}: {tls_key}: not the key of the certificate in {CERT_KEY}, {tls_cert} ({reason}); set both to"
-            " files that belong together"
+            f"{KEY_KEY}: {tls_key}: cannot be used with the certificate in {CERT_KEY}, {tls_cert} ({reason}); set"
+            " both to files that belong together"
         ) from None
     return context
 

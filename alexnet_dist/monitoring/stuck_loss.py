@@ -41,7 +41,8 @@ def watched(watch: LossWatch, step: int, loss: float) -> tuple[LossWatch, bool]:
     logged = watch.logged + 1
     mean = loss if watch.mean is None else watch.mean + (loss - watch.mean) / min(logged, LOGGED)
     has_moved = logged >= LOGGED and mean < MOVED * math.log(watch.classes)
-    is_stuck = logged >= LOGGED and step >= watch.patience_steps and not has_moved
+    is_near = mean <= (2 - MOVED) * math.log(watch.classes)  # a loss above that is no sign of equal probabilities
+    is_stuck = logged >= LOGGED and step >= watch.patience_steps and is_near and not has_moved
     return replace(watch, mean=mean, logged=logged, over=has_moved or is_stuck), is_stuck
 
 

@@ -6,7 +6,7 @@ import os
 import threading
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,11 +19,12 @@ def note_done(counts: Path | None, shard: int, done: int) -> None:
     """Note how many files of a shard are done, in any process of the command; None: nobody looks."""
     if counts is None:
         return
-    descriptor = os.open(counts, os.O_WRONLY)
-    try:
-        os.pwrite(descriptor, array("q", [done]).tobytes(), COUNT_BYTES * shard)
-    finally:
-        os.close(descriptor)
+    with suppress(OSError):  # a bar that stands still ends no packing
+        descriptor = os.open(counts, os.O_WRONLY)
+        try:
+            os.pwrite(descriptor, array("q", [done]).tobytes(), COUNT_BYTES * shard)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import alexnet_dist
 from alexnet_dist import config as configs
 from alexnet_dist.config.keys import format_value
+from alexnet_dist.config.loading import DEFAULT
 from alexnet_dist.report.history import History, Line
 from alexnet_dist.report.markup import facts, paragraph, table
 from alexnet_dist.report.overview import UNKNOWN
@@ -19,7 +20,6 @@ from alexnet_dist.report.overview import UNKNOWN
 NOT_RECORDED = "not recorded in the run directory"
 HERE_ALONE = ("data.root", "data.cache", "data.cache_bytes", "data.workers", "run.directory")
 START_COLUMNS = ("start", "began (UTC)", "from step", "ended at step", "ranks", "hosts", "software")
-DEFAULT = "default"
 COMMIT_CHARACTERS = 12
 
 

@@ -166,9 +166,10 @@ def _ask(opener: urllib.request.OpenerDirector, target: tuple[str, str]) -> Rank
         with opener.open(f"{scheme}://{endpoint}/metrics", timeout=TIMEOUT_S) as answer:
             return parse_metrics(answer.read(MOST_BYTES).decode("utf-8"))
     except HTTPError as error:
+        error.close()
         return f"{endpoint} (its password is another)" if error.code == HTTPStatus.UNAUTHORIZED else endpoint
     except URLError as error:
         other = isinstance(error.reason, ssl.SSLCertVerificationError)
-        return f"{endpoint} (its certificate is another)" if other else endpoint
+        return f"{endpoint} (its certificate is another, or has expired)" if other else endpoint
     except (OSError, HTTPException, ValueError, KeyError):
         return endpoint

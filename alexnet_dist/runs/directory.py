@@ -68,8 +68,7 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
         notes += truncate_records(directory, step, evaluated_step)
         # Counted before the mark is removed, as a start may end in between.
         stopped = preemptions(directory) + (directory / PREEMPTED).exists()
-        if stopped:
-            replace_file(directory / PREEMPTIONS, f"{stopped}\n".encode())
+        replace_file(directory / PREEMPTIONS, f"{stopped}\n".encode())
         (directory / PREEMPTED).unlink(missing_ok=True)
         # The config first: a directory with other files and without a config is not a run.
         replace_file(directory / CONFIG, config_yaml.encode())
@@ -113,6 +112,8 @@ def note_ranks(directory: Path, facts: Sequence[Mapping[str, Any]]) -> None:
 def _add_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Add lines to a short file, which is never half-written. Raises OSError."""
     before = path.read_bytes() if path.exists() else b""
+    if before and not before.endswith(b"\n"):  # edited by hand
+        before += b"\n"
     replace_file(path, before + "".join(f"{json.dumps(line)}\n" for line in lines).encode())
 
 

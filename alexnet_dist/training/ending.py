@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import TracebackType
 
 from alexnet_dist.distributed.control import Control
@@ -19,6 +19,8 @@ from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, POST_MORTEM
 from alexnet_dist.system.files import replace_file
 from alexnet_dist.system.signals import StopRequest
 from alexnet_dist.training.context import RunContext
+
+MEET_S = 15.0  # longer than a rank waits for its last scrape
 
 
 class LastScrape:
@@ -44,8 +46,7 @@ class LastScrape:
             self._metrics.wait_for_scrape(self._stop.wait)
         if self.finished and not error:
             # Rank 0 removes the list of addresses next, and Prometheus then scrapes no rank any more.
-            with suppress(LostRankError):  # the run is finished all the same
-                self._control.gather("")
+            self._control.meet(MEET_S)
 
 
 @contextmanager

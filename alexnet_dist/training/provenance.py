@@ -49,7 +49,7 @@ def start_facts(run: RunContext, step: int, control: Control, origins: Mapping[s
 
 
 def note_ranks(run: RunContext, metrics: Metrics, control: Control, step: int) -> None:
-    """Record what all ranks have counted in this start, which ends at a step; a failure is a warning."""
+    """Record what all ranks have counted in this start, which ends at a step; an unwritten file is a warning."""
     own = {
         "rank": run.topology.rank,
         "host": resources.host_name(),

@@ -18,7 +18,7 @@ from alexnet_dist.data.reader import BAD_KINDS
 from alexnet_dist.distributed import network, preflight
 from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.end_reports import EndReports
-from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
+from alexnet_dist.distributed.groups import Groups, open_groups
 from alexnet_dist.distributed.tower_parallel import LinkedTower
 from alexnet_dist.errors import refuse_to_run
 from alexnet_dist.monitoring.access import ANYBODY, Access, open_access
@@ -95,9 +95,9 @@ def train(
         loader = stack.enter_context(open_loader(run))
         stop = StopRequest(GROUP_SIGNALS) if stop is None else stop
         stack.callback(stop.allow, CLOSE_GRACE_S)
-        stack.push(close_groups_unless_failed)
         groups = connect(run, reports)
         control = Control(groups.world)
+        stack.push(control.close_groups)
         if stopped_early(run, control, stop):
             return False
         run = without_skipped(run, control)
@@ -136,12 +136,6 @@ def train(
     return last_scrape.finished
 
 
-def close_groups_unless_failed(error: type[BaseException] | None, *_: object) -> None:
-    """Leave the process groups, except after an error: that would wait for messages of ranks that are gone."""
-    if error is None:
-        close_groups()
-
-
 def stopped_early(run: RunContext, control: Control, stop: StopRequest) -> bool:
     """Return whether any rank was asked to stop before the first step, the same on every rank."""
     if not control.sums([float(bool(stop))])[0]:
@@ -157,9 +151,11 @@ def stopped_early(run: RunContext, control: Control, stop: StopRequest) -> bool:
 
 
 def was_finished(run: RunContext, start: Start) -> bool:
-    """Return whether an earlier start has finished the run."""
+    """Return whether an earlier start has finished the run; a stop of this one leaves no mark then."""
     if start.step < run.plan.steps or run.plan.evaluation_missing(start.step, start.evaluated_step):
         return False
+    if run.topology.is_rank0:
+        (run.directory / run_directory.PREEMPTED).unlink(missing_ok=True)
     run.log(f"{run.directory} is finished: {counted(start.step, 'step')}; raise run.steps or run.epochs to continue")
     return True
 

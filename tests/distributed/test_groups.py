@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
 
+from alexnet_dist.distributed.control import Control
 from alexnet_dist.distributed.groups import Groups, close_groups, open_groups
 from alexnet_dist.distributed.lost_rank import LostRankError
 from alexnet_dist.distributed.topology import Layout, Topology, resolve_topology
 from alexnet_dist.system.environment import LaunchInfo, launch_info
-from alexnet_dist.training.train import close_groups_unless_failed
 from support.ranks import Ranks
 
 ALONE = LaunchInfo(0, 1, 0, 1, under_torchrun=False)
@@ -55,13 +58,25 @@ def test_a_single_rank_makes_its_device_the_current_one(monkeypatch: pytest.Monk
     assert devices == [device]
 
 
-@pytest.mark.parametrize(("error", "left"), [(None, ["left"]), (RuntimeError, []), (LostRankError, [])])
-def test_groups_are_left_only_without_an_error(
-    error: type[BaseException] | None, left: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "met", "left"),
+    [(None, True, ["left"]), (None, False, []), (RuntimeError, True, []), (LostRankError, True, [])],
+)
+def test_groups_are_left_only_by_all_ranks_without_an_error(
+    error: type[BaseException] | None, met: bool, left: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a fake: over NCCL, leaving waits for all kernels, and theirs for the rank that is gone, before a word."""
     seen: list[str] = []
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: seen.append("left"))
-    close_groups_unless_failed(error)
+
+    def meet(_group: object, _timeout: timedelta) -> None:
+        if not met:
+            raise RuntimeError("rank 2 failed to pass monitoredBarrier in 1000 ms")
+
+    monkeypatch.setattr(dist, "monitored_barrier", meet)
+    group: Any = object()
+    control = Control(group)
+    control.meet(1.0)
+    control.close_groups(error)
     assert seen == left

@@ -38,7 +38,7 @@ sys.exit(outcome != "finished")
 
 def submit(home: Path, outcome: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the Slurm script like slurmd on the first of two nodes; outcome: finished, failed or preempted."""
-    (home / "my run").mkdir()
+    (home / "my run").mkdir(exist_ok=True)
     (home / "bin").mkdir()
     for name, text in STAND_INS.items():
         command = home / "bin" / name
@@ -82,8 +82,15 @@ def test_slurm_starts_one_agent_a_node_with_the_arguments_given(tmp_path: Path) 
     assert not (tmp_path / "scontrol").exists()
 
 
+@pytest.mark.parametrize("was_preempted", [False, True])
 @pytest.mark.parametrize(("outcome", "requeued"), [("preempted", "requeue 123456\n"), ("failed", None)])
-def test_slurm_is_asked_again_only_for_a_run_that_saved(tmp_path: Path, outcome: str, requeued: str | None) -> None:
+def test_slurm_is_asked_again_only_for_a_run_that_saved(
+    tmp_path: Path, outcome: str, requeued: str | None, was_preempted: bool
+) -> None:
+    """A mark that is there already is an earlier start's: a job that fails before it removes it would run for ever."""
+    if was_preempted:
+        (tmp_path / "my run").mkdir()
+        (tmp_path / "my run" / "PREEMPTED").write_text("stopped and saved at step 5")
     process = submit(tmp_path, outcome, "run.directory=my run")
     assert process.returncode == 1
     calls = tmp_path / "scontrol"

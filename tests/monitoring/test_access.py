@@ -102,7 +102,7 @@ def test_a_certificate_and_a_key_that_do_not_belong_together(tmp_path: Path, cer
     other = make_certificate(tmp_path / "other")
     cert, key = str(certificate.cert), str(certificate.key)
     for files, words in (
-        ((cert, str(other.key)), r"metrics\.tls_key: .*not the key of the certificate in metrics\.tls_cert"),
+        ((cert, str(other.key)), r"metrics\.tls_key: .*cannot be used with the certificate in metrics\.tls_cert"),
         ((key, cert), r"metrics\.tls_cert: .*key\.pem: not a certificate"),
         ((cert, cert), r"metrics\.tls_key: .*(mode \d+\)|not a key)"),
     ):
@@ -110,7 +110,7 @@ def test_a_certificate_and_a_key_that_do_not_belong_together(tmp_path: Path, cer
             open_access(*files, None)
     damaged = tmp_path / "damaged.pem"
     damaged.write_text(certificate.cert.read_text().replace("M", "!", 1))
-    with pytest.raises(UserError, match=r"metrics\.tls_key: .*not the key of the certificate"):
+    with pytest.raises(UserError, match=r"metrics\.tls_cert: the certificate is damaged \("):
         open_access(str(damaged), key, None)
     locked = tmp_path / "locked.pem"
     subprocess.run(

@@ -23,7 +23,7 @@ def said_at(watch: LossWatch, losses: list[float], every: int) -> list[int]:
 
 @given(
     classes=st.integers(2, 1000), steps_per_epoch=st.integers(1, 3000), every=st.sampled_from([1, 10, 100]),
-    noise=st.lists(st.floats(-0.01, 0.3), min_size=1, max_size=20),
+    noise=st.lists(st.floats(-0.01, 0.015), min_size=1, max_size=20),
 )  # fmt: skip
 def test_a_loss_that_never_moves_is_reported_once_after_the_patience(
     classes: int, steps_per_epoch: int, every: int, noise: list[float]
@@ -39,6 +39,11 @@ def test_a_loss_that_never_moves_is_reported_once_after_the_patience(
 def test_a_loss_that_falls_in_time_is_never_reported(start: int, end: float, classes: int) -> None:
     losses = [math.log(classes)] * start + [end * math.log(classes)] * 100 + [math.log(classes)] * 300
     assert said_at(LossWatch(classes, 500), losses, 10) == []
+
+
+@given(share=st.floats(1.05, 3), classes=st.integers(2, 1000))
+def test_a_loss_above_that_of_equal_probabilities_is_another_trouble(share: float, classes: int) -> None:
+    assert said_at(LossWatch(classes, 12), [share * math.log(classes)] * 500, 10) == []
 
 
 def test_the_papers_net_may_stay_there_for_longer_than_caffes_did() -> None:

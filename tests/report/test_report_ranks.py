@@ -95,7 +95,7 @@ def test_a_rank_that_cannot_be_read_is_named_with_the_reason(secured: Path, tmp_
 
     other = make_certificate(tmp_path / "other")
     (secured / CONFIG).write_text(re.sub(r"tls_cert: .*", f"tls_cert: {other.cert}", config))
-    assert silent() == ([f"{endpoint} (its certificate is another)"], "")
+    assert silent() == ([f"{endpoint} (its certificate is another, or has expired)"], "")
     (secured / CONFIG).write_text(config)
     write_password(secured / "password", "prometheus:other")
     assert silent() == ([f"{endpoint} (its password is another)"], "")

@@ -81,6 +81,8 @@ def test_starts_after_a_stop_by_a_signal_are_counted(tmp_path: Path) -> None:
     assert counts == [0, 1, 2, 2, 3]
     (directory / "config.yaml").unlink()  # another run begins
     assert run_directory.preemptions(directory) == 0
+    run_directory.begin(directory, 0, 0, "", {})
+    assert run_directory.preemptions(directory) == 0
 
 
 def test_starts_are_counted_until_the_directory_is_emptied(tmp_path: Path) -> None:

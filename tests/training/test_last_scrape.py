@@ -42,10 +42,9 @@ class Scraped:
         assert self.meetings == 0
         self.waits += 1
 
-    def gather(self, _text: str) -> list[str]:
-        """Count, and lose a rank."""
+    def meet(self, _timeout_s: float) -> None:
+        """Count."""
         self.meetings += 1
-        raise LostRankError("control", "closed by peer")
 
     def wait(self, _timeout_s: float) -> bool:
         """Return that there was no signal."""

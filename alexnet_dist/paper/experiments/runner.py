@@ -138,7 +138,7 @@ class Experiment:
         folder = self.directory / job.name
         folder.parent.mkdir(parents=True, exist_ok=True)
         files = [word for name in job.arm.configs for word in ("--config", name)]
-        words = [*files, "metrics.port=null", *job.overrides(self.data, self.directory)]
+        words = [*files, "metrics.port=null", "run.report=false", *job.overrides(self.data, self.directory)]
         with self._log(job).open("ab") as log:
             before = log.tell()
             child = subprocess.Popen(
