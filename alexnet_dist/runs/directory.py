@@ -68,7 +68,10 @@ def begin(directory: Path, step: int, evaluated_step: int, config_yaml: str, inp
         notes += truncate_records(directory, step, evaluated_step)
         # Counted before the mark is removed, as a start may end in between.
         stopped = preemptions(directory) + (directory / PREEMPTED).exists()
-        replace_file(directory / PREEMPTIONS, f"{stopped}\n".encode())
+        if stopped:
+            replace_file(directory / PREEMPTIONS, f"{stopped}\n".encode())
+        else:  # that of another run, which was emptied
+            (directory / PREEMPTIONS).unlink(missing_ok=True)
         (directory / PREEMPTED).unlink(missing_ok=True)
         # The config first: a directory with other files and without a config is not a run.
         replace_file(directory / CONFIG, config_yaml.encode())

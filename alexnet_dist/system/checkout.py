@@ -17,9 +17,7 @@ def commit(folder: Path) -> str | None:
         return None
     command = ["git", "--no-optional-locks", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(
-            [*command, "--dirty"], capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
-        )
+        done = subprocess.run([*command, "--dirty"], capture_output=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):  # no git here
         return None
     return done.stdout.decode(errors="replace").strip() or None
