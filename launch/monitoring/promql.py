@@ -103,4 +103,5 @@ CHECKPOINT_MEAN = (
     f" / (sum by (run, op) ({series('checkpoint_duration_seconds_count')}) > 0)"
 )
 CHECKPOINT_SHARE = f"avg by (run) ({rate('checkpoint_duration_seconds_sum')})"
-RECENT_RESTARTS = f"max by (run) (last_over_time({series('restarts')}[30m])) - min by (run) (min_over_time({series('restarts')}[30m]))"
+RESTARTS = series("restarts") + "[30m]"
+RECENT_RESTARTS = f"max by (run) (last_over_time({RESTARTS})) - min by (run) (min_over_time({RESTARTS}))"
