@@ -114,9 +114,10 @@ def main(arguments: list[str]) -> None:
     # They import torch: --help does without it.
     from alexnet_dist import config
     from alexnet_dist.data.reader import Split
-    from alexnet_dist.runs.directory import CONFIG, PREEMPTED
+    from alexnet_dist.runs.directory import CONFIG, PREEMPTED, check_is_run
     from alexnet_dist.runs.load import load_run
 
+    check_is_run(parsed.run)
     config.load([parsed.run / CONFIG], parsed.overrides)  # a mistake in them is refused before anything is packed
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the training saves before this process ends
     source = load_run(parsed.run, parsed.step)

@@ -25,7 +25,7 @@ from alexnet_dist.figures.page import (
     marker,
     new_page,
 )
-from alexnet_dist.runs.directory import CONFIG, EVALUATIONS, METRICS, read_lines
+from alexnet_dist.runs.directory import EVALUATIONS, METRICS, check_is_run, read_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,8 +53,7 @@ class Record:
 
 def read_record(directory: Path, name: str) -> Record:
     """Read what a run logged. Raises UserError if the directory is not a run, or a line is not one of a run's."""
-    if not (directory / CONFIG).exists():
-        raise UserError(f"{directory}: not a run: there is no {CONFIG} in it; expected the run.directory of a training")
+    check_is_run(directory)
     return Record(name, _numbers(directory / METRICS), _numbers(directory / EVALUATIONS))
 
 

@@ -206,6 +206,17 @@ def _step(line: bytes) -> float:
         return float("inf")
 
 
+def check_is_run(directory: Path) -> None:
+    """Raise UserError if a path is not the directory of a run."""
+    expected = "expected the run.directory of a training"
+    if directory.is_file():
+        raise UserError(f"{directory}: a file, not a run; {expected}")
+    if not directory.is_dir():
+        raise UserError(f"{directory}: not a run: there is no such folder; {expected}")
+    if not (directory / CONFIG).exists():
+        raise UserError(f"{directory}: not a run: there is no {CONFIG} in it; {expected}")
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file; an empty list if there is no file.
 

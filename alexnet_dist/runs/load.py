@@ -23,7 +23,7 @@ from alexnet_dist.nn.geometry import Geometry, Layer
 from alexnet_dist.nn.model import AlexNet, Tower
 from alexnet_dist.runs import checkpoint
 from alexnet_dist.runs.checkpoint import Checkpoint
-from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, MEAN, evaluated_best
+from alexnet_dist.runs.directory import CHECKPOINTS, CONFIG, MEAN, check_is_run, evaluated_best
 from alexnet_dist.runs.weights import check_tower, restore
 
 HEADER_BYTES = 4096  # more than the header of an array has
@@ -93,10 +93,7 @@ def load_run(directory: Path, step: int | Literal["best"] | None = None) -> Load
 
     Raises UserError if the directory is not a run or no checkpoint verifies.
     """
-    if directory.is_file():
-        raise UserError(f"{directory}: a file, not a run; expected the run.directory of a training")
-    if not (directory / CONFIG).exists():
-        raise UserError(f"{directory}: not a run: there is no {CONFIG} in it; expected the run.directory of a training")
+    check_is_run(directory)
     config = configs.load([directory / CONFIG], []).config
     home, net = directory / CHECKPOINTS, configs.geometry(config)
     if isinstance(step, str) and step != BEST:

@@ -100,7 +100,7 @@ class RunLogger:
             self._run.log(text)
 
     def log_end(self, text: str) -> None:
-        """Print how training has ended, as the last line: the bar stays above it as it was."""
+        """Print how training has ended; the bar stays above it as it was."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
