@@ -186,7 +186,9 @@ def go_on(watch: Watch, run: Run, is_full: bool) -> None:
 
 @pytest.mark.timeout(600)
 def test_what_goes_wrong_reaches_the_webhook_and_a_finished_run_is_silent(watch: Watch) -> None:
-    with small_disk(watch.home / BROKEN) as is_full, watch.running(BROKEN, 0, "run.steps=1000000") as run:
+    # Else it would end, with its second save that fails, before Prometheus has read where the ranks are.
+    slowly = "--unsafe-fault=rank=0,step=1,phase=forward,kind=sleep,seconds=0.15"
+    with small_disk(watch.home / BROKEN) as is_full, watch.running(BROKEN, 0, "run.steps=1000000", slowly) as run:
         watch.server.wait_for(f'sum({PREFIX}running{{run="{BROKEN}"}})', RANKS, TIMEOUT_S)
         hang_on_a_full_disk(watch, run, is_full)
         go_on(watch, run, is_full)
